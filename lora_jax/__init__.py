@@ -1,0 +1,37 @@
+"""lora_jax: low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685) for any Flax model.
+
+The front door; `lora_jax.training`, `lora_jax.sweep` and `lora_jax.checkpoint` hold the rest.
+"""
+
+from lora_jax import checkpoint, initializers, sweep, training
+from lora_jax.adapter import adapt, adapter_of, scaled, strip, swap
+from lora_jax.config import LoRAConfig
+from lora_jax.errors import LoRAError
+from lora_jax.merge import merge
+from lora_jax.module import LoRA
+from lora_jax.optim import lora_optimizer
+from lora_jax.partition import combine, partition, trainable_mask
+from lora_jax.report import report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LoRA",
+    "LoRAConfig",
+    "LoRAError",
+    "adapt",
+    "adapter_of",
+    "checkpoint",
+    "combine",
+    "initializers",
+    "lora_optimizer",
+    "merge",
+    "partition",
+    "report",
+    "scaled",
+    "strip",
+    "swap",
+    "sweep",
+    "trainable_mask",
+    "training",
+]

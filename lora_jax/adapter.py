@@ -1,0 +1,85 @@
+"""Adapters as data: make one for a trained base, take it out, put another in, switch it off."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lora_jax.errors import TreeError
+from lora_jax.interceptor import A, B, SCALE
+from lora_jax.module import LoRA
+from lora_jax.tree import Params, differences, flat, nested
+
+LEAVES = (A, B, SCALE)
+
+
+def is_adapter_leaf(path: str) -> bool:
+    """Whether the leaf at this path belongs to an adapter rather than to the base."""
+    return path.rpartition("/")[2] in LEAVES
+
+
+def adapt(key: jax.Array, base_params: Params, model: LoRA, *args: Any, **kwargs: Any) -> dict:
+    """The trained base with a fresh adapter, equal to that of `model.init(key, *args, **kwargs)`.
+
+    Args:
+      key: a PRNG key; names the adapter.
+      base_params: the parameters of `model.base_module`; used as they are, never copied or changed.
+      model: the LoRA wrapper.
+      *args, **kwargs: an example input, as for `model.init`.
+
+    Returns:
+      A tree of the base's leaves and, beside each adapted kernel, `lora_a`, `lora_b` and `lora_scale`.
+
+    Raises:
+      TreeError: when `base_params` are not those of the model's base; it lists every difference.
+      TargetError: when a pattern of the config selects no layer.
+    """
+    shapes = flat(jax.eval_shape(lambda k: model.init(k, *args, **kwargs)["params"], key))
+    base_shapes = {path: leaf for path, leaf in shapes.items() if not is_adapter_leaf(path)}
+    problems = differences(base_shapes, flat(base_params), any_dtype=True)  # a base cast to bfloat16 is still that base
+    if problems:
+        raise TreeError(f"the base parameters do not fit {type(model.base_module).__name__}: {'; '.join(problems)}.")
+    # Under jit the base's own initialisation is dead code and costs nothing.
+    fresh = jax.jit(lambda k: adapter_of(model.init(k, *args, **kwargs)["params"]))(key)
+    return nested({**flat(base_params), **flat(fresh)})
+
+
+def adapter_of(params: Params) -> dict:
+    """The adapter alone: `lora_a`, `lora_b`, `lora_scale` at their paths. Raises TreeError where there is none."""
+    leaves = {path: leaf for path, leaf in flat(params).items() if is_adapter_leaf(path)}
+    if not leaves:
+        raise TreeError("these parameters hold no adapter; lora_jax.adapt makes one.")
+    return nested(leaves)
+
+
+def strip(params: Params) -> dict:
+    """The base, bit for bit: every leaf that is not of an adapter, the same arrays.
+
+    >>> strip({"dense": {"kernel": 1, "lora_a": 2, "lora_b": 3, "lora_scale": 4}})
+    {'dense': {'kernel': 1}}
+    """
+    return nested({path: leaf for path, leaf in flat(params).items() if not is_adapter_leaf(path)})
+
+
+def swap(params: Params, adapter: Params) -> dict:
+    """`params` with another adapter of the same shapes; a jitted function does not retrace.
+
+    Raises:
+      TreeError: all-or-nothing, listing every missing, unexpected and mis-shaped leaf.
+    """
+    current = flat(adapter_of(params))
+    problems = differences(current, flat(adapter))
+    if problems:
+        raise TreeError(f"this adapter does not fit: {'; '.join(problems)}.")
+    return nested({**flat(params), **flat(adapter)})
+
+
+def scaled(params: Params, factor: float | jax.Array) -> dict:
+    """`params` with every `lora_scale` times `factor`; 0 switches the adapter off, and nothing retraces.
+
+    With factor 0 the outputs are those of the base exactly, as long as the adapter's own values are finite.
+    """
+    adapter_of(params)  # raises where there is nothing to scale
+    leaves = flat(params)
+    scales = {path: leaf * jnp.asarray(factor, leaf.dtype) for path, leaf in leaves.items() if path.endswith(SCALE)}
+    return nested({**leaves, **scales})

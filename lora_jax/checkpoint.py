@@ -1,0 +1,225 @@
+"""Checkpoints through orbax: adapters only by default, bound to their base and config, restored strictly or not at all.
+
+A checkpoint of step n is the folder `<directory>/n`. orbax writes it under another name and renames it when it is
+whole, so a kill during saving leaves the previous one usable. Beside the arrays lie the config, a fingerprint of the
+base they belong to, and a digest of the arrays themselves.
+"""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from lora_jax.adapter import is_adapter_leaf
+from lora_jax.config import LoRAConfig
+from lora_jax.errors import CheckpointError
+from lora_jax.partition import Mask
+from lora_jax.tree import Params, differences, flat, nested
+
+FORMAT = 1
+_NAME_WIDTH = 12  # characters of a fingerprint shown in messages
+
+
+def fingerprint(tree: Any) -> str:
+    """SHA-256 over the paths, shapes, dtypes and bytes of a tree's leaves, whatever their order.
+
+    >>> fingerprint({"a": np.zeros(2), "b": np.ones(1)}) == fingerprint({"b": np.ones(1), "a": np.zeros(2)})
+    True
+    """
+    digest = hashlib.sha256()
+    for path, leaf in sorted(_leaves(tree).items()):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_adapter(
+    directory: str | pathlib.Path, params: Params, config: LoRAConfig, *, mask: Mask | None = None, step: int = 0
+) -> None:
+    """Saves the adapters, and the heads that `mask` trains, with the config and a fingerprint of the rest of the base.
+
+    The two newest checkpoints are kept.
+
+    Raises:
+      CheckpointError: when the folder cannot be written or holds this step already.
+    """
+    saved, base = _split(params, mask)
+    _write(directory, step, saved, config, base)
+
+
+def restore_adapter(
+    directory: str | pathlib.Path,
+    params: Params,
+    config: LoRAConfig,
+    *,
+    mask: Mask | None = None,
+    step: int | None = None,
+) -> dict:
+    """`params` with its adapters (and heads that `mask` trains) replaced by the saved ones; all or nothing.
+
+    Args:
+      directory: where `save_adapter` wrote.
+      params: an adapted tree of the same base, e.g. fresh from `lora_jax.adapt`; not changed.
+      config: the config it was made with; must equal the saved one.
+      mask: must train the same heads as the saved one did.
+      step: the newest by default.
+
+    Raises:
+      CheckpointError: when there is none, it is damaged, it belongs to another base or config, or any leaf is missing,
+        unexpected or mis-shaped (all of them are listed).
+    """
+    expected, base = _split(params, mask)
+    restored = _read(directory, step, expected, config, base)
+    return nested({**flat(params), **restored})
+
+
+def save_state(directory: str | pathlib.Path, state: Any, frozen: Any, config: LoRAConfig | None, *, step: int) -> None:
+    """Saves a whole training state (parameters, optimiser, PRNG keys, counters), bound to its frozen tree and config."""
+    _write(directory, step, _leaves(state), config, frozen)
+
+
+def restore_state(
+    directory: str | pathlib.Path, like: Any, frozen: Any, config: LoRAConfig | None, *, step: int | None = None
+) -> Any:
+    """The training state that `save_state` wrote, in the structure of `like` (a fresh state); training goes on bitwise.
+
+    Raises:
+      CheckpointError: as `restore_adapter`.
+    """
+    restored = _read(directory, step, _leaves(like), config, frozen)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    values = [_as_leaf(restored[_path(path)], leaf) for path, leaf in leaves]
+    return jax.tree_util.tree_unflatten(structure, values)
+
+
+def latest_step(directory: str | pathlib.Path) -> int | None:
+    """The newest complete checkpoint's step; None where there is none."""
+    steps = _steps(pathlib.Path(directory))
+    return max(steps) if steps else None
+
+
+def _split(params: Params, mask: Mask | None) -> tuple[dict, dict]:
+    """(what is saved, the base it belongs to), flat: adapters and trained heads, and everything else."""
+    marks = {} if mask is None else flat(mask)
+    saved = {p: leaf for p, leaf in flat(params).items() if is_adapter_leaf(p) or marks.get(p) is True}
+    base = {p: leaf for p, leaf in flat(params).items() if p not in saved}
+    return saved, base
+
+
+def _path(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _leaves(tree: Any) -> dict[str, np.ndarray]:
+    """Flat numpy arrays; typed PRNG keys as their words."""
+    found = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {_path(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for path, leaf in found}
+
+
+def _as_leaf(value: np.ndarray, like: Any) -> jax.Array:
+    if _is_key(like):
+        return jax.random.wrap_key_data(jax.numpy.asarray(value), impl=jax.random.key_impl(like))
+    return jax.numpy.asarray(value)
+
+
+def _write(directory, step: int, leaves: dict[str, Any], config: LoRAConfig | None, base: Any) -> None:
+    directory = pathlib.Path(directory).absolute()
+    if step in _steps(directory):
+        raise CheckpointError(f"{directory} holds a checkpoint of step {step} already; save under another step.")
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    about = {
+        "format": FORMAT,
+        "config": None if config is None else config.to_dict(),
+        "base": fingerprint(base),
+        "content": fingerprint(arrays),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _manager(directory) as manager:
+            manager.save(
+                step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about))
+            )
+    except OSError as error:
+        raise CheckpointError(f"cannot write a checkpoint to {directory}: {error.strerror or error}.") from error
+
+
+def _read(directory, step: int | None, expected: dict, config: LoRAConfig | None, base: Any) -> dict[str, np.ndarray]:
+    directory = pathlib.Path(directory).absolute()
+    steps = _steps(directory)
+    step = max(steps, default=None) if step is None else step
+    if step not in steps:
+        raise CheckpointError(
+            f"no checkpoint {'' if step is None else f'of step {step} '}in {directory}; "
+            f"there {'are steps ' + ', '.join(map(str, sorted(steps))) if steps else 'is none'}."
+        )
+    arrays, about = _load(directory, step)
+    where = f"the checkpoint {directory / str(step)}"
+    _check_config(where, about["config"], config)
+    problems = differences(expected, arrays)
+    if problems:
+        raise CheckpointError(f"{where} does not fit: {'; '.join(problems)}.")
+    if about["base"] != fingerprint(base):
+        raise CheckpointError(
+            f"{where} belongs to another base: it was made for {about['base'][:_NAME_WIDTH]}, this one is "
+            f"{fingerprint(base)[:_NAME_WIDTH]}; load the base it was trained on."
+        )
+    return arrays
+
+
+def _load(directory: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays and what is said about them, verified against their digest."""
+    try:
+        with _manager(directory) as manager:
+            about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+            arrays = ocp.StandardCheckpointer().restore(directory / str(step) / "arrays")
+        arrays = {path: np.asarray(leaf) for path, leaf in arrays.items()}
+        intact = about["content"] == fingerprint(arrays)
+    except Exception as error:  # orbax and tensorstore raise many kinds; each means that this step cannot be read
+        raise _damaged(directory, step, f"{type(error).__name__}") from error
+    if not intact:
+        raise _damaged(directory, step, "its arrays do not have the digest they were saved with")
+    return arrays, about
+
+
+def _damaged(directory: pathlib.Path, step: int, why: str) -> CheckpointError:
+    others = sorted(_steps(directory) - {step})
+    advice = (
+        f"step {others[-1]} is there too: pass step={others[-1]}" if others else "there is no other step; train again"
+    )
+    return CheckpointError(f"the checkpoint {directory / str(step)} is damaged ({why}); {advice}.")
+
+
+def _check_config(where: str, saved: dict | None, config: LoRAConfig | None) -> None:
+    here = None if config is None else config.to_dict()
+    if saved == here:
+        return
+    if saved is None or here is None:
+        raise CheckpointError(
+            f"{where} was saved {'with' if saved else 'without'} a LoRA config; this call is the other way."
+        )
+    fields = [
+        f"{name} is {saved.get(name)!r} there and {here.get(name)!r} here"
+        for name in here
+        if saved.get(name) != here[name]
+    ]
+    raise CheckpointError(f"{where} has another config: {'; '.join(fields)}.")
+
+
+def _steps(directory: pathlib.Path) -> set[int]:
+    """Complete checkpoints; one being written has a longer name."""
+    if not directory.is_dir():
+        return set()
+    return {int(entry.name) for entry in directory.iterdir() if entry.name.isdigit() and entry.is_dir()}
+
+
+def _manager(directory: pathlib.Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(directory, options=options)

@@ -1,0 +1,169 @@
+"""LoRAConfig: what is adapted, at which rank, and how strongly. The one place where scale = f(alpha, r) is defined."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_jax import initializers
+from lora_jax.errors import ConfigError
+
+SCALING_RULES = ("alpha/r", "alpha/sqrt(r)", "constant")
+Pattern = str | re.Pattern[str]
+
+
+def scale_of(alpha: float, rank: int, scaling: str) -> float:
+    """The factor of the low-rank update: `W + scale * a @ b`.
+
+    `alpha/r` is Hu et al. 2021 (arXiv:2106.09685), section 4.1; `alpha/sqrt(r)` is rsLoRA, Kalajdzievski 2023
+    (arXiv:2312.03732), theorem 3.2; `constant` takes alpha itself as the scale c, that is, alpha_paper = c r.
+
+    >>> scale_of(16, 8, "alpha/r"), scale_of(16, 4, "alpha/sqrt(r)"), scale_of(2, 8, "constant")
+    (2.0, 8.0, 2.0)
+    """
+    if scaling == "alpha/r":
+        return alpha / rank
+    if scaling == "alpha/sqrt(r)":
+        return alpha / math.sqrt(rank)
+    if scaling == "constant":
+        return float(alpha)
+    raise ConfigError(f"scaling is {scaling!r}; it must be one of {', '.join(map(repr, SCALING_RULES))}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRAConfig:
+    """Which layers of a model get a low-rank adapter, and what it looks like. Frozen, hashable, validated at once.
+
+    Patterns (in `targets`, `excludes`, and as keys of `rank_pattern`, `alpha_pattern`) are read on module paths like
+    `encoder/layer_0/query`: a *name* matches the last parts of a path (`query`, `layer_0/query`), a *glob* has one of
+    `*?[` in it (`encoder/*/query`; `*` crosses `/`), a *regex* is a compiled `re.Pattern` or a string that starts
+    with `re:` and must match the whole path. `"all-linear"` stands for every Dense, DenseGeneral and Einsum layer
+    (the output layer too, which PEFT leaves out).
+
+    Args:
+      rank: R > 0, the number of columns of `a` and rows of `b`.
+      alpha: > 0; with `scaling="constant"` the scale itself. Default: `rank` (or 1 for "constant"), so scale 1
+        under `alpha/r`.
+      targets: patterns, or one pattern.
+      excludes: patterns; they win over `targets`.
+      scaling: "alpha/r", "alpha/sqrt(r)" (rsLoRA) or "constant"; see `scale_of`.
+      dropout: in [0, 1), on the input of `a`. Active exactly when `apply` is given an rng named "dropout".
+      rank_pattern: pattern -> rank; the most specific match wins and the order is irrelevant.
+      alpha_pattern: pattern -> alpha; likewise.
+      init_a: "kaiming_uniform" (PEFT's default), "normal", "orthogonal", or an initialiser of `lora_jax.initializers`.
+
+    Raises:
+      ConfigError: for any value outside the above.
+
+    >>> config = LoRAConfig(rank=8, alpha=16, targets=("query", "value"), rank_pattern={"layer_0/query": 4})
+    >>> config.scale(rank=8, alpha=16)
+    2.0
+    """
+
+    rank: int
+    alpha: float | None = None
+    targets: Sequence[Pattern] | Pattern = "all-linear"
+    excludes: Sequence[Pattern] | Pattern = ()
+    scaling: str = "alpha/r"
+    dropout: float = 0.0
+    rank_pattern: Mapping[Pattern, int] | tuple = ()
+    alpha_pattern: Mapping[Pattern, float] | tuple = ()
+    init_a: str | initializers.Initializer = "kaiming_uniform"
+
+    def __post_init__(self):
+        if self.scaling not in SCALING_RULES:
+            scale_of(1, 1, self.scaling)
+        _check_rank("rank", self.rank)
+        default_alpha = 1.0 if self.scaling == "constant" else float(self.rank)
+        settled = {
+            "alpha": default_alpha if self.alpha is None else self.alpha,
+            "targets": _as_patterns("targets", self.targets),
+            "excludes": _as_patterns("excludes", self.excludes),
+            "rank_pattern": _as_pairs("rank_pattern", self.rank_pattern),
+            "alpha_pattern": _as_pairs("alpha_pattern", self.alpha_pattern),
+            "init_a": initializers.named(self.init_a),
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
+        self._check_values()
+
+    def _check_values(self) -> None:
+        _check_alpha("alpha", self.alpha)
+        for pattern, rank in self.rank_pattern:
+            _check_rank(f"rank_pattern[{pattern!r}]", rank)
+        for pattern, alpha in self.alpha_pattern:
+            _check_alpha(f"alpha_pattern[{pattern!r}]", alpha)
+        if not self.targets:
+            raise ConfigError('targets is empty; name the layers to adapt, e.g. ("query", "value") or "all-linear".')
+        if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
+            raise ConfigError(f"dropout is {self.dropout!r}; it must be a number in [0, 1).")
+
+    def scale(self, *, rank: int, alpha: float) -> float:
+        """The scale of a layer of this `rank` and `alpha` under the config's rule."""
+        return scale_of(alpha, rank, self.scaling)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; `from_dict` reads it back.
+
+        >>> LoRAConfig.from_dict(LoRAConfig(rank=2, targets="head").to_dict()) == LoRAConfig(rank=2, targets="head")
+        True
+        """
+        return {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "targets": list(self.targets),
+            "excludes": list(self.excludes),
+            "scaling": self.scaling,
+            "dropout": self.dropout,
+            "rank_pattern": dict(self.rank_pattern),
+            "alpha_pattern": dict(self.alpha_pattern),
+            "init_a": self.init_a.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LoRAConfig":
+        """The config that `to_dict` wrote. Raises ConfigError for a field that does not exist."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"LoRAConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+        return cls(**{**values, "init_a": initializers.from_dict(values["init_a"])})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_rank(name: str, rank: Any) -> None:
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ConfigError(f"{name} is {rank!r}; a rank must be an integer of at least 1.")
+
+
+def _check_alpha(name: str, alpha: Any) -> None:
+    if not (_is_number(alpha) and alpha > 0):
+        raise ConfigError(f"{name} is {alpha!r}; alpha must be a positive number.")
+
+
+def _normalised(pattern: Any, field: str) -> Pattern:
+    """Regexes become `re:` strings, so that equal configs compare equal after a round trip through JSON."""
+    if isinstance(pattern, re.Pattern):
+        return f"re:{pattern.pattern}"
+    if not isinstance(pattern, str) or not pattern:
+        raise ConfigError(f"{field} holds {pattern!r}; a pattern is a non-empty string or a compiled regex.")
+    if pattern.startswith("re:"):
+        try:
+            re.compile(pattern[3:])
+        except re.error as error:
+            raise ConfigError(f"{field} holds {pattern!r}, which is not a regular expression: {error}.") from error
+    return pattern.strip("/")
+
+
+def _as_patterns(field: str, value: Any) -> tuple[str, ...]:
+    patterns = (value,) if isinstance(value, (str, re.Pattern)) else tuple(value)
+    return tuple(_normalised(pattern, field) for pattern in patterns)
+
+
+def _as_pairs(field: str, value: Any) -> tuple[tuple[str, Any], ...]:
+    items = value.items() if isinstance(value, Mapping) else value
+    return tuple(sorted((_normalised(pattern, field), number) for pattern, number in items))

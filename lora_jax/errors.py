@@ -1,0 +1,46 @@
+"""The errors this library raises for a user's mistake: each says what, where, what was expected and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LoRAError(ValueError):
+    """Base class of every error that lora_jax raises on purpose."""
+
+
+class ConfigError(LoRAError):
+    """A LoRAConfig that cannot mean anything."""
+
+
+class TargetError(LoRAError):
+    """A pattern, or the name of a head, that selects nothing or is ambiguous."""
+
+
+class TreeError(LoRAError):
+    """A parameter tree that is not what the call needs."""
+
+
+class OptimizerError(LoRAError):
+    """An optimiser that the call cannot use."""
+
+
+class CheckpointError(LoRAError):
+    """A checkpoint that is absent, damaged, or belongs to another base or config."""
+
+
+def closest(wanted: str, existing: Iterable[str], n: int = 3) -> str:
+    """The `n` names most like `wanted`, for an error message.
+
+    A path is judged by its best-matching ending, so that "valeu" finds "layer_0/value".
+
+    >>> closest("valeu", ["layer_0/query", "layer_0/value", "layer_1/value"], n=2)
+    'layer_0/value, layer_1/value'
+    """
+
+    def likeness(path: str) -> float:
+        parts = path.split("/")
+        endings = ("/".join(parts[i:]) for i in range(len(parts)))
+        return max(difflib.SequenceMatcher(None, wanted, ending).ratio() for ending in endings)
+
+    ranked = sorted(set(existing), key=lambda path: (-likeness(path), path))
+    return ", ".join(ranked[:n]) if ranked else "(none)"

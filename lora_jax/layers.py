@@ -1,0 +1,102 @@
+"""One rule per Flax layer class: where its kernel splits into a [D, R] and b [R, K], and how the side path runs.
+
+The update of a kernel of any shape is `reshape(scale * a @ b, kernel.shape)`: `a` spans the kernel's leading axes
+and `b` its trailing ones. So merging needs shapes alone, and only the side path knows the layer.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lora_jax import contraction, lowrank
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """How a kernel falls apart. `at`: number of leading axes that `a` spans. `random`: the factor on the input side."""
+
+    at: int
+    random: Literal["a", "b"] = "a"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What LoRA needs to know about one layer class."""
+
+    kernel: str  # name of the adapted parameter
+    is_linear: bool  # counted by "all-linear"
+    split: Callable[..., Split]  # (module, kernel, inputs) -> Split
+    sides: dict[str, Callable[..., jax.Array]]  # method name -> (module, kernel, x, a, b, scale, *args) -> y
+
+
+def _dense_side(module, kernel, x, a, b, scale):
+    return lowrank.side_path(x, a, b, scale)
+
+
+def _general_axes(module: nn.DenseGeneral, kernel, x) -> contraction.Labels:
+    return contraction.of_dense_general(module.axis, module.batch_dims, kernel.ndim, x.ndim)
+
+
+def _general_split(module, kernel, x) -> Split:
+    return Split(_general_axes(module, kernel, x).split)
+
+
+def _general_side(module, kernel, x, a, b, scale):
+    return contraction.side_path(_general_axes(module, kernel, x), kernel.shape, x, a, b, scale)
+
+
+def _einsum_labels(module: nn.Einsum, kernel, x, einsum_str=None) -> contraction.Labels:
+    return contraction.of_einsum(module.einsum_str or einsum_str, x.ndim)
+
+
+def _einsum_split(module, kernel, x, einsum_str=None) -> Split:
+    labels = _einsum_labels(module, kernel, x, einsum_str)
+    return Split(labels.split, "b" if labels.is_transposed else "a")
+
+
+def _einsum_side(module, kernel, x, a, b, scale, einsum_str=None):
+    return contraction.side_path(_einsum_labels(module, kernel, x, einsum_str), kernel.shape, x, a, b, scale)
+
+
+def _conv_side(module: nn.Conv, kernel, x, a, b, scale):
+    """A convolution to R channels per group, then a 1x1 one. The kernel [*window, D/G, K] updates group by group."""
+    groups, rank = module.feature_group_count, a.shape[-1]
+    narrow_kernel = jnp.tile(a.reshape(*kernel.shape[:-1], rank), groups)  # [*window, D/G, G*R]
+    narrow_conv = module.clone(features=groups * rank, use_bias=False, mask=None, name=None, parent=None)
+    narrow = narrow_conv.apply({"params": {"kernel": narrow_kernel.astype(x.dtype)}}, x)  # [B, *space, G*R]
+    if groups == 1:
+        return lowrank.scaled_matmul(narrow, b, scale)
+    narrow = narrow.reshape(*narrow.shape[:-1], groups, rank)
+    wide = b.reshape(rank, groups, -1).astype(x.dtype)  # [R, G, K/G]
+    y = jnp.einsum("...gr,rgk->...gk", narrow * scale.astype(x.dtype), wide)
+    return y.reshape(*y.shape[:-2], -1)
+
+
+def _embed_side(module, kernel, ids, a, b, scale):
+    narrow = jnp.take(a, ids, axis=0).astype(module.dtype or b.dtype)  # [B, T, R]
+    return lowrank.scaled_matmul(narrow, b, scale)
+
+
+def _attend_side(module, kernel, x, a, b, scale):
+    """Logits of a tied output layer: x @ (scale * a @ b).T."""
+    return lowrank.side_path(x, b.T, a.T, scale)
+
+
+RULES: dict[type[nn.Module], Rule] = {
+    nn.Dense: Rule("kernel", True, lambda module, kernel, x: Split(1), {"__call__": _dense_side}),
+    nn.DenseGeneral: Rule("kernel", True, _general_split, {"__call__": _general_side}),
+    nn.Einsum: Rule("kernel", True, _einsum_split, {"__call__": _einsum_side}),
+    nn.Conv: Rule("kernel", False, lambda module, kernel, x: Split(kernel.ndim - 1), {"__call__": _conv_side}),
+    nn.Embed: Rule(
+        "embedding", False, lambda module, kernel, x: Split(1, "b"), {"__call__": _embed_side, "attend": _attend_side}
+    ),
+}
+
+
+def rule_for(module: nn.Module) -> Rule | None:
+    """The rule of the module's class or of its nearest base class; None where LoRA cannot adapt it."""
+    return next((RULES[kind] for kind in type(module).__mro__ if kind in RULES), None)

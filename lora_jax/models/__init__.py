@@ -1,0 +1,1 @@
+"""Plain Flax models that have never heard of LoRA."""

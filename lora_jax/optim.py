@@ -1,0 +1,54 @@
+"""optax over the trainable leaves only: no state for the base, and no change to it."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from lora_jax.errors import OptimizerError
+from lora_jax.partition import Mask, combine, partition
+from lora_jax.tree import Params, flat, nested
+
+
+def lora_optimizer(inner: optax.GradientTransformation, mask: Mask) -> optax.GradientTransformation:
+    """`inner` on the leaves where `mask` is True; zero updates elsewhere.
+
+    Unlike `optax.masked`, which passes the raw gradient of a masked leaf through, so that the base moves. The state
+    is that of `inner` on the trainable tree. `update` takes gradients of the whole tree (and returns zeros for the
+    base) or of the trainable tree alone, as the train step of `lora_jax.training` does.
+
+    Args:
+      inner: any optax optimiser.
+      mask: from `trainable_mask`.
+
+    Raises:
+      OptimizerError: when the mask trains nothing.
+
+    >>> tx = lora_optimizer(optax.sgd(1.0), {"w": False, "lora_b": True})
+    >>> params = {"w": jnp.ones(2), "lora_b": jnp.ones(2)}
+    >>> updates, _ = tx.update(params, tx.init(params), params)
+    >>> {name: u.tolist() for name, u in sorted(updates.items())}
+    {'lora_b': [-1.0, -1.0], 'w': [0.0, 0.0]}
+    """
+    inner = optax.with_extra_args_support(inner)
+    trainable_paths = {path for path, on in flat(mask).items() if on is True}
+    if not trainable_paths:
+        raise OptimizerError("the mask trains nothing; trainable_mask(params, train=('<head>',)) makes one that does.")
+
+    def trainable_part(tree: Params | None) -> dict | None:
+        """The trainable leaves of a whole tree; a trainable tree passes through."""
+        if tree is None or flat(tree).keys() == trainable_paths:
+            return tree
+        return partition(tree, mask)[1]
+
+    def init(params: Params) -> Any:
+        return inner.init(trainable_part(params))
+
+    def update(updates: Params, state: Any, params: Params | None = None, **extra: Any):
+        new, state = inner.update(trainable_part(updates), state, trainable_part(params), **extra)
+        if flat(updates).keys() == trainable_paths:
+            return new, state
+        still = {path: jnp.zeros_like(leaf) for path, leaf in flat(updates).items() if path not in trainable_paths}
+        return combine(nested(still), new), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

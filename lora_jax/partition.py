@@ -1,0 +1,99 @@
+"""What trains: masks, and the split of a parameter tree into frozen and trainable parts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lora_jax import targets
+from lora_jax.errors import TargetError, TreeError, closest
+from lora_jax.interceptor import A, B, SCALE
+from lora_jax.tree import Params, flat, nested
+
+Mask = Params
+
+
+def trainable_mask(params: Params, train: Sequence[str] | str = ()) -> Mask:
+    """A tree like `params` of booleans, True = trains: every `lora_a` and `lora_b`, and whatever `train` names.
+
+    Args:
+      params: an adapted tree, or a plain one with `train` given.
+      train: patterns (names, globs, regexes; see `LoRAConfig`) on paths of modules or leaves; a module stands for
+        all its leaves. `"*/bias"` trains the biases, `"*"` everything (full fine-tuning).
+
+    Raises:
+      TargetError: when a name matches nothing (with the closest paths), or when nothing trains.
+
+    >>> params = {"head": {"kernel": np.ones((2, 2))}, "body": {"kernel": np.ones((2, 2))}}
+    >>> trainable_mask(params, train="head")
+    {'head': {'kernel': True}, 'body': {'kernel': False}}
+    """
+    patterns = (train,) if isinstance(train, str) else tuple(train)
+    leaves = flat(params)
+    chosen = {path: path.rpartition("/")[2] in (A, B) for path in leaves}
+    for pattern in patterns:
+        found = [path for path in leaves if _names(pattern, path)]
+        if not found:
+            raise TargetError(
+                f"train={pattern!r} matches no parameter or module; closest: {_closest(pattern, leaves)}."
+            )
+        chosen.update(dict.fromkeys(found, True))
+    if not any(chosen.values()):
+        raise TargetError(
+            "nothing would train: the tree holds no adapter and train=() names no head; "
+            "make one with lora_jax.adapt, or name what trains, e.g. train=('classifier',)."
+        )
+    return nested(chosen)
+
+
+def _names(pattern: str, path: str) -> bool:
+    """Whether `pattern` selects the leaf or a module above it. Scales and adapters are never selected as heads are."""
+    parts = path.split("/")
+    if parts[-1] in (A, B, SCALE):
+        return False
+    return any(targets.matches(pattern, "/".join(parts[: i + 1])) for i in range(len(parts)))
+
+
+def _closest(pattern: str, leaves) -> str:
+    modules = {path.rpartition("/")[0] for path in leaves} - {""}
+    return closest(pattern, modules or leaves)
+
+
+def partition(params: Params, mask: Mask) -> tuple[dict, dict]:
+    """`(frozen, trainable)`: two trees that together hold every leaf once.
+
+    Raises:
+      TreeError: when `mask` is not a tree of booleans like `params`.
+
+    >>> partition({"a": 1, "b": {"c": 2}}, {"a": True, "b": {"c": False}})
+    ({'b': {'c': 2}}, {'a': 1})
+    """
+    leaves, marks = flat(params), flat(mask)
+    if leaves.keys() != marks.keys():
+        odd = sorted(leaves.keys() ^ marks.keys())
+        raise TreeError(f"the mask is not of the tree it is used on; only one of them has {', '.join(odd[:3])}.")
+    frozen = {path: leaf for path, leaf in leaves.items() if not _is_true(marks[path])}
+    trainable = {path: leaf for path, leaf in leaves.items() if _is_true(marks[path])}
+    return nested(frozen), nested(trainable)
+
+
+def _is_true(mark) -> bool:
+    return isinstance(mark, (bool, np.bool_)) and bool(mark)
+
+
+def combine(*parts: Params) -> dict:
+    """One tree from disjoint ones, such as `partition` gives.
+
+    Raises:
+      TreeError: when two parts hold the same leaf.
+
+    >>> combine({"b": {"c": 2}}, {"a": 1})
+    {'b': {'c': 2}, 'a': 1}
+    """
+    leaves: dict = {}
+    for part in parts:
+        new = flat(part)
+        twice = sorted(leaves.keys() & new.keys())
+        if twice:
+            raise TreeError(f"combine: {twice[0]} is in two of the trees.")
+        leaves.update(new)
+    return nested(leaves)

@@ -1,0 +1,226 @@
+"""Many adapters, one program: ranks x alphas x learning rates x seeds trained over one base.
+
+Ranks are padded with zeros to the largest (`lowrank.pad_rank` says why this is exact); scales and learning rates are
+data. So all members have one shape, and one compiled program trains them.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lora_jax import training
+from lora_jax.adapter import adapter_of
+from lora_jax.elementwise import require_elementwise
+from lora_jax.errors import ConfigError, TreeError
+from lora_jax.interceptor import A, B
+from lora_jax.lowrank import pad_rank
+from lora_jax.module import LoRA
+from lora_jax.partition import Mask, combine, partition
+from lora_jax.tree import Params, flat, nested
+
+# Measured by experiments/benchmark.py on a CPU (BUILD_NOTES.md); for accelerators from design, not yet measured.
+DEFAULT_STRATEGY = {"cpu": "sequential", "gpu": "vmap", "tpu": "vmap"}
+STRATEGIES = ("auto", "vmap", "sequential")
+
+
+class Member(NamedTuple):
+    """One run of a sweep. `alpha` None means the config's default for the rank."""
+
+    rank: int
+    alpha: float | None
+    learning_rate: float
+    seed: int
+
+
+def grid(
+    *,
+    ranks: Sequence[int],
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    alphas: Sequence[float | None] = (None,),
+) -> list[Member]:
+    """Every combination, seeds fastest.
+
+    >>> len(grid(ranks=(1, 2), learning_rates=(1e-3,), seeds=range(3)))
+    6
+    """
+    return [Member(*values) for values in itertools.product(ranks, alphas, learning_rates, seeds)]
+
+
+class SweepState(NamedTuple):
+    """M runs at once; every leaf has a leading axis [M]. `own` are frozen leaves that differ between members."""
+
+    train: training.TrainState
+    own: Params
+    learning_rate: jax.Array  # [M] float32
+
+
+def init_adapters(model: LoRA, members: Sequence[Member], *args: Any, **kwargs: Any) -> dict:
+    """The members' fresh adapters, stacked [M, ...] and padded to the largest rank.
+
+    Member m equals `adapt(jax.random.key(m.seed), base, LoRA(base_module, config with m.rank and m.alpha), *args)`,
+    up to the padding. One compiled program draws all of them.
+    """
+    groups = _by_config(model, members)
+
+    @jax.jit
+    def draw(keys: dict):
+        drawn = [_draw_group(LoRA(model.base_module, config), keys[i], args, kwargs) for i, config in enumerate(groups)]
+        ranks = {path: max(_rank(path, tree[path]) for tree in drawn) for path in drawn[0] if path.endswith((A, B))}
+        padded = [_pad(tree, ranks) for tree in drawn]
+        return {path: jnp.concatenate([tree[path] for tree in padded]) for path in padded[0]}
+
+    keys = {i: jax.vmap(jax.random.key)(_seeds(members, where)) for i, where in enumerate(groups.values())}
+    order = np.argsort(np.concatenate(list(groups.values())))  # from grouped back to the members' order
+    return nested({path: leaf[order] for path, leaf in draw(keys).items()})
+
+
+def _by_config(model: LoRA, members: Sequence[Member]) -> dict:
+    """config -> positions of its members."""
+    groups: dict = {}
+    for position, member in enumerate(members):
+        config = dataclasses.replace(model.config, rank=member.rank, alpha=member.alpha)
+        groups.setdefault(config, []).append(position)
+    return groups
+
+
+def _seeds(members: Sequence[Member], where: Sequence[int]) -> jax.Array:
+    return jnp.asarray([members[i].seed for i in where], jnp.uint32)
+
+
+def _draw_group(model: LoRA, keys: jax.Array, args, kwargs) -> dict[str, jax.Array]:
+    return flat(jax.vmap(lambda key: adapter_of(model.init(key, *args, **kwargs)["params"]))(keys))
+
+
+def _rank(path: str, leaf: jax.Array) -> int:
+    return leaf.shape[-1] if path.endswith(A) else leaf.shape[-2]
+
+
+def _pad(leaves: dict[str, jax.Array], ranks: dict[str, int]) -> dict[str, jax.Array]:
+    padded = dict(leaves)
+    for path_a in [path for path in leaves if path.endswith(A)]:
+        path_b = path_a.removesuffix(A) + B
+        padded[path_a], padded[path_b] = pad_rank(leaves[path_a], leaves[path_b], ranks[path_a])
+    return padded
+
+
+def broadcast(tree: Params, members: int) -> Params:
+    """M copies of a tree, e.g. of a base that every member fine-tunes in full."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (members, *leaf.shape)), tree)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sweep:
+    """Trains M members in one compiled program per phase.
+
+    Args:
+      loss_fn: as in `lora_jax.training`.
+      optimizer: `learning_rate [] -> optax transformation`; called under trace, with each member's own rate.
+      strategy: "vmap" (members together), "sequential" (one after another inside the program) or "auto" (the
+        measured default of the platform).
+
+    Raises:
+      ConfigError: for an unknown strategy.
+    """
+
+    loss_fn: training.LossFn
+    optimizer: Callable[[jax.Array], optax.GradientTransformation]
+    strategy: str = "auto"
+    traces: list[str] = dataclasses.field(default_factory=list)  # one entry per trace of `run`
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise ConfigError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}.")
+
+    def start(
+        self, stacked: Params, mask: Mask, *, learning_rates: Sequence[float], seeds: Sequence[int], padded: bool = True
+    ) -> SweepState:
+        """The state before the first step.
+
+        Args:
+          stacked: what differs between members, leaves [M, ...]: adapters from `init_adapters`, with heads or a whole
+            base from `broadcast`.
+          mask: which of these leaves train; `trainable_mask(stacked, ...)`.
+          learning_rates, seeds: M each; the seed names the stream of dropout keys.
+          padded: whether ranks may be padded, so that the optimiser must be element-wise.
+
+        Raises:
+          OptimizerError: when padding would change what the optimiser does (Adafactor, Muon, Shampoo ...).
+        """
+        if padded:
+            require_elementwise(self.optimizer)
+        own, trainable = partition(stacked, mask)
+        own = jax.tree.map(jnp.array, own)  # copied, as the state is donated; init_state copies the trainable leaves
+        rates = jnp.asarray(learning_rates, jnp.float32)
+        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+        sizes = {leaf.shape[0] for leaf in jax.tree.leaves(stacked)} | {len(rates), len(keys)}
+        if len(sizes) > 1:
+            raise TreeError(f"the members' leaves, learning rates and seeds disagree on their number: {sorted(sizes)}.")
+        train = jax.vmap(lambda t, rate, key: training.init_state(t, self.optimizer(rate), key))(trainable, rates, keys)
+        return SweepState(train, own, rates)
+
+    @functools.cached_property
+    def run(self) -> Callable:
+        """`run(state, shared, data, order) -> (state, (losses [M, S], metrics [M, S, ...]))`, jitted, state donated.
+
+        `shared` is the base, the same for all; `order` is [S, B] for all or [M, S, B] with one per member.
+        """
+
+        def run(state: SweepState, shared: Params, data: Any, order: jax.Array):
+            self.traces.append(f"members={len(state.learning_rate)} order={order.shape}")
+
+            def member(train, own, rate, order):
+                step = training.make_step(self.loss_fn, self.optimizer(rate))
+                return training.scan_steps(step, train, combine(shared, own), data, order)
+
+            train, metrics = self._map(member, order.ndim == 3)(state.train, state.own, state.learning_rate, order)
+            return SweepState(train, state.own, state.learning_rate), metrics
+
+        return jax.jit(run, donate_argnums=0)
+
+    def evaluation(self, metric_fn: Callable, batch_size: int) -> Callable:
+        """`evaluate(state, shared, data) -> sums [M, ...]`, jitted; see `training.make_evaluation`."""
+        evaluate_one = training.make_evaluation(metric_fn, batch_size)
+
+        @jax.jit
+        def evaluate(state: SweepState, shared: Params, data: Any):
+            def member(train, own, rate, _):
+                return evaluate_one(combine(shared, own, train.trainable), data)
+
+            return self._map(member, False)(state.train, state.own, state.learning_rate, None)
+
+        return evaluate
+
+    def _map(self, member: Callable, order_per_member: bool) -> Callable:
+        """`member` over the leading axis of its arguments; the last one may be shared."""
+        strategy = DEFAULT_STRATEGY.get(jax.default_backend(), "vmap") if self.strategy == "auto" else self.strategy
+        if strategy == "vmap":
+            return jax.vmap(member, in_axes=(0, 0, 0, 0 if order_per_member else None))
+        if order_per_member:
+            return lambda *args: jax.lax.map(lambda each: member(*each), args)
+        return lambda *args: jax.lax.map(lambda each: member(*each, args[-1]), args[:-1])
+
+
+def member_params(state: SweepState, shared: Params, index: int) -> dict:
+    """The whole parameter tree of one member, adapters still padded."""
+    pick = functools.partial(jax.tree.map, lambda leaf: leaf[index])
+    return combine(shared, pick(state.own), pick(state.train.trainable))
+
+
+def is_padding(stacked: Params, members: Sequence[Member]) -> dict:
+    """True where an entry of a stacked adapter is padding; after training these entries are still zero."""
+    ranks = np.asarray([member.rank for member in members])
+
+    def padding(path: str, leaf: jax.Array) -> np.ndarray:
+        axis = -1 if path.endswith(A) else -2
+        column = np.arange(leaf.shape[axis]).reshape(-1, *[1] * (-1 - axis))
+        return np.broadcast_to(column >= ranks.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
+
+    return nested({p: padding(p, leaf) for p, leaf in flat(stacked).items() if p.endswith((A, B))})

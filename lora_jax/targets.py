@@ -1,0 +1,115 @@
+"""Which layers: patterns on module paths, read one way everywhere, counted, and never silently empty."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+
+from lora_jax.config import LoRAConfig
+from lora_jax.errors import TargetError, closest
+
+ALL_LINEAR = "all-linear"
+
+
+def _is_regex(pattern: str) -> bool:
+    return pattern.startswith("re:")
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(mark in pattern for mark in "*?[")
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether `pattern` selects `path`.
+
+    >>> matches("query", "encoder/layer_0/query"), matches("layer_*/query", "encoder/layer_0/query")
+    (True, True)
+    >>> matches("re:.*/(query|value)", "encoder/layer_0/value"), matches("uery", "encoder/layer_0/query")
+    (True, False)
+    """
+    if _is_regex(pattern):
+        return re.fullmatch(pattern[3:], path) is not None
+    if _is_glob(pattern):
+        return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"*/{pattern}")
+    return path == pattern or path.endswith(f"/{pattern}")
+
+
+def _specificity(pattern: str, path: str) -> tuple[int, int]:
+    """Full path > name > glob > regex; then the number of characters that are matched literally."""
+    if _is_regex(pattern):
+        return 0, len(re.sub(r"[^\w/]", "", pattern[3:]))
+    if _is_glob(pattern):
+        return 1, len(re.sub(r"\[.*?\]|[*?]", "", pattern))
+    return (3 if path == pattern else 2), len(pattern)
+
+
+def most_specific(pairs: Sequence[tuple[str, float]], path: str, default: float) -> float:
+    """The value of the most specific pattern that matches `path`; the order of `pairs` is irrelevant.
+
+    >>> most_specific([("query", 4), ("*", 2), ("layer_0/query", 16)], "layer_0/query", 8)
+    16
+
+    Raises:
+      TargetError: when two equally specific patterns give different values.
+    """
+    found = sorted(((_specificity(p, path), p, value) for p, value in pairs if matches(p, path)), reverse=True)
+    if not found:
+        return default
+    top = [entry for entry in found if entry[0] == found[0][0]]
+    if len({value for _, _, value in top}) > 1:
+        rivals = " and ".join(f"{pattern!r}: {value}" for _, pattern, value in top)
+        raise TargetError(f"{path} is matched by equally specific patterns, {rivals}; name the path in full.")
+    return found[0][2]
+
+
+def is_target(config: LoRAConfig, path: str, *, is_linear: bool) -> bool:
+    """Whether the layer at `path` is to be adapted; `is_linear` says whether "all-linear" speaks of it."""
+    wanted = any(is_linear if p == ALL_LINEAR else matches(p, path) for p in config.targets)
+    return wanted and not any(matches(p, path) for p in config.excludes)
+
+
+def rank_and_alpha(config: LoRAConfig, path: str) -> tuple[int, float]:
+    """The rank and alpha of the layer at `path`."""
+    rank = most_specific(config.rank_pattern, path, config.rank)
+    return int(rank), most_specific(config.alpha_pattern, path, config.alpha)
+
+
+def count_matches(config: LoRAConfig, layers: Iterable[tuple[str, bool]]) -> dict[str, int]:
+    """How many of the model's `layers`, (path, is_linear), each target selects; raises where a pattern selects none.
+
+    Raises:
+      TargetError: naming every idle pattern, how many layers each of the others selects, and the three closest paths.
+    """
+    layers = sorted(set(layers))
+    paths = [path for path, _ in layers]
+    selected = [path for path, linear in layers if is_target(config, path, is_linear=linear)]
+    counts = {
+        p: sum(linear for _, linear in layers) if p == ALL_LINEAR else sum(matches(p, path) for path in paths)
+        for p in config.targets
+    }
+    _require_all("targets", counts, paths)
+    _require_all("excludes", {p: sum(matches(p, path) for path in paths) for p in config.excludes}, paths)
+    if not selected:
+        raise TargetError(
+            f"excludes={list(config.excludes)} leaves nothing of targets={list(config.targets)} to adapt."
+        )
+    for field in ("rank_pattern", "alpha_pattern"):
+        patterns = [pattern for pattern, _ in getattr(config, field)]
+        _require_all(field, {p: sum(matches(p, path) for path in selected) for p in patterns}, selected)
+    return {
+        p: sum(
+            is_target(config, path, is_linear=linear) for path, linear in layers if p == ALL_LINEAR or matches(p, path)
+        )
+        for p in config.targets
+    }
+
+
+def _require_all(field: str, counts: dict[str, int], paths: Sequence[str]) -> None:
+    idle = [pattern for pattern, count in counts.items() if count == 0]
+    if not idle:
+        return
+    others = ", ".join(f"{p!r} matches {n}" for p, n in counts.items() if n)
+    hints = "; ".join(f"closest to {p!r}: {closest(p, paths)}" for p in idle)
+    raise TargetError(
+        f"{field}: {', '.join(map(repr, idle))} matches no layer that LoRA can adapt here"
+        f"{f' ({others})' if others else ''}; {hints}. Adaptable are Dense, DenseGeneral, Einsum, Conv and Embed."
+    )

@@ -1,0 +1,123 @@
+"""Training as pure functions: a step that differentiates the trainable tree only, an epoch as one scan, evaluation.
+
+A loss is `loss_fn(params, batch, key) -> (loss [], metrics)`, with `params` the whole tree; `metrics` is any tree.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lora_jax.partition import combine
+from lora_jax.tree import Params
+
+LossFn = Callable[[Params, Any, jax.Array], tuple[jax.Array, Any]]
+
+
+class TrainState(NamedTuple):
+    """All that training changes. The key of step i is `fold_in(key, i)`, so a restored state goes on exactly."""
+
+    trainable: Params
+    opt_state: Any
+    key: jax.Array  # [] typed PRNG key
+    step: jax.Array  # [] int32
+
+
+def init_state(trainable: Params, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """The state before the first step.
+
+    The trainable leaves are copied: the jitted programs below donate their state, and without a copy a head shared
+    with the base would be taken from the caller.
+    """
+    trainable = jax.tree.map(jnp.array, trainable)
+    return TrainState(trainable, tx.init(trainable), key, jnp.zeros((), jnp.int32))
+
+
+def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
+    """`step(state, frozen, batch) -> (state, (loss, metrics))`, not yet jitted. The frozen tree is never differentiated."""
+
+    def step(state: TrainState, frozen: Params, batch: Any):
+        key = jax.random.fold_in(state.key, state.step)
+
+        def loss_of(trainable):
+            return loss_fn(combine(frozen, trainable), batch, key)
+
+        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return TrainState(trainable, opt_state, state.key, state.step + 1), (loss, metrics)
+
+    return step
+
+
+def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
+    """`make_step`, jitted, with the state donated."""
+    return jax.jit(make_step(loss_fn, tx), donate_argnums=0)
+
+
+def scan_steps(step: Callable, state: TrainState, frozen: Params, data: Any, order: jax.Array):
+    """As many steps as `order` [S, B] has rows of indices into `data` [N, ...]; metrics come back stacked [S]."""
+
+    def body(state, rows):
+        return step(state, frozen, jax.tree.map(lambda leaf: leaf[rows], data))
+
+    return jax.lax.scan(body, state, order)
+
+
+def make_epoch(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
+    """`epoch(state, frozen, data, order) -> (state, (losses [S], metrics [S, ...]))`: one `lax.scan`, state donated.
+
+    `data` lies on the device; a batch is gathered there.
+    """
+    step = make_step(loss_fn, tx)
+
+    def epoch(state: TrainState, frozen: Params, data: Any, order: jax.Array):
+        return scan_steps(step, state, frozen, data, order)
+
+    return jax.jit(epoch, donate_argnums=0)
+
+
+def epoch_order(key: jax.Array, epoch: int | jax.Array, size: int, batch_size: int) -> jax.Array:
+    """The batches of an epoch: a permutation of range(size) as int32 [size // batch_size, batch_size].
+
+    It depends on (key, epoch) alone, so a resumed run sees the order it would have seen. The last, incomplete batch
+    is left out of this epoch; which examples it would hold changes with the epoch.
+
+    >>> epoch_order(jax.random.key(0), 0, 10, 3).shape
+    (3, 3)
+    """
+    if not 0 < batch_size <= size:
+        raise ValueError(f"batch_size is {batch_size}; it must lie between 1 and the {size} examples at hand.")
+    steps = size // batch_size
+    shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), size)
+    return shuffled[: steps * batch_size].reshape(steps, batch_size).astype(jnp.int32)
+
+
+def make_evaluation(metric_fn: Callable[[Params, Any], Any], batch_size: int) -> Callable:
+    """`evaluate(params, data) -> sums`: metrics summed over all N examples, whatever N is; not yet jitted.
+
+    Args:
+      metric_fn: `(params, batch) -> tree of [B, ...]`, one entry per example.
+      batch_size: the last batch is padded with example 0 and the padding masked out, so every example counts once.
+    """
+
+    def evaluate(params: Params, data: Any):
+        size = jax.tree.leaves(data)[0].shape[0]
+        steps = -(-size // batch_size)
+        rows = jnp.arange(steps * batch_size, dtype=jnp.int32).reshape(steps, batch_size)
+
+        def one_batch(rows):
+            real = rows < size
+            metrics = metric_fn(params, jax.tree.map(lambda leaf: leaf[jnp.where(real, rows, 0)], data))
+            return jax.tree.map(lambda m: _masked_sum(m, real), metrics)
+
+        return jax.tree.map(lambda sums: sums.sum(axis=0), jax.lax.map(one_batch, rows))
+
+    return evaluate
+
+
+def _masked_sum(metric: jax.Array, real: jax.Array) -> jax.Array:
+    mask = real.reshape(-1, *[1] * (metric.ndim - 1))
+    return jnp.where(mask, metric, jnp.zeros((), metric.dtype)).sum(axis=0)

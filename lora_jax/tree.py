@@ -1,0 +1,50 @@
+"""Parameter trees as flat dicts {"encoder/query/kernel": leaf}: the one place where trees are taken apart."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lora_jax.errors import TreeError
+
+Params = Mapping[str, Any]
+
+
+def flat(tree: Params) -> dict[str, Any]:
+    """The leaves by path; empty sub-trees are dropped.
+
+    >>> flat({"head": {"kernel": 1, "bias": 2}})
+    {'head/kernel': 1, 'head/bias': 2}
+    """
+    if not isinstance(tree, Mapping):
+        raise TreeError(f"expected a parameter tree (nested dicts of arrays), got {type(tree).__name__}.")
+    return flatten_dict(tree, sep="/")
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat`."""
+    return unflatten_dict(dict(leaves), sep="/")
+
+
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any], *, any_dtype: bool = False) -> list[str]:
+    """One line per missing, unexpected or mis-shaped leaf; both are flat dicts of things with a shape and a dtype."""
+
+    def differs(path: str) -> bool:
+        if any_dtype:
+            return np.shape(expected[path]) != np.shape(found[path])
+        return _spec(expected[path]) != _spec(found[path])
+
+    lines = [f"missing {path} {_spec(leaf)}" for path, leaf in sorted(expected.items()) if path not in found]
+    lines += [f"unexpected {path} {_spec(leaf)}" for path, leaf in sorted(found.items()) if path not in expected]
+    lines += [
+        f"mis-shaped {path}: expected {_spec(leaf)}, found {_spec(found[path])}"
+        for path, leaf in sorted(expected.items())
+        if path in found and differs(path)
+    ]
+    return lines
+
+
+def _spec(leaf: Any) -> str:
+    shape = ",".join(map(str, getattr(leaf, "shape", ())))
+    return f"{getattr(leaf, 'dtype', type(leaf).__name__)}[{shape}]"
