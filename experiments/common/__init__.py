@@ -1,0 +1,1 @@
+"""What every experiment shares: flags, accelerator, records, statistics, plots."""

@@ -1,0 +1,32 @@
+"""The accelerator, settled before JAX starts a backend."""
+
+import jax
+
+from experiments.common.errors import UserError
+
+
+def settle(name: str) -> str:
+    """Makes `name` ("auto", "cpu", "gpu" or "tpu") JAX's platform; returns what runs now.
+
+    Raises:
+      UserError: when it is absent; asking for one is never answered with another.
+    """
+    if name == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    elif name != "auto":
+        _require(name)
+    return jax.default_backend()
+
+
+def _require(name: str) -> None:
+    try:
+        found = jax.devices(name)
+    except RuntimeError:
+        found = []
+    if not found or jax.default_backend() != name:
+        here = ", ".join(sorted({device.platform for device in jax.devices()}))
+        extra = {"gpu": "cuda", "tpu": "tpu"}[name]
+        raise UserError(
+            f"--accelerator={name}: JAX finds no {name.upper()} on this machine, only {here}; "
+            f"use --accelerator=auto, or install the driver and `pip install -e '.[{extra}]'`."
+        )

@@ -1,0 +1,55 @@
+"""Losses and per-class errors of classifiers. Letters: B batch, C classes, M members."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+CLASSES = 10
+
+
+def cross_entropy(model: nn.Module) -> Callable:
+    """The mean cross-entropy of `batch = {"x" [B, D], "y" [B]}`, dropout on, as `lora_jax.training` wants it."""
+
+    def loss_fn(params: Any, batch: Any, key: jax.Array):
+        logits = model.apply({"params": params}, batch["x"], train=True, rngs={"dropout": key})
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {}
+
+    return loss_fn
+
+
+def focal_loss(model: nn.Module, gamma: float = 2.0) -> Callable:
+    """(1 - p)^gamma times the cross-entropy. Lin et al. 2017 (arXiv:1708.02002), equation 4."""
+
+    def loss_fn(params: Any, batch: Any, key: jax.Array):
+        logits = model.apply({"params": params}, batch["x"], train=True, rngs={"dropout": key})
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return ((1 - jnp.exp(-losses)) ** gamma * losses).mean(), {}
+
+    return loss_fn
+
+
+def errors_by_class(model: nn.Module) -> Callable:
+    """Per-example metrics [B, C]: `errors` has a one where an example of that class is misclassified."""
+
+    def metric_fn(params: Any, batch: Any):
+        logits = model.apply({"params": params}, batch["x"])
+        wrong = logits.argmax(axis=-1) != batch["y"]
+        return {"errors": jax.nn.one_hot(batch["y"], CLASSES, dtype=jnp.int32) * wrong[:, None]}
+
+    return metric_fn
+
+
+def class_counts(labels: np.ndarray) -> np.ndarray:
+    """[C] examples per class."""
+    return np.bincount(labels, minlength=CLASSES)
+
+
+def accuracy(errors: np.ndarray, counts: np.ndarray, digits: tuple[int, ...] = tuple(range(CLASSES))) -> np.ndarray:
+    """Share right among the examples of `digits`; `errors` [..., C], result [...]."""
+    chosen = list(digits)
+    return 1 - errors[..., chosen].sum(axis=-1) / counts[chosen].sum()

@@ -1,0 +1,49 @@
+"""From the command line to a study: one place that turns mistakes into sentences and exit statuses."""
+
+import os
+import sys
+from collections.abc import Callable
+
+# Before any library logs: XLA's and absl's chatter is not what a user came for.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags, logging  # noqa: E402
+
+from experiments.common.errors import UserError  # noqa: E402
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs an experiment's `main()`: status 0 when done, 1 for bad flags, 2 for a user's mistake, 130 for Ctrl-C."""
+
+    def guarded(argv: list[str]) -> None:
+        from lora_jax.errors import LoRAError
+
+        if len(argv) > 1:
+            _fail(f"there is no argument {argv[1]!r}; settings are flags, see --help.")
+        logging.set_verbosity(logging.ERROR)
+        try:
+            main()
+        except (UserError, LoRAError) as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            print("\nInterrupted. Nothing is lost: the same command goes on from the last save.", file=sys.stderr)
+            # Threads of the data and checkpoint libraries must not keep the terminal waiting.
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {error} See --help.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _fail(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,74 @@
+"""The flags that every experiment has, and a flag type for lists of positive numbers."""
+
+from collections.abc import Callable
+
+from absl import flags
+
+PRESETS = ("smoke", "quick", "full")
+FLAGS = flags.FLAGS
+
+
+class _NumberList(flags.ArgumentParser):
+    """`1,2,4` -> [1, 2, 4], each positive."""
+
+    syntactic_help = "a list of positive numbers, separated by commas"
+
+    def __init__(self, kind: Callable[[str], float], word: str):
+        self._kind, self._word = kind, word
+
+    def parse(self, argument):
+        if isinstance(argument, (list, tuple)):
+            return list(argument)
+        values = []
+        for item in str(argument).split(","):
+            try:
+                value = self._kind(item)
+            except ValueError:
+                raise ValueError(f"{item!r} is not {self._word}; give a list such as 1,2,4") from None
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{item!r} is not positive; give a list such as 1,2,4")
+            values.append(value)
+        return values
+
+    def flag_type(self):
+        return "comma-separated list"
+
+
+class _ListSerializer(flags.ArgumentSerializer):
+    def serialize(self, value):
+        return ",".join(map(str, value))
+
+
+def define_integers(name: str, default: list[int] | None, text: str) -> None:
+    """A flag holding a list of integers > 0."""
+    flags.DEFINE(_NumberList(int, "an integer"), name, default, text, serializer=_ListSerializer())
+
+
+def define_numbers(name: str, default: list[float] | None, text: str) -> None:
+    """A flag holding a list of numbers > 0."""
+    flags.DEFINE(_NumberList(float, "a number"), name, default, text, serializer=_ListSerializer())
+
+
+def define_common() -> None:
+    """--accelerator, --preset, --seeds, --workdir."""
+    flags.DEFINE_enum(
+        "accelerator", "auto", ["auto", "cpu", "gpu", "tpu"], "where to compute; one that is absent is an error"
+    )
+    flags.DEFINE_enum(
+        "preset",
+        "quick",
+        PRESETS,
+        "how much to run: smoke (seconds, to see it work), quick (minutes), full (the reference)",
+    )
+    flags.DEFINE_integer("seeds", None, "number of seeds; by default what the preset says", lower_bound=1)
+    flags.DEFINE_string("workdir", "runs", "folder for records, figures and saved state")
+
+
+def define_data() -> None:
+    """--data_dir, --download."""
+    flags.DEFINE_string(
+        "data_dir", None, "folder of TensorFlow Datasets that holds a prepared mnist; default $TFDS_DATA_DIR"
+    )
+    flags.DEFINE_bool(
+        "download", False, "prepare MNIST in --data_dir first; needs the internet and the extra `prepare`"
+    )

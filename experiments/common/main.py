@@ -1,0 +1,61 @@
+"""The flow that all experiments share: settle the device, find or make the run, record, print, draw."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from experiments.common import accelerator, phases
+from experiments.common.recording import RunFolder, write_text
+from experiments.data import mnist
+
+FLAGS = flags.FLAGS
+
+
+def settings_from_flags(presets: dict[str, Any], **overrides: Any) -> Any:
+    """The preset's settings with whatever flags were given; an override of None is not given."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if FLAGS.seeds is not None:
+        given["seeds"] = FLAGS.seeds
+    return dataclasses.replace(presets[FLAGS.preset], **given)
+
+
+def load_mnist() -> mnist.Mnist:
+    """MNIST as --data_dir and --download say; after the accelerator, whose absence should not wait for the data."""
+    accelerator.settle(FLAGS.accelerator)
+    return mnist.load(FLAGS.data_dir, download=FLAGS.download)
+
+
+def execute(
+    name: str,
+    settings: Any,
+    study: Callable[[RunFolder], dict[str, Any]],
+    figures: Any,
+    *,
+    data: mnist.Mnist | None = None,
+) -> dict[str, Any]:
+    """Runs `study(folder) -> summary` unless the same run is complete; prints its table and draws its figures.
+
+    Args:
+      settings: a dataclass; with the data's checksum and the platform it names the folder.
+      figures: a module of `experiments.figures`, with `table` and `draw`.
+    """
+    platform = accelerator.settle(FLAGS.accelerator)
+    config = {"settings": dataclasses.asdict(settings), "data": data.checksum if data else None, "platform": platform}
+    folder = RunFolder(FLAGS.workdir, name, config)
+    summary = folder.summary()
+    if summary is None:
+        print(f"run: {folder.path} on {platform}", flush=True)
+        folder.write_environment(data=data.record() if data else None)
+        summary = folder.finish({**study(folder), "settings": config["settings"]})
+        phases.forget_saves(folder)
+    else:
+        print(f"run: {folder.path} is complete; remove the folder to run it again", flush=True)
+    report = figures.table(summary)
+    write_text(folder.path / "table.txt", report + "\n")
+    print(report)
+    for path in figures.draw(summary, folder.path):
+        print(f"figure: {path}")
+    print(f"summary: {folder.path / 'summary.json'}")
+    return summary

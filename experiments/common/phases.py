@@ -1,0 +1,70 @@
+"""A phase of training: blocks of steps with a progress bar, a record after each, and resumption after an interruption."""
+
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments.common.recording import RunFolder
+from lora_jax import checkpoint
+from lora_jax.sweep import Sweep, SweepState
+
+SAVE_EVERY_S = 15.0  # a save of small states takes 0.2 s
+
+
+def train(
+    folder: RunFolder,
+    phase: str,
+    sweep: Sweep,
+    state: SweepState,
+    shared: Any,
+    data: Any,
+    *,
+    order: Callable[[int], jax.Array],
+    blocks: int,
+    follow: Callable[[SweepState], dict[str, jax.Array]] = lambda state: {},
+) -> tuple[SweepState, list[dict[str, np.ndarray]]]:
+    """Runs `blocks` calls of `sweep.run`, from the last save if there is one.
+
+    Args:
+      state: before the first step; its structure is what a save is read into.
+      order: block -> indices [S, B] or [M, S, B]; a function of the block alone, so a resumed run sees the same data.
+      follow: measured before the first block and after each one; recorded in metrics.jsonl.
+
+    Returns:
+      The final state, and the history: one dict per measurement, arrays [M, ...], the one before training first.
+    """
+    saves = folder.path / "phases" / phase
+    done = checkpoint.latest_step(saves) or 0
+    if done:
+        state = checkpoint.restore_state(saves, state, shared, None)
+    else:
+        _measure(folder, phase, 0, follow(state))
+    saved_at = time.monotonic()
+    with tqdm(total=blocks, initial=done, desc=phase, unit="block", leave=False) as bar:
+        for block in range(done, blocks):
+            state, (losses, _) = sweep.run(state, shared, data, order(block))
+            _measure(folder, phase, block + 1, {"loss": losses.mean(axis=1), **follow(state)})
+            bar.update()
+            is_last = block + 1 == blocks
+            if is_last or time.monotonic() - saved_at > SAVE_EVERY_S:
+                checkpoint.save_state(saves, state, shared, None, step=block + 1)
+                saved_at = time.monotonic()
+    history = [
+        {name: np.asarray(value) for name, value in line.items() if name not in ("phase", "step")}
+        for line in folder.records(phase)
+    ]
+    return state, history
+
+
+def _measure(folder: RunFolder, phase: str, step: int, values: dict[str, jax.Array]) -> None:
+    folder.record(phase=phase, step=step, **{name: np.asarray(value).tolist() for name, value in values.items()})
+
+
+def forget_saves(folder: RunFolder) -> None:
+    """Frees the disk once the summary is written."""
+    shutil.rmtree(folder.path / "phases", ignore_errors=True)

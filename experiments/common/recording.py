@@ -1,0 +1,109 @@
+"""A run's folder: config.json, environment.json, metrics.jsonl, and summary.json, whose presence means complete."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from experiments.common.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lora_jax")
+
+
+class RunFolder:
+    """`<workdir>/<name>-<hash of config>`: the same command finds its run again, another config never meets it."""
+
+    def __init__(self, workdir: str, name: str, config: dict[str, Any]):
+        self.config = json.loads(json.dumps(config))
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:8]
+        self.path = pathlib.Path(workdir) / f"{name}-{digest}"
+        make_folder(self.path)
+        write_json(self.path / "config.json", self.config)
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a complete run, else None."""
+        return read_json(self.path / "summary.json")
+
+    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Writes the summary last, atomically; returns it as a reader will find it."""
+        write_json(self.path / "summary.json", summary)
+        return read_json(self.path / "summary.json")
+
+    def record(self, **values: Any) -> None:
+        """Appends one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def records(self, phase: str) -> Iterator[dict[str, Any]]:
+        """The lines of a phase, the last of each step: a resumed run may have written some twice."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return iter(())
+        lines = (json.loads(line) for line in path.read_text().splitlines() if line.endswith("}"))
+        last = {line["step"]: line for line in lines if line["phase"] == phase}
+        return iter([last[step] for step in sorted(last)])
+
+    def write_environment(self, **more: Any) -> None:
+        """environment.json: commit, versions, device, and whatever else the run depends on."""
+        write_json(self.path / "environment.json", {**environment(), **more})
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and device of this process."""
+    import jax
+
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": str(jax.devices()[0]),
+        "platform": jax.default_backend(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _commit() -> str | None:
+    here = pathlib.Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Creates a folder and makes sure that it can be written to; UserError where not."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir.") from error
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Atomically: a reader sees the old file or the new one. NaN is not JSON and is refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The value, or None where there is no such file."""
+    return json.loads(path.read_text()) if path.exists() else None

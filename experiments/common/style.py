@@ -1,0 +1,33 @@
+"""How figures look, in one place. Nothing here imports jax."""
+
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+COLORS = {"LoRA": "#1f77b4", "full": "#d62728", "head only": "#7f7f7f", "base": "#2ca02c"}
+
+
+def new(width: float = 7, height: float = 4.5, columns: int = 1, **kwargs):
+    """A figure and its axes, with light grids and no top or right frame."""
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), constrained_layout=True, squeeze=False, **kwargs)
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, (axes[0][0] if columns == 1 else axes[0])
+
+
+def save(figure, path: pathlib.Path) -> pathlib.Path:
+    """As PNG; metadata without dates, so that equal data give equal files."""
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return path
+
+
+def error_bars(estimates: list[dict]) -> list[list[float]]:
+    """Distances below and above the means, for matplotlib's `yerr`; 0 where there is no interval."""
+    below = [e["mean"] - e["low"] if e["low"] is not None else 0.0 for e in estimates]
+    above = [e["high"] - e["mean"] if e["high"] is not None else 0.0 for e in estimates]
+    return [below, above]

@@ -1,0 +1,1 @@
+"""Sources of data: where it comes from, and arrays of documented shape and range."""

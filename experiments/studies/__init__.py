@@ -1,0 +1,1 @@
+"""One module per study: what is trained, on what, and which numbers come out."""
