@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_jax.errors import TreeError
-from lora_jax.interceptor import A, B, SCALE
+from lora_jax.interceptor import SCALE, A, B
 from lora_jax.module import LoRA
 from lora_jax.tree import Params, differences, flat, nested
 
@@ -74,12 +74,16 @@ def swap(params: Params, adapter: Params) -> dict:
     return nested({**flat(params), **flat(adapter)})
 
 
-def scaled(params: Params, factor: float | jax.Array) -> dict:
+def scaled(params: Params, factor: int | float | jax.Array) -> dict:
     """`params` with every `lora_scale` times `factor`; 0 switches the adapter off, and nothing retraces.
 
     With factor 0 the outputs are those of the base exactly, as long as the adapter's own values are finite.
     """
     adapter_of(params)  # raises where there is nothing to scale
     leaves = flat(params)
-    scales = {path: leaf * jnp.asarray(factor, leaf.dtype) for path, leaf in leaves.items() if path.endswith(SCALE)}
+    scales = {
+        path: leaf * jnp.asarray(factor, leaf.dtype)
+        for path, leaf in leaves.items()
+        if path.rpartition("/")[2] == SCALE
+    }
     return nested({**leaves, **scales})

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from lora_jax.adapter import is_adapter_leaf
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import CheckpointError
-from lora_jax.partition import Mask
+from lora_jax.partition import Mask, trainable_paths
 from lora_jax.tree import Params, differences, flat, nested
 
 FORMAT = 1
@@ -45,7 +45,7 @@ def save_adapter(
     The two newest checkpoints are kept.
 
     Raises:
-      CheckpointError: when the folder cannot be written or holds this step already.
+      CheckpointError: when the folder cannot be written, or holds this step or a later one already.
     """
     saved, base = _split(params, mask)
     _write(directory, step, saved, config, base)
@@ -74,11 +74,15 @@ def restore_adapter(
     """
     expected, base = _split(params, mask)
     restored = _read(directory, step, expected, config, base)
-    return nested({**flat(params), **restored})
+    return nested({**flat(params), **{path: jax.numpy.asarray(leaf) for path, leaf in restored.items()}})
 
 
 def save_state(directory: str | pathlib.Path, state: Any, frozen: Any, config: LoRAConfig | None, *, step: int) -> None:
-    """Saves a whole training state (parameters, optimiser, PRNG keys, counters), bound to its frozen tree and config."""
+    """Saves a whole training state (parameters, optimiser, PRNG keys, counters), bound to its frozen tree and config.
+
+    Raises:
+      CheckpointError: as `save_adapter`.
+    """
     _write(directory, step, _leaves(state), config, frozen)
 
 
@@ -104,8 +108,8 @@ def latest_step(directory: str | pathlib.Path) -> int | None:
 
 def _split(params: Params, mask: Mask | None) -> tuple[dict, dict]:
     """(what is saved, the base it belongs to), flat: adapters and trained heads, and everything else."""
-    marks = {} if mask is None else flat(mask)
-    saved = {p: leaf for p, leaf in flat(params).items() if is_adapter_leaf(p) or marks.get(p) is True}
+    heads = set() if mask is None else trainable_paths(mask)
+    saved = {p: leaf for p, leaf in flat(params).items() if is_adapter_leaf(p) or p in heads}
     base = {p: leaf for p, leaf in flat(params).items() if p not in saved}
     return saved, base
 
@@ -132,8 +136,9 @@ def _as_leaf(value: np.ndarray, like: Any) -> jax.Array:
 
 def _write(directory, step: int, leaves: dict[str, Any], config: LoRAConfig | None, base: Any) -> None:
     directory = pathlib.Path(directory).absolute()
-    if step in _steps(directory):
-        raise CheckpointError(f"{directory} holds a checkpoint of step {step} already; save under another step.")
+    newest = max(_steps(directory), default=-1)
+    if step <= newest:
+        raise CheckpointError(f"step is {step}; the next checkpoint in {directory} is at least step {newest + 1}.")
     arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
     about = {
         "format": FORMAT,

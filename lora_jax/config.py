@@ -3,17 +3,19 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lora_jax import initializers
 from lora_jax.errors import ConfigError
 
 SCALING_RULES = ("alpha/r", "alpha/sqrt(r)", "constant")
+_FLAGS = {re.ASCII: "a", re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
 Pattern = str | re.Pattern[str]
 
 
-def scale_of(alpha: float, rank: int, scaling: str) -> float:
+def scale_of(alpha: int | float, rank: int, scaling: str) -> float:
     """The factor of the low-rank update: `W + scale * a @ b`.
 
     `alpha/r` is Hu et al. 2021 (arXiv:2106.09685), section 4.1; `alpha/sqrt(r)` is rsLoRA, Kalajdzievski 2023
@@ -31,6 +33,7 @@ def scale_of(alpha: float, rank: int, scaling: str) -> float:
     raise ConfigError(f"scaling is {scaling!r}; it must be one of {', '.join(map(repr, SCALING_RULES))}.")
 
 
+@typing.no_type_check  # it validates itself, and says more than a type checker
 @dataclasses.dataclass(frozen=True)
 class LoRAConfig:
     """Which layers of a model get a low-rank adapter, and what it looks like. Frozen, hashable, validated at once.
@@ -148,7 +151,8 @@ def _check_alpha(name: str, alpha: Any) -> None:
 def _normalised(pattern: Any, field: str) -> Pattern:
     """Regexes become `re:` strings, so that equal configs compare equal after a round trip through JSON."""
     if isinstance(pattern, re.Pattern):
-        return f"re:{pattern.pattern}"
+        flags = "".join(letter for flag, letter in _FLAGS.items() if pattern.flags & flag)
+        return f"re:(?{flags}){pattern.pattern}" if flags else f"re:{pattern.pattern}"
     if not isinstance(pattern, str) or not pattern:
         raise ConfigError(f"{field} holds {pattern!r}; a pattern is a non-empty string or a compiled regex.")
     if pattern.startswith("re:"):
@@ -160,10 +164,14 @@ def _normalised(pattern: Any, field: str) -> Pattern:
 
 
 def _as_patterns(field: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (str, re.Pattern, Iterable)):
+        raise ConfigError(f"{field} is {value!r}; it must be a pattern or a sequence of patterns.")
     patterns = (value,) if isinstance(value, (str, re.Pattern)) else tuple(value)
     return tuple(_normalised(pattern, field) for pattern in patterns)
 
 
 def _as_pairs(field: str, value: Any) -> tuple[tuple[str, Any], ...]:
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise ConfigError(f"{field} is {value!r}; it must be a dict from patterns to numbers.")
     items = value.items() if isinstance(value, Mapping) else value
     return tuple(sorted((_normalised(pattern, field), number) for pattern, number in items))

@@ -41,6 +41,11 @@ class Labels:
         return "".join(c for c in self.x if c not in self.kernel)
 
     @property
+    def keeps_all(self) -> bool:
+        """No label is summed but the contracted ones: the output is a matrix product, its axes in some order."""
+        return sorted(self.out) == sorted(self.batch + self.features)
+
+    @property
     def is_plain(self) -> bool:
         """The kernel is contracted labels, then features: a matrix multiplication."""
         return self.kernel == self.contracted + self.features
@@ -80,7 +85,10 @@ def of_einsum(einsum_str: str, x_ndim: int) -> Labels:
             f"label in the kernel and without the label {RANK!r}; exclude the layer or rewrite its equation."
         )
     hidden = "".join(_letters(compact)[: x_ndim - len(x.replace("...", ""))]) if "..." in x else ""
-    return Labels(x.replace("...", hidden), kernel, out.replace("...", hidden))
+    labels = Labels(x.replace("...", hidden), kernel, out.replace("...", hidden))
+    if not labels.contracted:
+        raise TargetError(f"LoRA cannot adapt nn.Einsum({einsum_str!r}): it sums over no label; exclude the layer.")
+    return labels
 
 
 def of_dense_general(axis: int | tuple, batch_dims: int | tuple, kernel_ndim: int, x_ndim: int) -> Labels:
@@ -89,8 +97,8 @@ def of_dense_general(axis: int | tuple, batch_dims: int | tuple, kernel_ndim: in
     >>> of_dense_general(axis=(-2, -1), batch_dims=(), kernel_ndim=3, x_ndim=4)
     Labels(x='abcd', kernel='cde', out='abe')
     """
-    axes = [a % x_ndim for a in ((axis,) if isinstance(axis, int) else axis)]
-    batch = [a % x_ndim for a in ((batch_dims,) if isinstance(batch_dims, int) else batch_dims)]
+    axes = _sorted_axes(axis, x_ndim)
+    batch = _sorted_axes(batch_dims, x_ndim)
     letters = _letters()
     x = "".join(letters[:x_ndim])
     taken = "".join(x[a] for a in (*batch, *axes))
@@ -99,13 +107,19 @@ def of_dense_general(axis: int | tuple, batch_dims: int | tuple, kernel_ndim: in
     return Labels(x, taken + features, "".join(x[a] for a in batch) + rest + features)
 
 
+def _sorted_axes(axes: int | tuple, ndim: int) -> list[int]:
+    """Flax sorts the axes it is given: axis=(-1, -2) has the kernel of axis=(-2, -1)."""
+    return sorted(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes))
+
+
 def side_path(
     labels: Labels, kernel_shape: tuple[int, ...], x: jax.Array, a: jax.Array, b: jax.Array, scale: jax.Array
 ) -> jax.Array:
     """The layer applied to x with kernel `reshape(scale * a @ b)`, which is never formed."""
-    if labels.is_plain:
+    is_matmul = labels.keeps_all and len(set(labels.x)) == len(labels.x)
+    if is_matmul and labels.is_plain:
         return _matmul_path(labels, kernel_shape, x, a, b, scale)
-    if labels.is_transposed:
+    if is_matmul and labels.is_transposed:
         return _matmul_path(labels, kernel_shape, x, b.T, a.T, scale)
     split = labels.split
     a = a.reshape(*kernel_shape[:split], -1).astype(x.dtype)

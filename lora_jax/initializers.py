@@ -40,7 +40,7 @@ class KaimingUniform(Initializer):
 class Normal(Initializer):
     """N(0, stddev^2); without a stddev, 1/R as PEFT's "gaussian". Hu et al. 2021, section 4.1, draws A Gaussian."""
 
-    stddev: float | None = None
+    stddev: int | float | None = None
 
     def __post_init__(self):
         if self.stddev is not None and not self.stddev > 0:
@@ -55,7 +55,7 @@ class Normal(Initializer):
 class Orthogonal(Initializer):
     """Orthonormal columns (rows if R > D), times `gain`: `a.T @ a = gain^2 I`. Saxe et al. 2014 (arXiv:1312.6120)."""
 
-    gain: float = 1.0
+    gain: int | float = 1.0
 
     def __call__(self, key, shape, dtype=jnp.float32):
         return jax.nn.initializers.orthogonal(self.gain)(key, shape, dtype)
@@ -68,16 +68,18 @@ BY_NAME: dict[str, type[Initializer]] = {
 }
 
 
-def named(init: str | Initializer) -> Initializer:
+def named(init: Any) -> Initializer:
     """The initialiser of that name with its default fields; an initialiser passes through.
 
     >>> named("normal")
     Normal(stddev=None)
     """
-    if isinstance(init, Initializer):
+    if type(init) in BY_NAME.values():
         return init
-    if init not in BY_NAME:
-        raise ConfigError(f"init_a is {init!r}; it must be one of {', '.join(BY_NAME)} or an Initializer.")
+    if not isinstance(init, str) or init not in BY_NAME:
+        raise ConfigError(
+            f"init_a is {init!r}; it must be one of {', '.join(BY_NAME)} or an initialiser of lora_jax.initializers."
+        )
     return BY_NAME[init]()
 
 

@@ -4,6 +4,7 @@ Wherever the scope of a known layer holds `lora_a`, the layer's output gets the 
 decides. It must be entered inside the traced function (LoRA.apply does): jit's cache key does not know of it.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,34 +15,35 @@ import jax.numpy as jnp
 
 from lora_jax import targets
 from lora_jax.config import LoRAConfig
+from lora_jax.errors import TargetError
 from lora_jax.layers import Rule, Split, rule_for
 
 A, B, SCALE = "lora_a", "lora_b", "lora_scale"
 
 
-def make_interceptor(config: LoRAConfig, seen: set[tuple[str, bool]]) -> Callable:
+def make_interceptor(config: LoRAConfig, seen: set[tuple[str, bool]], dropout: int | float) -> Callable:
     """An interceptor for `nn.intercept_methods`.
 
     Args:
-      config: decides, while parameters are being initialised, which layers get an adapter; at apply time only its
-        dropout is read.
+      config: decides, while parameters are being initialised, which layers get an adapter; not read at apply time.
       seen: filled, while initialising, with (path, is_linear) of every layer that could be adapted.
+      dropout: rate on the input of `a`; 0 where `apply` got no rng for it.
     """
 
     def interceptor(next_fun: Callable, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext):
         module, method = context.module, context.method_name
-        rule = rule_for(module)
-        if rule is None or method not in rule.sides or module.scope is None:
+        rule = rule_for(module, context.orig_method.func)  # Flax binds the method with functools.partial
+        if rule is None or module.scope is None:
             return next_fun(*args, **kwargs)
         y = next_fun(*args, **kwargs)
-        inputs, *rest = (*args, *kwargs.values())
+        inputs, *rest = inspect.signature(context.orig_method).bind(*args, **kwargs).arguments.values()
         if module.is_initializing():
             _maybe_create(module, rule, config, seen, inputs, rest)
         if not module.scope.has_variable("params", A):
             return y
         a, b, scale = (module.scope.get_variable("params", name) for name in (A, B, SCALE))
         if jnp.issubdtype(inputs.dtype, jnp.floating):
-            inputs = _dropout(module, config.dropout, inputs.astype(y.dtype))
+            inputs = _dropout(module, dropout, inputs.astype(y.dtype))
         side = rule.sides[method](module, _kernel(module, rule), inputs, a, b, scale, *rest)
         return y + side.astype(y.dtype)
 
@@ -80,9 +82,14 @@ def _draw(module, kernel_shape: tuple[int, ...], split: Split, rank: int, config
     return jnp.zeros((leading, rank)), config.init_a(key, (trailing, rank)).T
 
 
-def _dropout(module: nn.Module, rate: float, x: jax.Array) -> jax.Array:
-    """Inverted dropout on the input of `a`, from the model's "dropout" stream; off where there is no such stream."""
-    if rate == 0 or not module.has_rng("dropout"):
+def _dropout(module: nn.Module, rate: int | float, x: jax.Array) -> jax.Array:
+    """Inverted dropout on the input of `a`, from the model's "dropout" stream."""
+    if rate == 0:
         return x
+    if not module.has_rng("dropout"):  # a lifted transform, such as nn.scan, passes on only the streams it names
+        raise TargetError(
+            f"{'/'.join(module.path)} is inside a lifted module that hides the 'dropout' rng, which adapter dropout "
+            "needs; add split_rngs={'dropout': True} there, or set dropout=0."
+        )
     keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
     return jnp.where(keep, x / (1 - rate), 0)

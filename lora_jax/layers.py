@@ -5,6 +5,7 @@ and `b` its trailing ones. So merging needs shapes alone, and only the side path
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_jax import contraction, lowrank
+from lora_jax.errors import TargetError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +64,23 @@ def _einsum_side(module, kernel, x, a, b, scale, einsum_str=None):
     return contraction.side_path(_einsum_labels(module, kernel, x, einsum_str), kernel.shape, x, a, b, scale)
 
 
+def _conv_split(module: nn.Conv, kernel, x) -> Split:
+    if module.mask is not None:
+        raise TargetError(
+            f"LoRA cannot adapt {'/'.join(module.path) or 'the root'}, an nn.Conv with a mask: the mask would apply to merged "
+            "weights and not to the side path; exclude the layer."
+        )
+    return Split(kernel.ndim - 1)
+
+
 def _conv_side(module: nn.Conv, kernel, x, a, b, scale):
     """A convolution to R channels per group, then a 1x1 one. The kernel [*window, D/G, K] updates group by group."""
     groups, rank = module.feature_group_count, a.shape[-1]
     narrow_kernel = jnp.tile(a.reshape(*kernel.shape[:-1], rank), groups)  # [*window, D/G, G*R]
     narrow_conv = module.clone(features=groups * rank, use_bias=False, mask=None, name=None, parent=None)
-    narrow = narrow_conv.apply({"params": {"kernel": narrow_kernel.astype(x.dtype)}}, x)  # [B, *space, G*R]
+    narrow = narrow_conv.apply(
+        {"params": {"kernel": narrow_kernel.astype(x.dtype)}}, x, method=nn.Conv.__call__
+    )  # [B, *space, G*R]
     if groups == 1:
         return lowrank.scaled_matmul(narrow, b, scale)
     narrow = narrow.reshape(*narrow.shape[:-1], groups, rank)
@@ -90,13 +103,19 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Dense: Rule("kernel", True, lambda module, kernel, x: Split(1), {"__call__": _dense_side}),
     nn.DenseGeneral: Rule("kernel", True, _general_split, {"__call__": _general_side}),
     nn.Einsum: Rule("kernel", True, _einsum_split, {"__call__": _einsum_side}),
-    nn.Conv: Rule("kernel", False, lambda module, kernel, x: Split(kernel.ndim - 1), {"__call__": _conv_side}),
+    nn.Conv: Rule("kernel", False, _conv_split, {"__call__": _conv_side}),
     nn.Embed: Rule(
         "embedding", False, lambda module, kernel, x: Split(1, "b"), {"__call__": _embed_side, "attend": _attend_side}
     ),
 }
 
 
-def rule_for(module: nn.Module) -> Rule | None:
-    """The rule of the module's class or of its nearest base class; None where LoRA cannot adapt it."""
-    return next((RULES[kind] for kind in type(module).__mro__ if kind in RULES), None)
+def rule_for(module: nn.Module, method: Callable) -> Rule | None:
+    """The rule of the known layer class whose own method this is; None where LoRA has nothing to add.
+
+    A subclass's override is not the layer: what it does around `super().__call__` is its own affair.
+    """
+    for kind, rule in RULES.items():
+        if isinstance(module, kind) and any(method is inspect.unwrap(getattr(kind, name)) for name in rule.sides):
+            return rule
+    return None

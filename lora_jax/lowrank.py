@@ -65,7 +65,7 @@ def best_error(target: Float[Array, "D K"]) -> Float[Array, " n"]:
 
     Eckart and Young 1936, "The approximation of one matrix by another of lower rank".
 
-    >>> best_error(jnp.diag(jnp.array([3.0, 2.0]))).round(3).tolist()
+    >>> [round(error, 3) for error in best_error(jnp.diag(jnp.array([3.0, 2.0]))).tolist()]
     [13.0, 4.0, 0.0]
     """
     squares = jnp.linalg.svd(target, compute_uv=False) ** 2

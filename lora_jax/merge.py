@@ -1,11 +1,14 @@
 """Merging as a pure function: a plain base tree whose kernels are W + scale * a @ b."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from lora_jax import lowrank
 from lora_jax.errors import TreeError
-from lora_jax.interceptor import A, B, SCALE
+from lora_jax.interceptor import SCALE, A, B
 from lora_jax.tree import Params, flat, nested
 
 KERNELS = ("kernel", "embedding")
@@ -31,9 +34,24 @@ def merge(params: Params) -> dict:
         raise TreeError("merge: these parameters hold no adapter; they are a base, or merged already.")
     merged = {path: leaf for path, leaf in leaves.items() if path.rpartition("/")[2] not in (A, B, SCALE)}
     for module in modules:
-        path = next(module + name for name in KERNELS if module + name in leaves)
+        path = kernel_path(leaves, module)
         merged[path] = _merged_kernel(path, leaves[path], *(leaves[module + name] for name in (A, B, SCALE)))
     return nested(merged)
+
+
+def kernel_path(leaves: Mapping[str, Any], module: str) -> str:
+    """The path of the kernel that the adapter at `module` (a path with its slash) belongs to.
+
+    Raises:
+      TreeError: when there is none, as in an adapter without its base.
+    """
+    path = next((module + name for name in KERNELS if module + name in leaves), None)
+    if path is None:
+        raise TreeError(
+            f"there is an adapter at {module + A} and no kernel beside it; pass the whole tree, base and adapter: "
+            "lora_jax.combine(base_params, adapter)."
+        )
+    return path
 
 
 def _merged_kernel(path: str, kernel, a, b, scale) -> jax.Array:

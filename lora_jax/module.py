@@ -44,7 +44,8 @@ class LoRA(nn.Module):
     def _adapted(self, method: Callable, *args, **kwargs):
         """Runs `method` of the base module with the side paths in place."""
         seen: set[tuple[str, bool]] = set()
-        with nn.intercept_methods(make_interceptor(self.config, seen)):
+        dropout = self.config.dropout if self.has_rng("dropout") else 0.0
+        with nn.intercept_methods(make_interceptor(self.config, seen, dropout)):
             y = method(self.base_module, *args, **kwargs)
         if self.is_initializing():
             targets.count_matches(self.config, seen)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from lora_jax.errors import OptimizerError
-from lora_jax.partition import Mask, combine, partition
+from lora_jax.partition import Mask, combine, partition, trainable_paths
 from lora_jax.tree import Params, flat, nested
 
 
@@ -31,13 +31,13 @@ def lora_optimizer(inner: optax.GradientTransformation, mask: Mask) -> optax.Gra
     {'lora_b': [-1.0, -1.0], 'w': [0.0, 0.0]}
     """
     inner = optax.with_extra_args_support(inner)
-    trainable_paths = {path for path, on in flat(mask).items() if on is True}
-    if not trainable_paths:
+    trains = trainable_paths(mask)
+    if not trains:
         raise OptimizerError("the mask trains nothing; trainable_mask(params, train=('<head>',)) makes one that does.")
 
     def trainable_part(tree: Params | None) -> dict | None:
         """The trainable leaves of a whole tree; a trainable tree passes through."""
-        if tree is None or flat(tree).keys() == trainable_paths:
+        if tree is None or flat(tree).keys() == trains:
             return tree
         return partition(tree, mask)[1]
 
@@ -46,9 +46,9 @@ def lora_optimizer(inner: optax.GradientTransformation, mask: Mask) -> optax.Gra
 
     def update(updates: Params, state: Any, params: Params | None = None, **extra: Any):
         new, state = inner.update(trainable_part(updates), state, trainable_part(params), **extra)
-        if flat(updates).keys() == trainable_paths:
+        if flat(updates).keys() == trains:
             return new, state
-        still = {path: jnp.zeros_like(leaf) for path, leaf in flat(updates).items() if path not in trainable_paths}
+        still = {path: jnp.zeros_like(leaf) for path, leaf in flat(updates).items() if path not in trains}
         return combine(nested(still), new), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lora_jax import targets
 from lora_jax.errors import TargetError, TreeError, closest
-from lora_jax.interceptor import A, B, SCALE
+from lora_jax.interceptor import SCALE, A, B
 from lora_jax.tree import Params, flat, nested
 
 Mask = Params
@@ -71,13 +71,26 @@ def partition(params: Params, mask: Mask) -> tuple[dict, dict]:
     if leaves.keys() != marks.keys():
         odd = sorted(leaves.keys() ^ marks.keys())
         raise TreeError(f"the mask is not of the tree it is used on; only one of them has {', '.join(odd[:3])}.")
-    frozen = {path: leaf for path, leaf in leaves.items() if not _is_true(marks[path])}
-    trainable = {path: leaf for path, leaf in leaves.items() if _is_true(marks[path])}
+    trains = trainable_paths(mask)
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in trains}
+    trainable = {path: leaf for path, leaf in leaves.items() if path in trains}
     return nested(frozen), nested(trainable)
 
 
-def _is_true(mark) -> bool:
-    return isinstance(mark, (bool, np.bool_)) and bool(mark)
+def trainable_paths(mask: Mask) -> set[str]:
+    """The paths where the mask is True.
+
+    >>> trainable_paths({"head": {"kernel": True}, "body": {"kernel": False}})
+    {'head/kernel'}
+
+    Raises:
+      TreeError: when a leaf of the mask is not a boolean.
+    """
+    marks = flat(mask)
+    odd = next((path for path, mark in marks.items() if not isinstance(mark, (bool, np.bool_))), None)
+    if odd is not None:
+        raise TreeError(f"the mask has {marks[odd]!r} at {odd}; it must be a tree of booleans, True = trains.")
+    return {path for path, mark in marks.items() if mark}
 
 
 def combine(*parts: Params) -> dict:

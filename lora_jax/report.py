@@ -9,8 +9,8 @@ from lora_jax import targets
 from lora_jax.adapter import is_adapter_leaf
 from lora_jax.config import LoRAConfig
 from lora_jax.interceptor import A, B
-from lora_jax.merge import KERNELS
-from lora_jax.partition import Mask
+from lora_jax.merge import kernel_path
+from lora_jax.partition import Mask, trainable_paths
 from lora_jax.tree import Params, flat
 
 
@@ -61,8 +61,8 @@ class Report:
             for row in self.rows
         ]
         lines.append(
-            f"base {self.base:,}; adapters {self.adapter:,} in {len(self.rows)} layers ({100 * self.ratio:.3f} % of the "
-            f"base); trainable {self.trainable:,} ({100 * self.trainable_share:.3f} % of all); "
+            f"base {self.base:,}; adapters {self.adapter:,} in {len(self.rows)} layers ({100 * self.ratio:.3f} % of "
+            f"the base); trainable {self.trainable:,} ({100 * self.trainable_share:.3f} % of all); "
             f"lora_b nonzero {self.b_nonzero}/{len(self.rows)}"
         )
         lines += [f"{pattern!r} matches {count}" for pattern, count in self.matches.items()]
@@ -86,21 +86,18 @@ def report(params: Params, mask: Mask | None = None, config: LoRAConfig | None =
     leaves = flat(params)
     rows = tuple(_row(leaves, path.removesuffix(A)) for path in leaves if path.rpartition("/")[2] == A)
     adapter = sum(row.count for row in rows)
-    marks = {} if mask is None else flat(mask)
     return Report(
         rows=rows,
         base=sum(math.prod(np.shape(leaf)) for path, leaf in leaves.items() if not is_adapter_leaf(path)),
         adapter=adapter,
-        trainable=adapter
-        if mask is None
-        else sum(math.prod(np.shape(leaves[p])) for p, on in marks.items() if on is True),
-        b_nonzero=sum(bool(np.any(np.asarray(leaf))) for path, leaf in leaves.items() if path.rpartition("/")[2] == B),
+        trainable=adapter if mask is None else sum(math.prod(np.shape(leaves[path])) for path in trainable_paths(mask)),
+        b_nonzero=sum(_has_update(leaves, path.removesuffix(A)) for path in leaves if path.rpartition("/")[2] == A),
         matches={} if config is None else _matches(config, [row.path for row in rows]),
     )
 
 
 def _row(leaves: dict, module: str) -> Row:
-    kernel = next(leaves[module + name] for name in KERNELS if module + name in leaves)
+    kernel = leaves[kernel_path(leaves, module)]
     a, b = leaves[module + A], leaves[module + B]
     return Row(
         module.rstrip("/") or "(root)",
@@ -109,6 +106,11 @@ def _row(leaves: dict, module: str) -> Row:
         np.shape(b),
         math.prod(a.shape) + math.prod(b.shape),
     )
+
+
+def _has_update(leaves: dict, module: str) -> bool:
+    """Whether both factors are nonzero: a layer starts with zeros in b, an embedding with zeros in a."""
+    return all(np.any(np.asarray(leaves[module + name])) for name in (A, B))
 
 
 def _matches(config: LoRAConfig, paths: list[str]) -> dict[str, int]:

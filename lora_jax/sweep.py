@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lora_jax import training
+from lora_jax import targets, training
 from lora_jax.adapter import adapter_of
+from lora_jax.config import LoRAConfig
 from lora_jax.elementwise import require_elementwise
 from lora_jax.errors import ConfigError, TreeError
 from lora_jax.interceptor import A, B
@@ -68,6 +69,8 @@ def init_adapters(model: LoRA, members: Sequence[Member], *args: Any, **kwargs: 
     Member m equals `adapt(jax.random.key(m.seed), base, LoRA(base_module, config with m.rank and m.alpha), *args)`,
     up to the padding. One compiled program draws all of them.
     """
+    if not members:
+        raise ConfigError("the sweep has no members; sweep.grid makes some.")
     groups = _by_config(model, members)
 
     @jax.jit
@@ -86,9 +89,12 @@ def _by_config(model: LoRA, members: Sequence[Member]) -> dict:
     """config -> positions of its members."""
     groups: dict = {}
     for position, member in enumerate(members):
-        config = dataclasses.replace(model.config, rank=member.rank, alpha=member.alpha)
-        groups.setdefault(config, []).append(position)
+        groups.setdefault(_config_of(model, member), []).append(position)
     return groups
+
+
+def _config_of(model: LoRA, member: Member) -> LoRAConfig:
+    return dataclasses.replace(model.config, rank=member.rank, alpha=member.alpha)
 
 
 def _seeds(members: Sequence[Member], where: Sequence[int]) -> jax.Array:
@@ -214,11 +220,13 @@ def member_params(state: SweepState, shared: Params, index: int) -> dict:
     return combine(shared, pick(state.own), pick(state.train.trainable))
 
 
-def is_padding(stacked: Params, members: Sequence[Member]) -> dict:
+def is_padding(model: LoRA, stacked: Params, members: Sequence[Member]) -> dict:
     """True where an entry of a stacked adapter is padding; after training these entries are still zero."""
-    ranks = np.asarray([member.rank for member in members])
+    configs = [_config_of(model, member) for member in members]
 
     def padding(path: str, leaf: jax.Array) -> np.ndarray:
+        module = path.rpartition("/")[0]
+        ranks = np.asarray([targets.rank_and_alpha(config, module)[0] for config in configs])
         axis = -1 if path.endswith(A) else -2
         column = np.arange(leaf.shape[axis]).reshape(-1, *[1] * (-1 - axis))
         return np.broadcast_to(column >= ranks.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lora_jax.errors import ConfigError
 from lora_jax.partition import combine
 from lora_jax.tree import Params
 
@@ -28,15 +29,18 @@ class TrainState(NamedTuple):
 def init_state(trainable: Params, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """The state before the first step.
 
-    The trainable leaves are copied: the jitted programs below donate their state, and without a copy a head shared
-    with the base would be taken from the caller.
+    The trainable leaves and the key are copied: the jitted programs below donate their state, and without a copy a
+    head shared with the base would be taken from the caller.
     """
     trainable = jax.tree.map(jnp.array, trainable)
-    return TrainState(trainable, tx.init(trainable), key, jnp.zeros((), jnp.int32))
+    return TrainState(trainable, tx.init(trainable), jnp.array(key), jnp.zeros((), jnp.int32))
 
 
 def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
-    """`step(state, frozen, batch) -> (state, (loss, metrics))`, not yet jitted. The frozen tree is never differentiated."""
+    """`step(state, frozen, batch) -> (state, (loss, metrics))`, not yet jitted.
+
+    The frozen tree is never differentiated.
+    """
 
     def step(state: TrainState, frozen: Params, batch: Any):
         key = jax.random.fold_in(state.key, state.step)
@@ -89,7 +93,7 @@ def epoch_order(key: jax.Array, epoch: int | jax.Array, size: int, batch_size: i
     (3, 3)
     """
     if not 0 < batch_size <= size:
-        raise ValueError(f"batch_size is {batch_size}; it must lie between 1 and the {size} examples at hand.")
+        raise ConfigError(f"batch_size is {batch_size}; it must lie between 1 and the {size} examples at hand.")
     steps = size // batch_size
     shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), size)
     return shuffled[: steps * batch_size].reshape(steps, batch_size).astype(jnp.int32)
