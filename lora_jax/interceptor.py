@@ -19,6 +19,7 @@ from lora_jax.errors import TargetError
 from lora_jax.layers import Rule, Split, rule_for
 
 A, B, SCALE = "lora_a", "lora_b", "lora_scale"
+_ADAPTER = 0x10BA  # sets an adapter's key apart from the base's next one
 
 
 def make_interceptor(config: LoRAConfig, seen: set[tuple[str, bool]], dropout: int | float) -> Callable:
@@ -74,12 +75,24 @@ def _draw(module, kernel_shape: tuple[int, ...], split: Split, rank: int, config
     An embedding's input side is its width, as in PEFT: rows of tokens that never occur then stay zero.
     """
     leading, trailing = math.prod(kernel_shape[: split.at]), math.prod(kernel_shape[split.at :])
-    key = module.scope.make_rng("params")
+    key = _own_key(module)
     if split.random == "a":
         return config.init_a(key, (leading, rank)), jnp.zeros((rank, trailing))
     if isinstance(module, nn.Embed):  # PEFT draws lora_embedding_B from N(0, 1) whatever the initialiser
         return jnp.zeros((leading, rank)), jax.random.normal(key, (rank, trailing))
     return jnp.zeros((leading, rank)), config.init_a(key, (trailing, rank)).T
+
+
+def _own_key(module: nn.Module) -> jax.Array:
+    """A key from the "params" stream that leaves the stream as it was.
+
+    nn.scan traces its body twice over one counter: a draw of ours in the first pass would change the base's kernels.
+    """
+    counters = module.scope.rng_counters
+    before = counters["params"]
+    key = jax.random.fold_in(module.scope.make_rng("params"), _ADAPTER)
+    counters["params"] = before
+    return key
 
 
 def _dropout(module: nn.Module, rate: int | float, x: jax.Array) -> jax.Array:

@@ -1,0 +1,234 @@
+"""A table of small models x configs, and the independent route that answers for them.
+
+A test file asks one question of every row. The route: `W + scale * a @ b` in plain numpy, reshaped onto the kernel,
+and then the *base module* with that kernel. No code of `lora_jax` is in it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lora_jax import LoRA, LoRAConfig
+
+
+class Doubled(nn.Dense):
+    """A subclass that does something around its layer."""
+
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Encoder(nn.Module):
+    """Two layers of projections and a head, for patterns: layer_0/query, layer_0/value ... and head."""
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(2):
+            x = x + Projections(name=f"layer_{i}")(x)
+        return nn.Dense(3, name="head")(x)
+
+
+class Projections(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.tanh(nn.Dense(4, name="query")(x)) * nn.Dense(4, name="value")(x)
+
+
+class Attention(nn.Module):
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.MultiHeadDotProductAttention(num_heads=2, dtype=self.dtype, name="attention")(x)
+
+
+class Block(nn.Module):
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, _):
+        y = nn.tanh(nn.Dense(6, dtype=self.dtype, name="up")(nn.LayerNorm(dtype=self.dtype)(x)))
+        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="down")(y), None
+
+
+class TiedNet(nn.Module):
+    """Tokens -> embedding -> 3 stacked blocks under nn.remat and nn.scan -> logits through the same embedding."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, ids):
+        embed = nn.Embed(7, 4, dtype=self.dtype, name="embed")
+        stack = nn.scan(
+            nn.remat(Block, prevent_cse=False), variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+        )
+        x, _ = stack(self.dtype, name="blocks")(embed(ids), None)
+        return embed.attend(x)
+
+
+class Remat(nn.Module):
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.remat(nn.Dense)(5, dtype=self.dtype, name="first")(x)
+        return nn.remat(nn.Dense)(3, dtype=self.dtype, name="second")(nn.tanh(x))
+
+
+class SharedLayer(nn.Module):
+    """One Dense that is called twice: one adapter, two side paths."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.Dense(4, dtype=self.dtype, name="shared")
+        return layer(nn.tanh(layer(x)))
+
+
+class EinsumByKeyword(nn.Module):
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Einsum((4, 5), use_bias=False, dtype=self.dtype)(einsum_str="btd,dk->btk", inputs=x)
+
+
+def _einsum(equation: str, kernel_shape: tuple[int, ...]) -> Callable:
+    return lambda dtype: nn.Einsum(kernel_shape, equation, use_bias=False, dtype=dtype)
+
+
+def _conv(features: int, window: tuple[int, ...], **kwargs) -> Callable:
+    return lambda dtype: nn.Conv(features, window, dtype=dtype, **kwargs)
+
+
+def _general(features, **kwargs) -> Callable:
+    return lambda dtype: nn.DenseGeneral(features, dtype=dtype, **kwargs)
+
+
+class Case(NamedTuple):
+    """`build(dtype)` makes the base module; x has `shape`, and is token ids where `vocab` is positive."""
+
+    name: str
+    build: Callable[[Any], nn.Module]
+    shape: tuple[int, ...]
+    vocab: int = 0
+    config: LoRAConfig = LoRAConfig(rank=2, alpha=3, targets="*")
+
+    def model(self, dtype=jnp.float32) -> LoRA:
+        return LoRA(self.build(dtype), self.config)
+
+    def x(self, lead: tuple[int, ...] = ()) -> jax.Array:
+        random, shape = np.random.default_rng(1), (*lead, *self.shape)
+        if self.vocab:
+            return jnp.asarray(random.integers(self.vocab, size=shape), jnp.int32)
+        return jnp.asarray(random.normal(size=shape), jnp.float32)
+
+    @functools.cache  # noqa: B019 (a table of a few dozen cases)
+    def params(self) -> dict:
+        """Adapted parameters of which none is trivial. Drawn by numpy: compiling Flax's initialisers takes seconds."""
+        shapes = jax.eval_shape(self.model().init, jax.random.key(0), self.x())["params"]
+        random = np.random.default_rng(2)
+        filled = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape) / 2, leaf.dtype), shapes)
+        return randomised(filled, seed=3)
+
+    @functools.cache  # noqa: B019
+    def apply(self) -> Callable:
+        """The adapted model, jitted: (params, x) -> y."""
+        return jax.jit(lambda params, x: self.model().apply({"params": params}, x))
+
+    @functools.cache  # noqa: B019
+    def base_apply(self) -> Callable:
+        """The base module, jitted: (base params, x) -> y."""
+        return jax.jit(lambda params, x: self.build(jnp.float32).apply({"params": params}, x))
+
+
+CASES = [
+    Case("dense", lambda dtype: nn.Dense(5, dtype=dtype), (2, 3, 4)),
+    Case("dense_unbatched", lambda dtype: nn.Dense(5, use_bias=False, dtype=dtype), (4,)),
+    Case("dense_subclass", lambda dtype: Doubled(5, dtype=dtype), (2, 4)),
+    Case("general_features", _general((2, 5)), (2, 3, 4)),
+    Case("general_axes", _general((2, 5), axis=(-2, -1)), (2, 3, 4)),
+    Case("general_axes_unsorted", _general(5, axis=(-1, -2)), (2, 4, 4)),
+    Case("general_middle_axis", _general(5, axis=1), (2, 3, 4)),
+    Case("general_batch_dims", _general(5, axis=-1, batch_dims=(0,)), (2, 3, 4)),
+    Case("general_two_batch_dims", _general((2, 3), axis=(-1,), batch_dims=(0, 1)), (2, 3, 4, 5)),
+    Case("attention", Attention, (2, 3, 4)),
+    Case("einsum_plain", _einsum("btd,dhk->bthk", (4, 2, 3)), (2, 3, 4)),
+    Case("einsum_permuted", _einsum("btd,dhk->bhtk", (4, 2, 3)), (2, 3, 4)),
+    Case("einsum_transposed", _einsum("bthk,dhk->btd", (5, 2, 4)), (2, 3, 2, 4)),
+    Case("einsum_mixed", _einsum("btd,hdk->bthk", (2, 4, 3)), (2, 3, 4)),
+    Case("einsum_batch_labels", _einsum("bhtd,hdk->bhtk", (2, 4, 3)), (2, 2, 3, 4)),
+    Case("einsum_ellipsis", _einsum("...d,dk->...k", (4, 3)), (2, 3, 4)),
+    Case("einsum_sums_a_batch_label", _einsum("btd,dk->bk", (4, 3)), (2, 3, 4)),
+    Case("einsum_sums_a_feature", _einsum("btd,dk->bt", (4, 3)), (2, 3, 4)),
+    Case("einsum_diagonal", _einsum("bdd,dk->bk", (4, 3)), (2, 4, 4)),
+    Case("einsum_by_keyword", EinsumByKeyword, (2, 3, 4)),
+    Case("conv_1d", _conv(5, (3,)), (2, 8, 3)),
+    Case("conv_1d_circular", _conv(5, (3,), padding="CIRCULAR"), (2, 8, 3)),
+    Case("conv_1d_causal", _conv(5, (3,), padding="CAUSAL"), (2, 8, 3)),
+    Case("conv_1d_dilated", _conv(5, (3,), kernel_dilation=2), (2, 8, 3)),
+    Case("conv_1d_input_dilated", _conv(5, (3,), input_dilation=2, padding=1), (2, 8, 3)),
+    Case("conv_unbatched", _conv(5, (3,)), (8, 3)),
+    Case("conv_2d_valid_strided", _conv(5, (3, 2), strides=2, padding="VALID"), (2, 7, 6, 3)),
+    Case("conv_2d_groups", _conv(6, (3, 3), feature_group_count=2), (2, 5, 5, 4)),
+    Case("conv_2d_depthwise", _conv(8, (2, 2), feature_group_count=4, padding="VALID"), (2, 4, 4, 4)),
+    Case("embed", lambda dtype: nn.Embed(7, 4, dtype=dtype), (2, 3), vocab=7),
+    Case("remat", Remat, (2, 4)),
+    Case("shared_layer", SharedLayer, (2, 4)),
+    Case("tied_scan_remat", TiedNet, (2, 3), vocab=7),
+    Case("rnn", lambda dtype: nn.RNN(nn.GRUCell(4, dtype=dtype)), (2, 3, 4)),
+]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def case_named(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
+def flat(tree) -> dict[str, Any]:
+    return flatten_dict(tree, sep="/")
+
+
+def randomised(params, seed: int) -> dict:
+    """`params` with random `lora_a` and `lora_b` and a scale that is neither 0 nor 1, another one in every layer."""
+    leaves, random = flat(params), np.random.default_rng(seed)
+    for path, leaf in sorted(leaves.items()):
+        if path.endswith(("lora_a", "lora_b")):
+            leaves[path] = jnp.asarray(random.normal(size=leaf.shape), leaf.dtype)
+        elif path.endswith("lora_scale"):
+            leaves[path] = jnp.asarray(random.uniform(0.3, 0.8, size=leaf.shape), leaf.dtype)
+    return unflatten_dict(leaves, sep="/")
+
+
+def dense_base(params, xp=np) -> dict:
+    """The base tree with kernels `W + scale * a @ b`; with `xp=jnp` it can be differentiated."""
+    leaves = flat(params)
+    base = {path: leaf for path, leaf in leaves.items() if not path.rpartition("/")[2].startswith("lora_")}
+    for path in [path for path in leaves if path.endswith("lora_a")]:
+        module = path.removesuffix("lora_a")
+        kernel = module + ("kernel" if module + "kernel" in leaves else "embedding")
+        a, b, scale = (xp.asarray(leaves[module + name]) for name in ("lora_a", "lora_b", "lora_scale"))
+        product = xp.einsum("...dr,...rk->...dk", a, b).reshape(*leaves[kernel].shape)
+        scale = scale.reshape(*scale.shape, *[1] * (product.ndim - scale.ndim))
+        base[kernel] = xp.asarray(leaves[kernel]) + scale * product
+    return unflatten_dict(base, sep="/")
+
+
+def assert_trees_close(got, expected, tolerance: float = 1e-5) -> None:
+    """Every leaf within `tolerance` of the largest entry of the expected leaf."""
+    got, expected = jax.tree_util.tree_leaves_with_path(got), jax.tree_util.tree_leaves_with_path(expected)
+    assert [path for path, _ in got] == [path for path, _ in expected]
+    for (path, value), (_, wanted) in zip(got, expected, strict=True):
+        value, wanted = np.asarray(value, np.float64), np.asarray(wanted, np.float64)
+        assert value.shape == wanted.shape, path
+        error = np.max(np.abs(value - wanted), initial=0) / max(np.max(np.abs(wanted), initial=0), 1e-30)
+        assert error <= tolerance, f"{jax.tree_util.keystr(path)} is off by {error:.2e} of its largest entry"

@@ -1,0 +1,18 @@
+"""Strict JAX for every test: on the CPU, no silent rank promotion; warnings are errors (pyproject.toml)."""
+
+import os
+import zlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX starts a backend
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key(request) -> jax.Array:
+    """A key of the test's own, the same in every run."""
+    return jax.random.key(zlib.crc32(request.node.nodeid.encode()))

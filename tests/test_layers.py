@@ -1,0 +1,163 @@
+"""Is the side path of every layer class the layer with kernel W + scale * a @ b, and its gradient too?"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, adapter_of, combine, scaled, strip
+from tests.cases import assert_trees_close, case_named, dense_base, every_case, flat, randomised
+
+TARGETS_ALL = LoRAConfig(rank=2, targets="*")
+
+
+@every_case
+def test_output_is_that_of_the_dense_update(case):
+    x, params = case.x(), case.params()
+    expected = case.base_apply()(dense_base(params), x)
+    assert_trees_close(case.apply()(params, x), expected)
+    assert np.abs(expected - case.base_apply()(strip(params), x)).max() > 1e-2
+
+
+@every_case
+def test_gradients_are_those_of_the_dense_update(case):
+    x, params = case.x(), case.params()
+    base, adapter = strip(params), adapter_of(params)
+    model, module = case.model(), case.build(jnp.float32)
+
+    def through_side_path(inputs):
+        y = model.apply({"params": combine(base, inputs["adapter"])}, inputs.get("x", x))
+        return jnp.sum(jnp.sin(y))
+
+    def through_kernel(inputs):
+        y = module.apply({"params": dense_base(combine(base, inputs["adapter"]), jnp)}, inputs.get("x", x))
+        return jnp.sum(jnp.sin(y))
+
+    inputs = {"adapter": adapter} if case.vocab else {"adapter": adapter, "x": x}  # token ids have no gradient
+    got, expected = jax.jit(jax.grad(through_side_path))(inputs), jax.jit(jax.grad(through_kernel))(inputs)
+    assert_trees_close(got, expected, 2e-5)
+
+
+@every_case
+def test_scale_zero_is_the_base(case):
+    params, x = case.params(), case.x()
+    got = case.apply()(scaled(params, 0.0), x)
+    assert_trees_close(got, case.base_apply()(strip(params), x), 1e-6)  # bitwise outside jit; see below
+
+
+@every_case
+def test_bfloat16_stays_close(case):
+    params, x = case.params(), case.x()
+    module = case.build(jnp.bfloat16)
+    got = jax.jit(lambda params: case.model(jnp.bfloat16).apply({"params": params}, x))(params)
+    assert got.dtype == jax.eval_shape(lambda: module.apply({"params": strip(params)}, x)).dtype
+    assert_trees_close(got, case.apply()(params, x), 0.05)
+
+
+@every_case
+def test_vmap_over_adapters(case):
+    x, params = case.x(), case.params()
+    base, both = strip(params), [adapter_of(params), adapter_of(randomised(params, seed=9))]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *both)
+    got = jax.jit(jax.vmap(lambda adapter: case.model().apply({"params": combine(base, adapter)}, x)))(stacked)
+    expected = [case.base_apply()(dense_base(combine(base, adapter)), x) for adapter in both]
+    assert_trees_close(got, np.stack(expected))
+
+
+@pytest.mark.parametrize("name", ["dense", "attention", "conv_2d_groups", "tied_scan_remat"])
+def test_vmap_over_inputs(name):
+    case = case_named(name)
+    xs, params = case.x(lead=(3,)), case.params()
+    got = jax.jit(jax.vmap(lambda x: case.model().apply({"params": params}, x)))(xs)
+    assert_trees_close(got, np.stack([case.base_apply()(dense_base(params), x) for x in xs]))
+
+
+some_cases = pytest.mark.parametrize("name", ["dense", "attention", "conv_2d_groups", "embed", "tied_scan_remat"])
+
+
+@some_cases
+def test_scale_zero_is_the_base_bitwise_outside_jit(name):
+    case = case_named(name)
+    params, x = case.params(), case.x()
+    expected = case.build(jnp.float32).apply({"params": strip(params)}, x)
+    np.testing.assert_array_equal(case.model().apply({"params": scaled(params, 0.0)}, x), expected)
+
+
+@some_cases
+def test_init_leaves_the_base_bitwise_and_is_the_identity(name):
+    case = case_named(name)
+    params = case.model().init(jax.random.key(2), case.x())["params"]
+    base = case.build(jnp.float32).init(jax.random.key(2), case.x())["params"]
+    jax.tree.map(np.testing.assert_array_equal, strip(params), dict(base))
+    assert_trees_close(case.apply()(params, case.x()), case.base_apply()(base, case.x()), 1e-6)
+    assert_trees_close(adapt(jax.random.key(2), base, case.model(), case.x()), params, 1e-6)
+
+
+def test_attend_alone_is_adapted(key):
+    base, x = nn.Embed(7, 4), jax.random.normal(key, (2, 4))
+    model = LoRA(base, TARGETS_ALL)
+    params = randomised(model.init(key, jnp.zeros((1,), jnp.int32))["params"], seed=3)
+    expected = base.apply({"params": dense_base(params)}, x, method="attend")
+    assert_trees_close(model.apply({"params": params}, x, method="attend"), expected)
+    assert_trees_close(model.apply({"params": params}, x, method=nn.Embed.attend), expected)
+
+
+def test_a_base_in_bfloat16_keeps_its_dtype(key):
+    base = nn.Dense(5, param_dtype=jnp.bfloat16)
+    model = LoRA(base, TARGETS_ALL)
+    params = adapt(key, base.init(key, jnp.ones((1, 4)))["params"], model, jnp.ones((1, 4)))
+    assert {name: leaf.dtype.name for name, leaf in params.items()} == {
+        "kernel": "bfloat16",
+        "bias": "bfloat16",
+        "lora_a": "float32",
+        "lora_b": "float32",
+        "lora_scale": "float32",
+    }
+
+
+class WithBatchNorm(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(use_running_average=False)(nn.Dense(3)(x))
+
+
+def test_other_collections_pass_through(key):
+    x = jax.random.normal(key, (6, 4))
+    model = LoRA(WithBatchNorm(), TARGETS_ALL)
+    variables = model.init(key, x)
+    params = randomised(variables["params"], seed=3)
+    y, changed = model.apply({**variables, "params": params}, x, mutable=["batch_stats"])
+    expected = WithBatchNorm().apply({**variables, "params": dense_base(params)}, x, mutable=["batch_stats"])
+    assert_trees_close((y, changed), expected)
+
+
+class Member(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x)
+
+
+def test_a_stack_of_models_under_nn_vmap(key):
+    base = nn.vmap(Member, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=2)()
+    x = jax.random.normal(key, (5, 4))
+    model = LoRA(base, TARGETS_ALL)
+    params = randomised(model.init(key, x)["params"], seed=3)
+    assert flat(params)["Dense_0/lora_a"].shape == (2, 4, 2)
+    assert_trees_close(model.apply({"params": params}, x), base.apply({"params": dense_base(params)}, x))
+
+
+@pytest.mark.parametrize(
+    ("base", "x", "message"),
+    [
+        (nn.Conv(4, (3,), mask=jnp.ones((3, 3, 4))), jnp.ones((2, 8, 3)), "mask"),
+        (nn.Einsum((4, 4), "bd,dd->bd", use_bias=False), jnp.ones((2, 4)), "repeated"),
+        (nn.Einsum((4, 5), "bd,...k->bk", use_bias=False), jnp.ones((2, 4)), "ellipsis"),
+        (nn.Einsum((4, 5), "bR,Rk->bk", use_bias=False), jnp.ones((2, 4)), "'R'"),
+        (nn.Einsum((4, 5), "bd,dk->bdk", use_bias=False), jnp.ones((2, 4)), "sums over no label"),
+    ],
+    ids=["masked_conv", "repeated_label", "ellipsis_in_kernel", "label_R", "nothing_summed"],
+)
+def test_a_layer_that_cannot_be_adapted_says_so(base, x, message):
+    with pytest.raises(LoRAError, match=message):
+        LoRA(base, TARGETS_ALL).init(jax.random.key(0), x)
