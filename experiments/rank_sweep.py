@@ -15,7 +15,7 @@ from experiments.studies import linear, rank_mnist
 define_common()
 define_data()
 define_integers("ranks", None, "ranks of the sweep, e.g. 1,2,4,8")
-define_numbers("learning_rates", None, "learning rates to choose from, e.g. 3e-4,1e-3 (mnist)")
+define_numbers("learning_rates", None, "learning rates that every regime chooses from, e.g. 3e-4,1e-3 (mnist)")
 flags.DEFINE_enum("task", "mnist", ["mnist", "linear_teacher"], "what is learned")
 flags.DEFINE_enum("strategy", None, ["auto", "vmap", "sequential"], "how members run inside the program")
 FLAGS = flags.FLAGS
