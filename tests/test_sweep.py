@@ -45,6 +45,12 @@ def stacked():
     return sweep.init_adapters(MODEL, MEMBERS, DATA["x"])
 
 
+def some(indices):
+    """A few of the members, and their adapters."""
+    indices = list(indices)
+    return [MEMBERS[i] for i in indices], jax.tree.map(lambda leaf: leaf[np.asarray(indices)], stacked())
+
+
 def started(runner, adapters, members=MEMBERS):
     rates, seeds = [member.learning_rate for member in members], [member.seed for member in members]
     return runner.start(adapters, trainable_mask(adapters), learning_rates=rates, seeds=seeds)
@@ -101,11 +107,9 @@ def test_thirty_members_take_one_trace():
 
 def test_new_epochs_rates_and_adapters_take_no_new_trace():
     runner = Sweep(loss_fn, adamw)
-    members = MEMBERS[::10]
-    other = [member._replace(learning_rate=0.5, seed=9) for member in members]
-    for each in (members, other):
-        adapters = sweep.init_adapters(MODEL, each, DATA["x"])
-        state = started(runner, adapters, each)
+    for indices in ((0, 10, 20), (4, 14, 29)):
+        members, adapters = some(indices)
+        state = started(runner, adapters, members)
         for order in (ORDER[:3], ORDER[3:6]):
             state, _ = runner.run(state, base_params(), DATA, order)
     assert len(runner.traces) == 1
@@ -182,29 +186,27 @@ def test_stacked_layers_and_embeddings_pad_too():
     assert not any(np.any(np.asarray(flat(adapters)[path])[where]) for path, where in padding.items())
 
 
-def test_one_order_per_member():
-    runner = Sweep(loss_fn, adamw)
-    members = MEMBERS[:2]
-    orders = jnp.stack([ORDER[:5], ORDER[5:10]])
-    adapters = sweep.init_adapters(MODEL, members, DATA["x"])
-    _, (together, _) = runner.run(started(runner, adapters, members), base_params(), DATA, orders)
-    for index in range(2):
-        _, (alone, _) = runner.run(started(runner, adapters, members), base_params(), DATA, orders[index])
-        assert relative(together[index], alone[index]) < 1e-6
-    assert np.abs(np.asarray(together[0] - together[1])).max() > 1e-3
+@pytest.mark.parametrize("strategy", ["sequential", "vmap"])
+def test_one_order_per_member(strategy):
+    members, adapters = some(range(2))
+    runner, orders = Sweep(loss_fn, adamw, strategy=strategy), jnp.stack([ORDER[:5], ORDER[5:10]])
+    _, (got, _) = runner.run(started(runner, adapters, members), base_params(), DATA, orders)
+    assert relative(got[0], swept("sequential")[2][0, :5]) < 1e-5
+    assert np.abs(np.asarray(got[1] - swept("sequential")[2][1, :5])).max() > 1e-3
+
+
+def with_heads(adapters, head, members):
+    copies = sweep.broadcast(dict(head), members)
+    return {**adapters, "classifier": {**adapters["classifier"], **copies}}
 
 
 def test_the_heads_of_members_train_apart_and_the_shared_base_stays():
     base = base_params()
     before = jax.tree.map(np.array, base)
-    members = MEMBERS[::15]
-    adapters = sweep.init_adapters(MODEL, members, DATA["x"])
+    whole = with_heads(some((0, 15))[1], base["classifier"], members=2)
     shared = {"hidden_0": base["hidden_0"]}
-    head = sweep.broadcast({"classifier": dict(base["classifier"])}, 2)["classifier"]
-    whole = {**adapters, "classifier": {**adapters["classifier"], **head}}
     runner = Sweep(loss_fn, adamw)
-    mask = trainable_mask(whole, train="classifier")
-    state = runner.start(whole, mask, learning_rates=[0.1, 0.1], seeds=[0, 1])
+    state = runner.start(whole, trainable_mask(whole, train="classifier"), learning_rates=[0.1, 0.1], seeds=[0, 1])
     state, _ = runner.run(state, shared, DATA, ORDER[:5])
     kernels = np.asarray(state.train.trainable["classifier"]["kernel"])
     assert np.all(np.any(kernels != np.asarray(base["classifier"]["kernel"]), axis=(1, 2)))

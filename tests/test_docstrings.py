@@ -1,0 +1,48 @@
+"""Do the examples in the docstrings run, and does every public name have one sentence to say?"""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import typing
+
+import pytest
+
+import lora_jax
+
+MODULES = ["lora_jax", *(module.name for module in pkgutil.walk_packages(lora_jax.__path__, "lora_jax."))]
+WITH_EXAMPLES = {
+    "adapter", "checkpoint", "config", "contraction", "errors", "initializers", "lowrank", "merge", "module",
+    "optim", "partition", "report", "sweep", "targets", "training", "tree",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(module)
+    assert result.failed == 0
+    assert result.attempted > 0 or name.rpartition(".")[2] not in WITH_EXAMPLES
+
+
+def own_public_names(module) -> dict[str, typing.Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    }
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_has_a_docstring(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    undocumented = [name for name, value in own_public_names(module).items() if not inspect.getdoc(value)]
+    assert undocumented == []
+
+
+def test_everything_at_the_front_door_is_there():
+    assert all(hasattr(lora_jax, name) for name in lora_jax.__all__)
+    assert sorted(lora_jax.__all__) == lora_jax.__all__
