@@ -38,14 +38,15 @@ def train(
     Returns:
       The final state, and the history: one dict per measurement, arrays [M, ...], the one before training first.
     """
-    saves = folder.path / "phases" / phase
+    saves = folder.path / "phases" / "".join(c if c.isalnum() else "_" for c in phase)
     done = checkpoint.latest_step(saves) or 0
     if done:
         state = checkpoint.restore_state(saves, state, shared, None)
     else:
         _measure(folder, phase, 0, follow(state))
     saved_at = time.monotonic()
-    with tqdm(total=blocks, initial=done, desc=phase, unit="block", leave=False) as bar:
+    started = time.monotonic()
+    with tqdm(total=blocks, initial=done, desc=phase, unit="block", leave=False, disable=None) as bar:
         for block in range(done, blocks):
             state, (losses, _) = sweep.run(state, shared, data, order(block))
             _measure(folder, phase, block + 1, {"loss": losses.mean(axis=1), **follow(state)})
@@ -54,6 +55,8 @@ def train(
             if is_last or time.monotonic() - saved_at > SAVE_EVERY_S:
                 checkpoint.save_state(saves, state, shared, None, step=block + 1)
                 saved_at = time.monotonic()
+    if done < blocks:
+        print(f"{phase}: {blocks - done} of {blocks} blocks in {time.monotonic() - started:.0f} s", flush=True)
     history = [
         {name: np.asarray(value) for name, value in line.items() if name not in ("phase", "step")}
         for line in folder.records(phase)

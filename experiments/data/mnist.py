@@ -8,6 +8,8 @@ import os
 import pathlib
 import socket
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.errors import UserError
@@ -28,6 +30,10 @@ class Split:
         """The examples of these digits, in order."""
         keep = np.isin(self.y, digits)
         return Split(self.x[keep], self.y[keep])
+
+    def on_device(self) -> dict[str, jax.Array]:
+        """{"x", "y"}, as losses and metrics want them."""
+        return {"x": jnp.asarray(self.x), "y": jnp.asarray(self.y)}
 
 
 @dataclasses.dataclass(frozen=True)

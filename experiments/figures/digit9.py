@@ -13,7 +13,14 @@ def table(summary: dict[str, Any]) -> str:
     """Per treatment: accuracy, errors on the digit, errors added elsewhere, per-class errors."""
     digit = summary["settings"]["digit"]
     n = summary["rows"][0]["accuracy_after"]["n"]
-    headings = ("treatment", "parameters", "accuracy, %", f"wrong on {digit}", "added elsewhere", f"at half the {digit}s")
+    headings = (
+        "treatment",
+        "parameters",
+        "accuracy, %",
+        f"wrong on {digit}",
+        "added elsewhere",
+        f"at half the {digit}s",
+    )
     head = "{:<34} {:>10}  {:>24}  {:>22}  {:>22}  {:>20}".format(*headings)
     lines = [f"n = {n} seeds; mean [95 % interval]", head]
     first = summary["rows"][0]
@@ -38,6 +45,7 @@ def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
     return [
         _errors_by_digit(summary, folder / f"{study}_errors_by_digit.png"),
         _during_training(summary, folder / f"{study}_errors_during_training.png"),
+        _paths(summary, folder / f"{study}_damage_at_equal_gain.png"),
         _price(summary, folder / f"{study}_price_of_the_digit.png"),
     ]
 
@@ -80,6 +88,26 @@ def _during_training(summary, path: pathlib.Path) -> pathlib.Path:
     axis.set_ylabel("wrong test images, mean")
     axis.set_title(f"{row['name']}: errors per digit during training", fontsize=10)
     axis.legend(frameon=False, ncols=2, title="digit")
+    return style.save(figure, path)
+
+
+def _paths(summary, path: pathlib.Path) -> pathlib.Path:
+    """Whose damage is it? Errors elsewhere against errors on the digit while LoRA, full and bias-only tuning proceed."""
+    figure, axis = style.new(8, 5)
+    digit = summary["settings"]["digit"]
+    for row in summary["rows"]:
+        if row["kind"] == "mitigation":
+            continue
+        on_digit = [errors[digit] for errors in row["curve"]]
+        elsewhere = [sum(errors) - errors[digit] for errors in row["curve"]]
+        line = {"study": "-", "suspect": "--"}[row["kind"]]
+        axis.plot(on_digit, elsewhere, line, marker=".", label=row["name"])
+    axis.set_yscale("log")
+    axis.invert_xaxis()
+    axis.set_xlabel(f"wrong on digit {digit} (training goes to the right)")
+    axis.set_ylabel("wrong on the other digits")
+    axis.set_title(f"Digit {digit} alone: the damage at an equal gain", fontsize=10)
+    axis.legend(frameon=False, fontsize=8)
     return style.save(figure, path)
 
 

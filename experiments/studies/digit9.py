@@ -43,19 +43,23 @@ class Settings:
     blocks: int = 20
     limit: int | None = None  # training images used; None for all
     digit: int = 9
+    treatments: tuple[Treatment, ...] = ()
     strategy: str = "auto"
 
 
 # S0 gives no architecture: this one has the adapters it describes, 8.9 % at r = 16 on the final linear layers.
-S0 = Settings("s0", (64, 64, 64), base_batch=64, targets=("hidden_1", "hidden_2", "classifier"))
-S1 = Settings("s1", (1000, 2000), base_batch=10, targets=("all-linear",), strategy="sequential")
-TREATMENTS = {"s0": S0_TREATMENTS, "s1": S1_TREATMENTS}
+S0 = Settings(
+    "s0", (64, 64, 64), base_batch=64, targets=("hidden_1", "hidden_2", "classifier"), treatments=S0_TREATMENTS
+)
+S1 = Settings(
+    "s1", (1000, 2000), base_batch=10, targets=("all-linear",), treatments=S1_TREATMENTS, strategy="sequential"
+)
 
 
 def presets(study: Settings) -> dict[str, Settings]:
     """smoke and quick use fewer seeds; smoke and S1's quick use fewer images too."""
     return {
-        "smoke": dataclasses.replace(study, seeds=2, limit=2000, batches=10, blocks=2),
+        "smoke": dataclasses.replace(study, seeds=2, limit=2000, batches=10, blocks=2, treatments=study.treatments[:5]),
         "quick": dataclasses.replace(study, seeds=3, limit=None if study.study == "s0" else 20_000),
         "full": study,
     }
@@ -64,9 +68,8 @@ def presets(study: Settings) -> dict[str, Settings]:
 def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
     """Trains the bases, applies every treatment, checks that no base moved; returns the summary."""
     train, validation = _split(data.train, settings)
-    sets = {
-        name: _to_device(split) for name, split in (("train", train), ("validation", validation), ("test", data.test))
-    }
+    splits = {"train": train, "validation": validation, "test": data.test}
+    sets = {name: split.on_device() for name, split in splits.items()}
     model = MLP(settings.hidden)
     bases, _ = train_bases(
         folder, model, sets["train"], sets["test"],
@@ -74,7 +77,7 @@ def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
         blocks_per_epoch=min(6, len(train.y) // settings.base_batch), strategy=settings.strategy,
     )  # fmt: skip
     before = jax.tree.map(np.asarray, bases)
-    rows = [_treat(folder, settings, treatment, model, bases, sets) for treatment in TREATMENTS[settings.study]]
+    rows = [_treat(folder, settings, treatment, model, bases, sets) for treatment in settings.treatments]
     chex.assert_trees_all_equal(bases, before)
     return {
         "study": settings.study,
@@ -95,10 +98,6 @@ def _split(train: Split, settings: Settings) -> tuple[Split, Split]:
     return Split(train.x[chosen], train.y[chosen]), Split(train.x[validation], train.y[validation])
 
 
-def _to_device(split: Split) -> dict[str, jax.Array]:
-    return {"x": jnp.asarray(split.x), "y": jnp.asarray(split.y)}
-
-
 def _treat(folder, settings: Settings, treatment: Treatment, model: MLP, bases, sets) -> dict[str, Any]:
     """One treatment on all seeds in one program; its row of the summary."""
     start = jax.vmap(quantised)(bases) if treatment.quantise else bases
@@ -116,7 +115,7 @@ def _treat(folder, settings: Settings, treatment: Treatment, model: MLP, bases, 
         return {name: evaluate(state, {}, sets[name])["errors"] for name in ("test", "validation")}
 
     state, history = phases.train(
-        folder, _slug(treatment.name), trainer, state, {}, sets["train"],
+        folder, treatment.name, trainer, state, {}, sets["train"],
         order=lambda block: batches[block], blocks=settings.blocks, follow=follow,
     )  # fmt: skip
     _assert_frozen_unmoved(state, start, mask)
@@ -168,12 +167,8 @@ def _assert_frozen_unmoved(state: sweep.SweepState, start, mask) -> None:
 
 def _adapter_off(state: sweep.SweepState, evaluate, sets) -> np.ndarray:
     """Test errors [M, C] of the trained state with the adapter's scale at 0."""
-    off = state._replace(own=jax.tree_util.tree_map_with_path(_zero_scale, state.own))
+    off = state._replace(own=lora_jax.scaled(state.own, 0.0))
     return np.asarray(evaluate(off, {}, sets["test"])["errors"])
-
-
-def _zero_scale(path, leaf):
-    return jnp.zeros_like(leaf) if path[-1].key == "lora_scale" else leaf
 
 
 def _row(settings: Settings, treatment: Treatment, history, sets) -> dict[str, Any]:
@@ -211,7 +206,3 @@ def _at_equal_gain(test: np.ndarray, digit: int, others: list[int], remaining: f
         return None
     members = np.arange(test.shape[1])
     return estimate((test[reached.argmax(axis=0), members] - test[0])[:, others].sum(axis=1))
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)

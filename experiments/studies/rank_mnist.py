@@ -80,11 +80,7 @@ def arrays(data: Mnist) -> Arrays:
     """The sets on the device; the validation images are the same in every run."""
     held_out = np.random.default_rng(0).permutation(len(data.train.y)) < len(data.train.y) // 10
     train, validation = (Split(data.train.x[keep], data.train.y[keep]) for keep in (~held_out, held_out))
-    return Arrays(*(to_device(split) for split in (train.of(OLD), train, validation, data.test)))
-
-
-def to_device(split: Split) -> dict[str, jax.Array]:
-    return {"x": jnp.asarray(split.x), "y": jnp.asarray(split.y)}
+    return Arrays(*(split.on_device() for split in (train.of(OLD), train, validation, data.test)))
 
 
 def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
@@ -139,7 +135,7 @@ def _run_regime(folder, settings: Settings, sets: Arrays, model: MLP, base, regi
     evaluate = trainer.evaluation(errors_by_class(adapted), EVALUATION_BATCH)
     followed = {name: leaf[:FOLLOWED] for name, leaf in sets.validation.items()}
     state, history = phases.train(
-        folder, regime.replace(" ", "_"), trainer, state, shared, sets.train,
+        folder, regime, trainer, state, shared, sets.train,
         order=_orders(settings, members, len(sets.train["y"])), blocks=settings.blocks,
         follow=lambda state: evaluate(state, shared, followed),
     )  # fmt: skip

@@ -1,0 +1,94 @@
+"""S3: a base that knows the digits 0-7 learns 8 and 9 through LoRA.
+
+python experiments/mnist_new_digits.py --job=all --preset=full
+python experiments/mnist_new_digits.py --job=inference --preset=full --images=my_nine.png
+"""
+
+import dataclasses
+
+from absl import flags
+
+from experiments.common import accelerator, cli, main, phases
+from experiments.common.errors import UserError
+from experiments.common.flags import define_common, define_data
+from experiments.common.recording import RunFolder, write_json, write_text
+from experiments.data import images as user_images
+from experiments.figures import new_digits as figures
+from experiments.studies import new_digits, new_digits_jobs
+
+define_common()
+define_data()
+flags.DEFINE_enum(
+    "job", "all", ["pretrain", "finetune", "inference", "all"], "what to do; each job needs the one before"
+)
+flags.DEFINE_list("new_digits", None, "digits the base does not know, 0-9; the study takes 8,9")
+flags.DEFINE_list("images", None, "image files of digits for `inference`; without them, a sample of test images")
+FLAGS = flags.FLAGS
+
+
+def run() -> None:
+    settings = main.settings_from_flags(new_digits.PRESETS, new_digits=_new_digits())
+    pixels = user_images.read(FLAGS.images) if FLAGS.images else None
+    data = main.load_mnist()
+    config = {
+        "settings": dataclasses.asdict(settings),
+        "data": data.checksum,
+        "platform": accelerator.settle(FLAGS.accelerator),
+    }
+    folder = RunFolder(FLAGS.workdir, "mnist_new_digits", config)
+    print(f"run: {folder.path}", flush=True)
+    if FLAGS.job in ("pretrain", "all"):
+        folder.write_environment(data=data.record())
+        new_digits_jobs.pretrain(folder, settings, data)
+        print(f"pretrained: {folder.path / 'pretrain.json'}")
+    if FLAGS.job in ("finetune", "all"):
+        _finetune(folder, settings, data)
+    if FLAGS.job in ("inference", "all"):
+        _inference(folder, settings, data, pixels)
+
+
+def _new_digits() -> tuple[int, ...] | None:
+    if FLAGS.new_digits is None:
+        return None
+    wrong = [text for text in FLAGS.new_digits if not (text.isdigit() and len(text) == 1)]
+    if wrong or not 0 < len(set(FLAGS.new_digits)) < 10:
+        shown = wrong[0] if wrong else ",".join(FLAGS.new_digits)
+        raise UserError(f"--new_digits: {shown!r} is no choice of one to nine digits 0-9; the study takes 8,9.")
+    return tuple(sorted({int(text) for text in FLAGS.new_digits}))
+
+
+def _finetune(folder: RunFolder, settings, data) -> None:
+    summary = folder.summary()
+    if summary is None:
+        result = new_digits_jobs.finetune(folder, settings, data)
+        summary = folder.finish({**result, "settings": dataclasses.asdict(settings)})
+        phases.forget_saves(folder)
+    report = figures.table(summary)
+    write_text(folder.path / "table.txt", report + "\n")
+    print(report)
+    for path in figures.draw(summary, folder.path):
+        print(f"figure: {path}")
+    print(f"summary: {folder.path / 'summary.json'}")
+
+
+def _inference(folder: RunFolder, settings, data, pixels) -> None:
+    result = new_digits_jobs.inference(folder, settings, data, pixels)
+    names = FLAGS.images or [f"test image {i}" for i in range(len(result["images"]))]
+    said = {state: p.argmax(axis=1).tolist() for state, p in result["probabilities"].items()}
+    predictions = [
+        {"image": name, "on": on, "off": off} for name, on, off in zip(names, said["on"], said["off"], strict=True)
+    ]
+    write_json(
+        folder.path / "inference.json",
+        {key: result[key] for key in ("recipe", "on", "off")} | {"predictions": predictions},
+    )
+    for state in ("on", "off"):
+        scores = ", ".join(f"{name} {100 * value:.2f} %" for name, value in result[state].items())
+        print(f"adapter {state} ({result['recipe']}, seed 0): {scores}")
+    for line in predictions if FLAGS.images else []:
+        print(f"{line['image']}: {line['on']} with the adapter, {line['off']} without")
+    print(f"figure: {figures.predictions(result, folder.path / 'predictions.png')}")
+
+
+if __name__ == "__main__":
+    cli.run(run)
