@@ -4,14 +4,12 @@ python experiments/mnist_new_digits.py --job=all --preset=full
 python experiments/mnist_new_digits.py --job=inference --preset=full --images=my_nine.png
 """
 
-import dataclasses
-
 from absl import flags
 
-from experiments.common import accelerator, cli, main, phases
+from experiments.common import cli, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common, define_data
-from experiments.common.recording import RunFolder, write_json, write_text
+from experiments.common.recording import write_json
 from experiments.data import images as user_images
 from experiments.figures import new_digits as figures
 from experiments.studies import new_digits, new_digits_jobs
@@ -24,25 +22,22 @@ flags.DEFINE_enum(
 flags.DEFINE_list("new_digits", None, "digits the base does not know, 0-9; the study takes 8,9")
 flags.DEFINE_list("images", None, "image files of digits for `inference`; without them, a sample of test images")
 FLAGS = flags.FLAGS
+NAME = "mnist_new_digits"
 
 
 def run() -> None:
     settings = main.settings_from_flags(new_digits.PRESETS, new_digits=_new_digits())
     pixels = user_images.read(FLAGS.images) if FLAGS.images else None
     data = main.load_mnist()
-    config = {
-        "settings": dataclasses.asdict(settings),
-        "data": data.checksum,
-        "platform": accelerator.settle(FLAGS.accelerator),
-    }
-    folder = RunFolder(FLAGS.workdir, "mnist_new_digits", config)
-    print(f"run: {folder.path}", flush=True)
+    folder = main.run_folder(NAME, settings, data)
     if FLAGS.job in ("pretrain", "all"):
-        folder.write_environment(data=data.record())
+        print(f"run: {folder.path}", flush=True)
         new_digits_jobs.pretrain(folder, settings, data)
         print(f"pretrained: {folder.path / 'pretrain.json'}")
     if FLAGS.job in ("finetune", "all"):
-        _finetune(folder, settings, data)
+        main.execute(
+            NAME, settings, lambda folder: new_digits_jobs.finetune(folder, settings, data), figures, data=data
+        )
     if FLAGS.job in ("inference", "all"):
         _inference(folder, settings, data, pixels)
 
@@ -57,21 +52,7 @@ def _new_digits() -> tuple[int, ...] | None:
     return tuple(sorted({int(text) for text in FLAGS.new_digits}))
 
 
-def _finetune(folder: RunFolder, settings, data) -> None:
-    summary = folder.summary()
-    if summary is None:
-        result = new_digits_jobs.finetune(folder, settings, data)
-        summary = folder.finish({**result, "settings": dataclasses.asdict(settings)})
-        phases.forget_saves(folder)
-    report = figures.table(summary)
-    write_text(folder.path / "table.txt", report + "\n")
-    print(report)
-    for path in figures.draw(summary, folder.path):
-        print(f"figure: {path}")
-    print(f"summary: {folder.path / 'summary.json'}")
-
-
-def _inference(folder: RunFolder, settings, data, pixels) -> None:
+def _inference(folder, settings, data, pixels) -> None:
     result = new_digits_jobs.inference(folder, settings, data, pixels)
     names = FLAGS.images or [f"test image {i}" for i in range(len(result["images"]))]
     said = {state: p.argmax(axis=1).tolist() for state, p in result["probabilities"].items()}

@@ -27,6 +27,16 @@ def load_mnist() -> mnist.Mnist:
     return mnist.load(FLAGS.data_dir, download=FLAGS.download)
 
 
+def run_folder(name: str, settings: Any, data: mnist.Mnist | None = None) -> RunFolder:
+    """The folder of a run: named by its settings, its data and the platform."""
+    config = {
+        "settings": dataclasses.asdict(settings),
+        "data": data.checksum if data else None,
+        "platform": accelerator.settle(FLAGS.accelerator),
+    }
+    return RunFolder(FLAGS.workdir, name, config)
+
+
 def execute(
     name: str,
     settings: Any,
@@ -38,17 +48,15 @@ def execute(
     """Runs `study(folder) -> summary` unless the same run is complete; prints its table and draws its figures.
 
     Args:
-      settings: a dataclass; with the data's checksum and the platform it names the folder.
+      settings: a dataclass, as for `run_folder`.
       figures: a module of `experiments.figures`, with `table` and `draw`.
     """
-    platform = accelerator.settle(FLAGS.accelerator)
-    config = {"settings": dataclasses.asdict(settings), "data": data.checksum if data else None, "platform": platform}
-    folder = RunFolder(FLAGS.workdir, name, config)
+    folder = run_folder(name, settings, data)
     summary = folder.summary()
     if summary is None:
-        print(f"run: {folder.path} on {platform}", flush=True)
+        print(f"run: {folder.path} on {folder.config['platform']}", flush=True)
         folder.write_environment(data=data.record() if data else None)
-        summary = folder.finish({**study(folder), "settings": config["settings"]})
+        summary = folder.finish({**study(folder), "settings": folder.config["settings"]})
         phases.forget_saves(folder)
     else:
         print(f"run: {folder.path} is complete; remove the folder to run it again", flush=True)

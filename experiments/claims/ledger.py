@@ -1,0 +1,68 @@
+"""One row per claim, and the two files they are written to."""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+from experiments.common.recording import write_json, write_text
+from experiments.common.statistics import text
+
+HOLDS, FAILS = "holds", "does not hold"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What a study said, what was measured (mean [95 % interval], n), the verdict and why."""
+
+    id: str
+    statement: str
+    published: str
+    ours: str
+    n: int
+    verdict: str
+    reason: str
+    command: str
+
+
+def verdict(condition: bool) -> str:
+    """The plain verdicts; "holds if ..." is written out where it applies."""
+    return HOLDS if condition else FAILS
+
+
+def consistent(published: float, e: dict[str, Any]) -> bool:
+    """Whether one published run lies in the 95 % prediction interval of a further run of ours.
+
+    The interval of the mean has half-width t s / sqrt(n), that of a single run t s sqrt(1 + 1/n).
+    """
+    half = (e["high"] - e["mean"]) * math.sqrt(e["n"] + 1)
+    return abs(published - e["mean"]) <= half
+
+
+def against(published: float, e: dict[str, Any], digits: int = 3) -> str:
+    """`0.951 [0.949, 0.953]`, and whether the published run is one of its kind."""
+    likely = "consistent with" if consistent(published, e) else "outside"
+    return f"{text(e, digits)} (published {published:g}: {likely} a single run of ours)"
+
+
+def write(claims: list[Claim], environment: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+    """CLAIMS.md and CLAIMS.json."""
+    write_json(folder / "CLAIMS.json", {"environment": environment, "claims": [dataclasses.asdict(c) for c in claims]})
+    write_text(folder / "CLAIMS.md", _markdown(claims, environment))
+    return [folder / "CLAIMS.md", folder / "CLAIMS.json"]
+
+
+def _markdown(claims: list[Claim], environment: dict[str, Any]) -> str:
+    lines = [
+        "# Ledger of claims",
+        "",
+        "Written by `python experiments/reproduce.py --preset=full`; ours are means with 95 % Student intervals over n seeds.",
+        f"Commit {environment['commit']}, jax {environment['packages']['jax']}, {environment['device']}.",
+        "",
+        "| id | claim | the study | ours | n | verdict | reason | command |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for c in claims:
+        cells = (c.id, c.statement, c.published, c.ours, str(c.n), f"**{c.verdict}**", c.reason, f"`{c.command}`")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,112 @@
+"""Runs what is missing of the studies and writes the ledger of claims.
+
+python experiments/reproduce.py --preset=full    # the reference: writes experiments/results/
+python experiments/reproduce.py --preset=smoke   # to see it work: writes runs/claims-smoke/
+"""
+
+import pathlib
+import shutil
+from typing import Any
+
+from absl import flags
+
+from experiments.claims import digit9 as digit9_claims
+from experiments.claims import ledger
+from experiments.claims import linear as linear_claims
+from experiments.claims import new_digits as new_digits_claims
+from experiments.common import cli, main
+from experiments.common.flags import define_common, define_data
+from experiments.common.recording import environment, make_folder, write_json
+from experiments.figures import digit9 as digit9_figures
+from experiments.figures import linear as linear_figures
+from experiments.figures import new_digits as new_digits_figures
+from experiments.figures import rank as rank_figures
+from experiments.studies import digit9, linear, new_digits, new_digits_jobs, rank_mnist
+
+define_common()
+define_data()
+flags.DEFINE_multi_enum("only", None, ["s0", "s1", "s2", "s3", "rank"], "studies to run; by default all")
+FLAGS = flags.FLAGS
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def run() -> None:
+    data = main.load_mnist()
+    folder = (
+        RESULTS if FLAGS.preset == "full" and data.is_full else pathlib.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
+    )
+    make_folder(folder)
+    claims: list[ledger.Claim] = []
+    for key, study in STUDIES.items():
+        if FLAGS.only is None or key in FLAGS.only:
+            claims += study(folder, data)
+    for path in ledger.write(claims, environment(), folder) if FLAGS.only is None else []:
+        print(f"ledger: {path}")
+    for claim in claims:
+        print(f"{claim.id:<7} {claim.verdict}: {claim.statement}")
+
+
+def _keep(folder: pathlib.Path, name: str, summary: dict[str, Any], run_path: pathlib.Path) -> None:
+    """The small files of a run that the repository keeps."""
+    kept = folder / name
+    kept.mkdir(exist_ok=True)
+    write_json(kept / "summary.json", summary)
+    for path in [*run_path.glob("*.png"), run_path / "table.txt", run_path / "environment.json"]:
+        shutil.copy(path, kept / path.name)
+
+
+def _run(folder: pathlib.Path, name: str, settings, study, figures, data) -> dict[str, Any]:
+    summary = main.execute(name, settings, study, figures, data=data)
+    _keep(folder, name, summary, main.run_folder(name, settings, data).path)
+    return summary
+
+
+def _linear(folder: pathlib.Path, data) -> list[ledger.Claim]:
+    settings = main.settings_from_flags(linear.PRESETS)
+    summary = _run(folder, "linear_teacher", settings, lambda f: linear.summary(f, settings), linear_figures, None)
+    return linear_claims.claims(summary, _command("linear_teacher.py"))
+
+
+def _digit9(study: digit9.Settings, claims):
+    def run(folder: pathlib.Path, data) -> list[ledger.Claim]:
+        settings = main.settings_from_flags(digit9.presets(study))
+        name = f"mnist_digit9_{study.study}"
+        summary = _run(folder, name, settings, lambda f: digit9.run(f, settings, data), digit9_figures, data)
+        return claims(summary, _command(f"mnist_digit9.py --study={study.study}"))
+
+    return run
+
+
+def _new_digits(folder: pathlib.Path, data) -> list[ledger.Claim]:
+    settings = main.settings_from_flags(new_digits.PRESETS)
+
+    def study(f):
+        new_digits_jobs.pretrain(f, settings, data)
+        return new_digits_jobs.finetune(f, settings, data)
+
+    summary = _run(folder, "mnist_new_digits", settings, study, new_digits_figures, data)
+    return new_digits_claims.claims(summary, _command("mnist_new_digits.py"))
+
+
+def _rank(folder: pathlib.Path, data) -> list[ledger.Claim]:
+    """No claim of a study: the picture of the README."""
+    settings = main.settings_from_flags(rank_mnist.PRESETS)
+    _run(folder, "rank_sweep_mnist", settings, lambda f: rank_mnist.run(f, settings, data), rank_figures, data)
+    return []
+
+
+def _command(entry: str) -> str:
+    return f"python experiments/{entry} --preset={FLAGS.preset}"
+
+
+STUDIES = {
+    "s0": _digit9(digit9.S0, digit9_claims.s0),
+    "s1": _digit9(digit9.S1, digit9_claims.s1),
+    "s2": _linear,
+    "s3": _new_digits,
+    "rank": _rank,
+}
+
+
+if __name__ == "__main__":
+    cli.run(run)
