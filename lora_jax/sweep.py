@@ -102,7 +102,8 @@ def _seeds(members: Sequence[Member], where: Sequence[int]) -> jax.Array:
 
 
 def _draw_group(model: LoRA, keys: jax.Array, args, kwargs) -> dict[str, jax.Array]:
-    return flat(jax.vmap(lambda key: adapter_of(model.init(key, *args, **kwargs)["params"]))(keys))
+    # lax.map, as XLA takes half as long to compile it as a vmap of random draws
+    return flat(jax.lax.map(lambda key: adapter_of(model.init(key, *args, **kwargs)["params"]), keys))
 
 
 def _rank(path: str, leaf: jax.Array) -> int:

@@ -16,3 +16,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key(request) -> jax.Array:
     """A key of the test's own, the same in every run."""
     return jax.random.key(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """XLA without its costly passes: for files that compile many tiny programs and ask nothing about speed."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

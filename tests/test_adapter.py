@@ -14,6 +14,8 @@ from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, adapter_of, report, sca
 from lora_jax.models.mlp import MLP
 from tests.cases import Encoder, TiedNet, assert_trees_close, case_named, dense_base, flat, randomised
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 X = jnp.ones((1, 5))
 MODEL = LoRA(MLP(hidden=(4,), classes=3), LoRAConfig(rank=2))
 

@@ -9,6 +9,8 @@ import pytest
 from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, adapter_of, combine, scaled, strip
 from tests.cases import assert_trees_close, case_named, dense_base, every_case, flat, randomised
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 TARGETS_ALL = LoRAConfig(rank=2, targets="*")
 
 

@@ -8,6 +8,8 @@ import pytest
 from lora_jax import LoRAError, adapter_of, combine, merge, strip
 from tests.cases import assert_trees_close, case_named, dense_base, every_case, flat, randomised
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @every_case
 def test_merged_kernels_are_those_of_numpy(case):

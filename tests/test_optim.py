@@ -12,6 +12,8 @@ from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, combine, lora_optimizer
 from lora_jax.models.mlp import MLP
 from tests.cases import flat, randomised
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5)), jnp.float32)
 MODEL = LoRA(MLP(hidden=(4,), classes=3), LoRAConfig(rank=2))
 

@@ -11,6 +11,8 @@ from lora_jax import LoRA, LoRAConfig, LoRAError, combine, partition, trainable_
 from lora_jax.models.mlp import MLP
 from tests.cases import case_named, every_case, flat
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CONFIG = LoRAConfig(rank=2, rank_pattern={"classifier": 1})
 
 

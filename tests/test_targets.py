@@ -9,6 +9,8 @@ import pytest
 from lora_jax import LoRA, LoRAConfig, LoRAError, report, targets
 from tests.cases import Encoder, TiedNet, flat
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 QUERIES = {"layer_0/query", "layer_1/query"}
 VALUES = {"layer_0/value", "layer_1/value"}
 
