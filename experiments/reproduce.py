@@ -15,6 +15,7 @@ from experiments.claims import ledger
 from experiments.claims import linear as linear_claims
 from experiments.claims import new_digits as new_digits_claims
 from experiments.common import cli, main
+from experiments.common.errors import UserError
 from experiments.common.flags import define_common, define_data
 from experiments.common.recording import environment, make_folder, write_json
 from experiments.figures import digit9 as digit9_figures
@@ -31,6 +32,8 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 def run() -> None:
+    if FLAGS.seeds == 1:
+        raise UserError("--seeds=1: a verdict needs an interval, and an interval needs at least 2 seeds.")
     data = main.load_mnist()
     folder = (
         RESULTS if FLAGS.preset == "full" and data.is_full else pathlib.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
