@@ -95,6 +95,7 @@ def _artifact(summary, path: pathlib.Path) -> pathlib.Path:
     right.axhline(1, color="k", linestyle="--", linewidth=1, label="bound")
     right.set_xscale("symlog", linthresh=summary["curve_steps"][1])
     right.set_yscale("log")
+    right.set_xlim(left=0)
     right.set_xlabel("step")
     right.set_title("The same rank, under both rules", fontsize=10)
     for axis in (left, right):
