@@ -30,11 +30,11 @@ def test_gradients_are_those_of_the_dense_update(case):
 
     def through_side_path(inputs):
         y = model.apply({"params": combine(base, inputs["adapter"])}, inputs.get("x", x))
-        return jnp.sum(jnp.sin(y))
+        return jnp.mean(y**2)
 
     def through_kernel(inputs):
         y = module.apply({"params": dense_base(combine(base, inputs["adapter"]), jnp)}, inputs.get("x", x))
-        return jnp.sum(jnp.sin(y))
+        return jnp.mean(y**2)
 
     inputs = {"adapter": adapter} if case.vocab else {"adapter": adapter, "x": x}  # token ids have no gradient
     got, expected = jax.jit(jax.grad(through_side_path))(inputs), jax.jit(jax.grad(through_kernel))(inputs)

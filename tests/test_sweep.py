@@ -151,11 +151,11 @@ def test_each_member_starts_as_adapt_makes_it():
 
 
 def test_members_keep_their_order_whatever_their_ranks():
-    members = [Member(4, None, 0.1, 0), Member(1, None, 0.1, 0), Member(4, 8.0, 0.1, 1), Member(1, 3.0, 0.1, 1)]
+    members = [Member(rank, None, 0.1, seed) for seed, rank in enumerate((4, 1, 2, 4, 1))] + [Member(1, 3.0, 0.1, 0)]
     adapters = flat(sweep.init_adapters(MODEL, members, DATA["x"]))
     ranks = [int(np.any(a, axis=0).sum()) for a in np.asarray(adapters["hidden_0/lora_a"])]
-    assert ranks == [4, 1, 4, 1]
-    assert adapters["hidden_0/lora_scale"].tolist() == [1.0, 1.0, 2.0, 3.0]
+    assert ranks == [4, 1, 2, 4, 1, 1]
+    assert adapters["hidden_0/lora_scale"].tolist() == [1.0] * 5 + [3.0]
 
 
 def test_a_rank_pattern_keeps_its_rank_in_every_member():
