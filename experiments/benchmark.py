@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.common import accelerator, cli
+from experiments.common import accelerator, cli, main
 from experiments.common.flags import define_common
 from experiments.common.recording import environment, make_folder, write_json, write_text
 
@@ -22,9 +22,11 @@ ROUNDS = {"smoke": 2, "quick": 10, "full": 30}
 
 
 def run() -> None:
-    from experiments.benchmarks import peft, steps, sweeps
+    from experiments.benchmarks import against_peft, steps, sweeps
 
+    main.refuse(("seeds",), f"here: every sweep that is timed has {sweeps.SEEDS}")
     platform = accelerator.settle(FLAGS.accelerator)
+    has_peft = peft.is_installed(FLAGS.peft_python)
     folder = pathlib.Path(FLAGS.workdir) / f"benchmark-{platform}"
     make_folder(folder)
     count, rounds = STEPS[FLAGS.preset], ROUNDS[FLAGS.preset]
@@ -34,7 +36,9 @@ def run() -> None:
         "30 members: one program against serial runs, per member step": sweeps.one_program_against_serial(
             count, max(2, rounds // 4)
         ),
-        "LoRA training against PEFT, per step": peft.ours_against_peft(FLAGS.peft_python, count, max(1, rounds // 5)),
+        "LoRA training against PEFT, per step": against_peft.ours_against_peft(FLAGS.peft_python, count, max(1, rounds // 5))
+        if has_peft
+        else None,
     }
     write_json(folder / "benchmark.json", {"environment": environment(), "results": results})
     report = table(results)
@@ -49,7 +53,9 @@ def table(results: dict[str, Any]) -> str:
     for title, result in results.items():
         lines.append(title)
         if result is None:
-            lines.append("  not measured: torch with peft is not installed (pip install -e '.[interop]')")
+            lines.append(
+                "  not measured: no interpreter in which torch and peft work (pip install -e '.[interop]', or --peft_python)"
+            )
             continue
         for name, row in result["rows"].items():
             more = [

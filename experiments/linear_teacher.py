@@ -16,7 +16,7 @@ FLAGS = flags.FLAGS
 
 
 def run() -> None:
-    settings = main.settings_from_flags(linear.PRESETS, ranks=FLAGS.ranks and tuple(FLAGS.ranks))
+    settings = main.settings_from_flags(linear.PRESETS, ranks=main.chosen(FLAGS.ranks))
     main.execute("linear_teacher", settings, lambda folder: linear.summary(folder, settings), figures)
 
 

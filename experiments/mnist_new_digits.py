@@ -27,7 +27,9 @@ NAME = "mnist_new_digits"
 
 def run() -> None:
     settings = main.settings_from_flags(new_digits.PRESETS, new_digits=_new_digits())
-    pixels = user_images.read(FLAGS.images) if FLAGS.images else None
+    if FLAGS.job in ("pretrain", "finetune"):
+        main.refuse(("images",), f"with --job={FLAGS.job}, only with inference and all")
+    pixels = None if FLAGS.images is None else user_images.read(FLAGS.images)
     data = main.load_mnist()
     folder = main.run_folder(NAME, settings, data)
     if FLAGS.job in ("pretrain", "all"):
@@ -45,7 +47,7 @@ def run() -> None:
 def _new_digits() -> tuple[int, ...] | None:
     if FLAGS.new_digits is None:
         return None
-    wrong = [text for text in FLAGS.new_digits if not (text.isdigit() and len(text) == 1)]
+    wrong = [text for text in FLAGS.new_digits if text not in tuple("0123456789")]
     if wrong or not 0 < len(set(FLAGS.new_digits)) < 10:
         shown = wrong[0] if wrong else ",".join(FLAGS.new_digits)
         raise UserError(f"--new_digits: {shown!r} is no choice of one to nine digits 0-9; the study takes 8,9.")

@@ -22,15 +22,18 @@ FLAGS = flags.FLAGS
 
 
 def run() -> None:
-    ranks = FLAGS.ranks and tuple(sorted(set(FLAGS.ranks)))
+    ranks = main.chosen(FLAGS.ranks)
     if FLAGS.task == "linear_teacher":
+        main.refuse(("learning_rates", "data_dir", "download"), "with --task=linear_teacher")
         settings = main.settings_from_flags(linear.PRESETS, ranks=ranks, strategy=FLAGS.strategy)
         main.execute(
             "rank_sweep_linear_teacher", settings, lambda folder: linear.summary(folder, settings), linear_figures
         )
         return
-    rates = FLAGS.learning_rates and tuple(sorted(set(FLAGS.learning_rates)))
-    settings = main.settings_from_flags(rank_mnist.PRESETS, ranks=ranks, learning_rates=rates, strategy=FLAGS.strategy)
+    rates = main.chosen(FLAGS.learning_rates)
+    settings = main.settings_from_flags(
+        rank_mnist.PRESETS, ranks=ranks, strategy=FLAGS.strategy, head_rates=rates, lora_rates=rates, full_rates=rates
+    )
     data = main.load_mnist()
     main.execute(
         "rank_sweep_mnist", settings, lambda folder: rank_mnist.run(folder, settings, data), rank_figures, data=data

@@ -15,7 +15,13 @@ def settle(name: str) -> str:
         jax.config.update("jax_platforms", "cpu")
     elif name != "auto":
         _require(name)
-    return jax.default_backend()
+    try:
+        return jax.default_backend()
+    except RuntimeError as error:
+        wanted = jax.config.jax_platforms
+        raise UserError(
+            f"JAX_PLATFORMS={wanted}: JAX finds no such platform here; unset it, or use --accelerator=cpu."
+        ) from error
 
 
 def _require(name: str) -> None:

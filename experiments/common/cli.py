@@ -1,8 +1,10 @@
 """From the command line to a study: one place that turns mistakes into sentences and exit statuses."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
+from types import TracebackType
 
 # Before any library logs: XLA's and absl's chatter is not what a user came for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -12,6 +14,19 @@ from absl import app, flags, logging  # noqa: E402
 from experiments.common.errors import UserError  # noqa: E402
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def _unhandled(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A sentence for Ctrl-C, whether an experiment runs or its libraries still load; a traceback for anything else."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print("\nInterrupted: what is saved stays, and the same command goes on from there.", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)  # threads of the data and checkpoint libraries must not keep the terminal waiting
+
+
+sys.excepthook = _unhandled
 
 
 def run(main: Callable[[], None]) -> None:
@@ -27,11 +42,11 @@ def run(main: Callable[[], None]) -> None:
             main()
         except (UserError, LoRAError) as error:
             _fail(str(error))
-        except KeyboardInterrupt:
-            print("\nInterrupted. Nothing is lost: the same command goes on from the last save.", file=sys.stderr)
-            # Threads of the data and checkpoint libraries must not keep the terminal waiting.
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
+        except OSError as error:
+            if error.errno not in DISK:
+                raise
+            where = error.filename or "the disk"
+            _fail(f"cannot write to {where}: {error.strerror}; mend that, and the same command goes on.")
 
     app.run(guarded, flags_parser=_parse)
 
@@ -40,7 +55,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        print(f"error: {error} See --help.", file=sys.stderr)
+        print(f"error: {str(error).strip().rstrip('.')}; see --help.", file=sys.stderr)
         sys.exit(1)
 
 

@@ -1,12 +1,13 @@
 """The flow that all experiments share: settle the device, find or make the run, record, print, draw."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
 from experiments.common import accelerator, phases
+from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, write_text
 from experiments.data import mnist
 
@@ -19,6 +20,18 @@ def settings_from_flags(presets: dict[str, Any], **overrides: Any) -> Any:
     if FLAGS.seeds is not None:
         given["seeds"] = FLAGS.seeds
     return dataclasses.replace(presets[FLAGS.preset], **given)
+
+
+def chosen(values: list[Any] | None) -> tuple[Any, ...] | None:
+    """The values of a list flag, each once and in order, so that the same choice is the same run."""
+    return None if values is None else tuple(sorted(set(values)))
+
+
+def refuse(names: Sequence[str], why: str) -> None:
+    """UserError for a flag that is given and would silently change nothing."""
+    for name in names:
+        if FLAGS[name].present:
+            raise UserError(f"--{name} has no meaning {why}; leave it out.")
 
 
 def load_mnist() -> mnist.Mnist:

@@ -1,16 +1,20 @@
 """A phase of training: blocks of steps with a progress bar, a record after each, and resumption after an interruption."""
 
+import contextlib
+import pathlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from lora_jax import checkpoint
+from lora_jax.errors import CheckpointError
 from lora_jax.sweep import Sweep, SweepState
 
 SAVE_EVERY_S = 15.0  # a save of small states takes 0.2 s
@@ -39,10 +43,8 @@ def train(
       The final state, and the history: one dict per measurement, arrays [M, ...], the one before training first.
     """
     saves = folder.path / "phases" / "".join(c if c.isalnum() else "_" for c in phase)
-    done = checkpoint.latest_step(saves) or 0
-    if done:
-        state = checkpoint.restore_state(saves, state, shared, None)
-    else:
+    state, done = _resume(folder, phase, saves, state, shared)
+    if not done:
         _measure(folder, phase, 0, follow(state))
     saved_at = time.monotonic()
     started = time.monotonic()
@@ -62,6 +64,32 @@ def train(
         for line in folder.records(phase)
     ]
     return state, history
+
+
+def _resume(folder: RunFolder, phase: str, saves: pathlib.Path, state: SweepState, shared: Any):
+    """(state, blocks done) of the last save; of the start where there is none, or its measurements are lost."""
+    done = checkpoint.latest_step(saves) or 0
+    if not done:
+        return state, 0
+    recorded = {line["step"] for line in folder.records(phase)}
+    if not recorded.issuperset(range(done + 1)):
+        print(
+            f"{phase}: metrics.jsonl lacks measurements of the {done} saved blocks; starting the phase again",
+            flush=True,
+        )
+        shutil.rmtree(saves)
+        return state, 0
+    with mending(f"remove {saves} and run the same command: it trains this phase again"):
+        return checkpoint.restore_state(saves, state, shared, None), done
+
+
+@contextlib.contextmanager
+def mending(advice: str) -> Iterator[None]:
+    """Turns a CheckpointError into a UserError that says what to do about it in a run's folder."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise UserError(f"{str(error).rstrip('.')}: {advice}.") from error
 
 
 def _measure(folder: RunFolder, phase: str, step: int, values: dict[str, jax.Array]) -> None:

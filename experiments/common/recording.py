@@ -27,8 +27,14 @@ class RunFolder:
         write_json(self.path / "config.json", self.config)
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a complete run, else None."""
-        return read_json(self.path / "summary.json")
+        """The summary of a complete run, else None. Raises UserError for one that is damaged or of other settings."""
+        path = self.path / "summary.json"
+        summary = read_json(path)
+        if summary is not None and (
+            not isinstance(summary, dict) or summary.get("settings") != self.config["settings"]
+        ):
+            raise _damaged(path, "it is no summary of this run")
+        return summary
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Writes the summary last, atomically; returns it as a reader will find it."""
@@ -36,22 +42,34 @@ class RunFolder:
         return read_json(self.path / "summary.json")
 
     def record(self, **values: Any) -> None:
-        """Appends one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        """Appends a line to metrics.jsonl, apart from half a line that a killed run may have left there."""
+        with (self.path / "metrics.jsonl").open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(json.dumps(values).encode() + b"\n")
 
     def records(self, phase: str) -> Iterator[dict[str, Any]]:
-        """The lines of a phase, the last of each step: a resumed run may have written some twice."""
+        """The lines of a phase, the last of each step: a resumed run may have written some twice, or half of one."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return iter(())
-        lines = (json.loads(line) for line in path.read_text().splitlines() if line.endswith("}"))
-        last = {line["step"]: line for line in lines if line["phase"] == phase}
+        lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+        values = filter(None, map(_record, lines))
+        last = {value["step"]: value for value in values if value["phase"] == phase}
         return iter([last[step] for step in sorted(last)])
 
     def write_environment(self, **more: Any) -> None:
         """environment.json: commit, versions, device, and whatever else the run depends on."""
         write_json(self.path / "environment.json", {**environment(), **more})
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """What a line of metrics.jsonl says; None where it is not whole."""
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) and {"phase", "step"} <= value.keys() else None
 
 
 def environment() -> dict[str, Any]:
@@ -82,14 +100,14 @@ def _commit() -> str | None:
     return described.stdout.strip()
 
 
-def make_folder(path: pathlib.Path) -> None:
-    """Creates a folder and makes sure that it can be written to; UserError where not."""
+def make_folder(path: pathlib.Path, flag: str = "--workdir") -> None:
+    """Creates a folder and makes sure that it can be written to; UserError where not, naming the flag to change."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}; choose another --workdir.") from error
+        raise UserError(f"cannot write to {path}: {error.strerror}; choose another {flag}.") from error
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -100,10 +118,20 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The value, or None where there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else None
+    """The value, or None where there is no such file. Raises UserError for a damaged one."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:  # not JSON, or not even text
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(path: pathlib.Path, why: str) -> UserError:
+    return UserError(f"{path} is damaged ({why}); remove it, and the same command makes it again.")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.errors import UserError
+from experiments.common.recording import make_folder
 
 MEAN, STD = 0.1307, 0.3081  # of the training pixels in [0, 1], as study S1 normalises
 TEST_SHARE = 0.2  # of the 5,000 images
@@ -96,7 +97,7 @@ def _full(info: pathlib.Path) -> Mnist:
         splits = [_decode(builder.as_data_source(split=name)) for name in ("train", "test")]
     except Exception as error:  # tfds and array_record raise many kinds; each means the folder cannot be read
         raise UserError(
-            f"{folder} is damaged or incomplete ({type(error).__name__}: {_first_line(error)}); prepare it again."
+            f"{folder} is damaged or incomplete ({type(error).__name__}: {_first_line(error)}); remove it, and --download prepares it again."
         ) from error
     return _assemble(
         *splits,
@@ -168,5 +169,10 @@ def _prepare(root: pathlib.Path) -> None:
         ) from None
     import tensorflow_datasets as tfds
 
-    root.mkdir(parents=True, exist_ok=True)
-    tfds.builder("mnist", data_dir=root).download_and_prepare()
+    make_folder(root, "--data_dir")
+    try:
+        tfds.builder("mnist", data_dir=root).download_and_prepare()
+    except Exception as error:  # tfds raises many kinds: of the net, of a checksum, of the disk
+        raise UserError(
+            f"--download: MNIST could not be prepared ({type(error).__name__}: {_first_line(error)})."
+        ) from error

@@ -18,6 +18,7 @@ import optax
 
 import lora_jax
 from experiments.common import phases
+from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
 from lora_jax import lowrank, sweep
@@ -38,6 +39,12 @@ class Settings:
     learning_rate: float = 1e-2
     alpha: float = 1.0
     strategy: str = "auto"
+
+    def __post_init__(self):
+        if max(self.ranks) >= D:
+            raise UserError(
+                f"--ranks: {max(self.ranks)} is not below {D}, the teacher's own rank, where nothing is left to learn."
+            )
 
 
 PRESETS = {

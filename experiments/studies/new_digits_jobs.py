@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lora_jax
+from experiments.common import phases
 from experiments.common.classification import accuracy, class_counts, errors_by_class
 from experiments.common.errors import UserError
 from experiments.common.pretraining import EVALUATION_BATCH
@@ -23,10 +24,11 @@ BARS = {"old": 0.98, "new": 0.95, "overall": 0.98}  # S3.3
 
 def pretrain(folder: RunFolder, settings: Settings, data: Mnist) -> None:
     """Trains and saves the bases, unless they are there."""
-    if read_json(folder.path / "pretrain.json") is not None:
+    is_saved = checkpoint.latest_step(folder.path / "bases") is not None
+    if is_saved and read_json(folder.path / "pretrain.json") is not None:
         return
     bases, scores = new_digits.pretrain(folder, settings, data)
-    if checkpoint.latest_step(folder.path / "bases") is None:
+    if not is_saved:
         checkpoint.save_state(folder.path / "bases", bases, {}, None, step=0)
     write_json(folder.path / "pretrain.json", scores)
 
@@ -75,7 +77,8 @@ def inference(folder: RunFolder, settings: Settings, data: Mnist, images: np.nda
     recipe = next(recipe for recipe in new_digits.recipes(settings) if recipe.name == summary["chosen"])
     model = new_digits.wrapped(settings, recipe)
     params = lora_jax.adapt(jax.random.key(0), base, model, jnp.ones((1, 784)))
-    params = checkpoint.restore_adapter(_adapter_path(folder, recipe), params, model.config)
+    with phases.mending(f"remove {folder.path} and run --job=all with the same flags"):
+        params = checkpoint.restore_adapter(_adapter_path(folder, recipe), params, model.config)
     on, off = params, lora_jax.scaled(params, 0.0)
     shown = _sample(data) if images is None else images
     predict = jax.jit(lambda p, x: jax.nn.softmax(model.apply({"params": p}, x)))
@@ -100,7 +103,8 @@ def _bases(folder: RunFolder, settings: Settings, job: str) -> Any:
     model = new_digits.module(settings)
     like = jax.eval_shape(jax.vmap(lambda key: model.init(key, jnp.ones((1, 784)))["params"]), keys)
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    return checkpoint.restore_state(folder.path / "bases", like, {}, None)
+    with phases.mending(f"remove {folder.path / 'bases'} and run --job=pretrain with the same flags"):
+        return checkpoint.restore_state(folder.path / "bases", like, {}, None)
 
 
 def _adapter_path(folder: RunFolder, recipe: new_digits.Recipe) -> pathlib.Path:

@@ -16,6 +16,7 @@ import optax
 import lora_jax
 from experiments.common import phases
 from experiments.common.classification import accuracy, class_counts, cross_entropy, errors_by_class
+from experiments.common.errors import UserError
 from experiments.common.pretraining import EVALUATION_BATCH, order_key, train_bases
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
@@ -49,6 +50,10 @@ class Settings:
     batch_size: int = 64
     scale: float = 2.0
     strategy: str = "auto"
+
+    def __post_init__(self):
+        if max(self.ranks) > max(HIDDEN):
+            raise UserError(f"--ranks: {max(self.ranks)} is above {max(HIDDEN)}, the largest rank that any layer has.")
 
 
 PRESETS = {
