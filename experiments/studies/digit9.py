@@ -111,8 +111,10 @@ def _treat(folder, settings: Settings, treatment: Treatment, model: MLP, bases, 
     evaluate = trainer.evaluation(errors_by_class(adapted), EVALUATION_BATCH)
     batches = _batches(settings, treatment, np.asarray(sets["train"]["y"]))
 
+    followed = ("test", "validation") if treatment.stop_early else ("test",)
+
     def follow(state):
-        return {name: evaluate(state, {}, sets[name])["errors"] for name in ("test", "validation")}
+        return {name: evaluate(state, {}, sets[name])["errors"] for name in followed}
 
     state, history = phases.train(
         folder, treatment.name, trainer, state, {}, sets["train"],
@@ -173,9 +175,10 @@ def _adapter_off(state: sweep.SweepState, evaluate, sets) -> np.ndarray:
 
 def _row(settings: Settings, treatment: Treatment, history, sets) -> dict[str, Any]:
     test = np.stack([line["test"] for line in history])  # [blocks + 1, M, C]
-    validation = np.stack([line["validation"] for line in history]).sum(axis=-1)  # [blocks + 1, M]
     members = np.arange(test.shape[1])
-    chosen = validation.argmin(axis=0) if treatment.stop_early else np.full(len(members), len(test) - 1)
+    chosen = np.full(len(members), len(test) - 1)
+    if treatment.stop_early:
+        chosen = np.stack([line["validation"] for line in history]).sum(axis=-1).argmin(axis=0)  # [M]
     before, after = test[0], test[chosen, members]
     total = int(class_counts(np.asarray(sets["test"]["y"])).sum())
     others = [digit for digit in range(10) if digit != settings.digit]
