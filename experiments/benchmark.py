@@ -26,7 +26,7 @@ def run() -> None:
 
     main.refuse(("seeds",), f"here: every sweep that is timed has {sweeps.SEEDS}")
     platform = accelerator.settle(FLAGS.accelerator)
-    has_peft = peft.is_installed(FLAGS.peft_python)
+    has_peft = against_peft.is_installed(FLAGS.peft_python)
     folder = pathlib.Path(FLAGS.workdir) / f"benchmark-{platform}"
     make_folder(folder)
     count, rounds = STEPS[FLAGS.preset], ROUNDS[FLAGS.preset]
@@ -36,7 +36,9 @@ def run() -> None:
         "30 members: one program against serial runs, per member step": sweeps.one_program_against_serial(
             count, max(2, rounds // 4)
         ),
-        "LoRA training against PEFT, per step": against_peft.ours_against_peft(FLAGS.peft_python, count, max(1, rounds // 5))
+        "LoRA training against PEFT, per step": against_peft.ours_against_peft(
+            FLAGS.peft_python, count, max(1, rounds // 5)
+        )
         if has_peft
         else None,
     }

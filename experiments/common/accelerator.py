@@ -15,12 +15,15 @@ def settle(name: str) -> str:
         jax.config.update("jax_platforms", "cpu")
     elif name != "auto":
         _require(name)
+    return _default()
+
+
+def _default() -> str:
     try:
         return jax.default_backend()
-    except RuntimeError as error:
-        wanted = jax.config.jax_platforms
+    except (RuntimeError, AssertionError) as error:  # what JAX 0.10 raises depends on the platform named
         raise UserError(
-            f"JAX_PLATFORMS={wanted}: JAX finds no such platform here; unset it, or use --accelerator=cpu."
+            f"JAX_PLATFORMS={jax.config.jax_platforms}: JAX finds no such platform here; unset it, or use --accelerator=cpu."
         ) from error
 
 
@@ -29,7 +32,7 @@ def _require(name: str) -> None:
         found = jax.devices(name)
     except RuntimeError:
         found = []
-    if not found or jax.default_backend() != name:
+    if not found or _default() != name:
         here = ", ".join(sorted({device.platform for device in jax.devices()}))
         extra = {"gpu": "cuda", "tpu": "tpu"}[name]
         raise UserError(

@@ -29,7 +29,7 @@ def _open(path: pathlib.Path) -> np.ndarray:
             with Image.open(path) as image:
                 pixels = _grey(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow raises many kinds; each means the file cannot be read
-        reason = type(error).__name__
+        reason = str(error).rstrip(".") or type(error).__name__
         raise UserError(f"--images: {path} cannot be read as an image (PNG, JPEG ...): {reason}.") from error
     if pixels.min() == pixels.max():
         raise UserError(f"--images: {path} shows no digit: all its pixels are alike.")
