@@ -4,6 +4,8 @@ import jax
 
 from experiments.common.errors import UserError
 
+ABSENT = (RuntimeError, AssertionError)  # which of them JAX 0.10 raises depends on the platform named
+
 
 def settle(name: str) -> str:
     """Makes `name` ("auto", "cpu", "gpu" or "tpu") JAX's platform; returns what runs now.
@@ -21,7 +23,7 @@ def settle(name: str) -> str:
 def _default() -> str:
     try:
         return jax.default_backend()
-    except (RuntimeError, AssertionError) as error:  # what JAX 0.10 raises depends on the platform named
+    except ABSENT as error:
         raise UserError(
             f"JAX_PLATFORMS={jax.config.jax_platforms}: JAX finds no such platform here; unset it, or use --accelerator=cpu."
         ) from error
@@ -30,9 +32,9 @@ def _default() -> str:
 def _require(name: str) -> None:
     try:
         found = jax.devices(name)
-    except RuntimeError:
+    except ABSENT:
         found = []
-    if not found or _default() != name:
+    if _default() != name or not found:
         here = ", ".join(sorted({device.platform for device in jax.devices()}))
         extra = {"gpu": "cuda", "tpu": "tpu"}[name]
         raise UserError(

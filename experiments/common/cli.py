@@ -37,7 +37,7 @@ def run(main: Callable[[], None]) -> None:
 
         if len(argv) > 1:
             _fail(f"there is no argument {argv[1]!r}; settings are flags, see --help.")
-        logging.set_verbosity(logging.ERROR)
+        logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, too
         try:
             main()
         except (UserError, LoRAError) as error:

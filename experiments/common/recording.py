@@ -134,4 +134,4 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def _damaged(path: pathlib.Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged ({why}); remove it, and the same command makes it again.")
+    return UserError(f"{path} is damaged ({why}); remove it, and the run makes it again.")

@@ -41,7 +41,8 @@ def finetune(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, An
     for recipe in new_digits.recipes(settings):
         path = folder.path / "recipes" / f"{recipe.name.replace(' ', '_').replace(':', '').replace(',', '')}.json"
         path.parent.mkdir(exist_ok=True)
-        row = read_json(path)
+        is_saved = checkpoint.latest_step(_adapter_path(folder, recipe)) is not None
+        row = read_json(path) if is_saved else None
         if row is None:
             adapters, row = new_digits.finetune(folder, settings, recipe, bases, data)
             _save(folder, settings, recipe, bases, adapters)
@@ -77,8 +78,11 @@ def inference(folder: RunFolder, settings: Settings, data: Mnist, images: np.nda
     recipe = next(recipe for recipe in new_digits.recipes(settings) if recipe.name == summary["chosen"])
     model = new_digits.wrapped(settings, recipe)
     params = lora_jax.adapt(jax.random.key(0), base, model, jnp.ones((1, 784)))
-    with phases.mending(f"remove {folder.path} and run --job=all with the same flags"):
-        params = checkpoint.restore_adapter(_adapter_path(folder, recipe), params, model.config)
+    path = _adapter_path(folder, recipe)
+    with phases.mending(
+        f"remove {path} and {folder.path / 'summary.json'}, then run --job=finetune with the same flags"
+    ):
+        params = checkpoint.restore_adapter(path, params, model.config)
     on, off = params, lora_jax.scaled(params, 0.0)
     shown = _sample(data) if images is None else images
     predict = jax.jit(lambda p, x: jax.nn.softmax(model.apply({"params": p}, x)))
