@@ -163,3 +163,15 @@ def test_a_stack_of_models_under_nn_vmap(key):
 def test_a_layer_that_cannot_be_adapted_says_so(base, x, message):
     with pytest.raises(LoRAError, match=message):
         LoRA(base, TARGETS_ALL).init(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize(
+    ("name", "zero"), [("dense", "lora_b"), ("conv_1d", "lora_b"), ("einsum_transposed", "lora_a"), ("embed", "lora_a")]
+)
+def test_the_random_factor_is_on_the_input_side(name, zero):
+    """As in PEFT, where an embedding's rows start at zero."""
+    case = case_named(name)
+    params = jax.jit(case.model().init)(jax.random.key(2), case.x())["params"]
+    random = {"lora_a": "lora_b", "lora_b": "lora_a"}[zero]
+    assert not np.any(params[zero])
+    assert np.all(params[random])

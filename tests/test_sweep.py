@@ -14,6 +14,8 @@ from lora_jax.models.mlp import MLP
 from lora_jax.sweep import Member, Sweep
 from tests.cases import case_named, flat
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 N, STEPS, BATCH = 60, 50, 8
 DATA = {
     "x": jnp.asarray(np.random.default_rng(0).normal(size=(N, 6)), jnp.float32),
