@@ -62,6 +62,8 @@ def _curve(summary, path: pathlib.Path) -> pathlib.Path:
         )
     left.axhline(100 * summary["bars"]["overall"], color="k", linestyle=":", linewidth=1, label="98 %")
     left.set_xscale("symlog", linthresh=0.05)
+    left.set_xlim(left=-0.01)
+    left.set_ylim(-3, 103)
     left.set_xticks(x, [f"{value:g}" for value in x])
     left.set_xlabel("replay ratio: old images per new image (0: the study)")
     left.set_ylabel("test accuracy, %")
