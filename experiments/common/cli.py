@@ -2,9 +2,10 @@
 
 import errno
 import os
+import pathlib
+import signal
 import sys
 from collections.abc import Callable
-from types import TracebackType
 
 # Before any library logs: XLA's and absl's chatter is not what a user came for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,19 +15,24 @@ from absl import app, flags, logging  # noqa: E402
 from experiments.common.errors import UserError  # noqa: E402
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+ENTRIES = pathlib.Path(__file__).resolve().parents[1]
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-def _unhandled(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A sentence for Ctrl-C, whether an experiment runs or its libraries still load; a traceback for anything else."""
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-        return
-    print("\nInterrupted: what is saved stays, and the same command goes on from there.", file=sys.stderr, flush=True)
+def _interrupted(*_: object) -> None:
+    """Ctrl-C ends the program at once: raised as an exception, it can get lost in a callback of JAX's."""
+    os.write(2, b"\nInterrupted: what is saved stays, and the same command goes on from there.\n")
     os._exit(INTERRUPTED)  # threads of the data and checkpoint libraries must not keep the terminal waiting
 
 
-sys.excepthook = _unhandled
+def _is_program() -> bool:
+    """Whether this process runs an entry of ours, and not a test that imports one."""
+    started = getattr(sys.modules["__main__"], "__file__", None)
+    return started is not None and pathlib.Path(started).resolve().parent == ENTRIES
+
+
+if _is_program():  # now, as the libraries that take seconds to load come after this module
+    signal.signal(signal.SIGINT, _interrupted)
 
 
 def run(main: Callable[[], None]) -> None:
