@@ -59,15 +59,7 @@ class Settings:
 PRESETS = {
     "smoke": Settings((1, 4), (3e-3,), (1e-3,), (3e-4,), seeds=2, base_epochs=1, steps=20, blocks=2),
     "quick": Settings(),
-    "full": Settings(
-        head_rates=(1e-3, 3e-3, 1e-2, 3e-2),
-        lora_rates=(3e-4, 1e-3, 3e-3, 1e-2),
-        full_rates=(1e-4, 3e-4, 1e-3, 3e-3),
-        seeds=10,
-        base_epochs=10,
-        steps=1000,
-        blocks=10,
-    ),
+    "full": Settings(head_rates=(1e-3, 3e-3, 1e-2), seeds=10, base_epochs=10, steps=600),
 }
 
 
