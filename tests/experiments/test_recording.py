@@ -1,0 +1,92 @@
+"""Does a run's folder survive what kills runs, and say so when it does not?"""
+
+import json
+
+import pytest
+
+from experiments.common import recording
+from experiments.common.errors import UserError
+from experiments.common.recording import RunFolder
+
+
+def steps(folder: RunFolder, phase: str = "a") -> list[int]:
+    return [line["step"] for line in folder.records(phase)]
+
+
+def test_the_same_config_finds_its_run_and_another_does_not(tmp_path):
+    one = RunFolder(str(tmp_path), "run", {"settings": {"ranks": (1, 2), "seeds": 3}})
+    same = RunFolder(str(tmp_path), "run", {"settings": {"seeds": 3, "ranks": [1, 2]}})
+    other = RunFolder(str(tmp_path), "run", {"settings": {"ranks": (1, 2), "seeds": 4}})
+    assert one.path == same.path != other.path
+    assert json.loads((one.path / "config.json").read_text()) == {"settings": {"ranks": [1, 2], "seeds": 3}}
+
+
+def test_of_lines_written_twice_the_last_counts(folder):
+    for step, value in ((0, 1), (2, 1), (1, 1), (2, 9)):
+        folder.record(phase="a", step=step, value=value)
+    folder.record(phase="b", step=5, value=7)
+    assert [(line["step"], line["value"]) for line in folder.records("a")] == [(0, 1), (1, 1), (2, 9)]
+    assert steps(folder, "c") == []
+
+
+@pytest.mark.parametrize(
+    "half", ['{"phase": "a", "st', '{"phase": "a", "step": 1, "x": {"y": 2}', "\ufffd\x00", "[1]", "{}"]
+)
+def test_half_a_line_costs_itself_alone(folder, half):
+    folder.record(phase="a", step=0)
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write(half)
+    assert steps(folder) == [0]
+    folder.record(phase="a", step=1)
+    folder.record(phase="a", step=2)
+    assert steps(folder) == [0, 1, 2]
+
+
+def test_bytes_that_are_no_text_cost_their_line_alone(folder):
+    (folder.path / "metrics.jsonl").write_bytes(b"\xff\xfe\xff\n")
+    folder.record(phase="a", step=0)
+    assert steps(folder) == [0]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    recording.write_json(path, {"old": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        recording.write_json(path, {"new": float("nan")})
+
+    def full(self, text):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", full)
+    with pytest.raises(OSError):
+        recording.write_json(path, {"new": 2})
+    monkeypatch.undo()
+    assert recording.read_json(path) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_summary_means_complete(folder):
+    assert folder.summary() is None
+    assert folder.finish({"settings": {}, "rows": (1,)}) == folder.summary() == {"settings": {}, "rows": [1]}
+
+
+@pytest.mark.parametrize("content", [b'{"rows": [', b"\xff\xff", b"[]", b"{}", b'{"settings": {"seeds": 3}}'])
+def test_a_damaged_summary_is_named(folder, content):
+    (folder.path / "summary.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"summary\.json is damaged \(.*\); remove it") as caught:
+        folder.summary()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_names_the_flag(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to .*file/run-\w+: Not a directory; choose another --workdir"):
+        RunFolder(str(tmp_path / "file"), "run", {})
+
+
+def test_the_environment_says_what_ran(folder):
+    folder.write_environment(data={"sha256": "x"})
+    said = recording.read_json(folder.path / "environment.json")
+    assert said["platform"] == "cpu" and said["packages"].keys() == set(recording.PACKAGES)
+    assert said["data"] == {"sha256": "x"} and "commit" in said
