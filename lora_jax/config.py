@@ -46,8 +46,8 @@ class LoRAConfig:
 
     Args:
       rank: R > 0, the number of columns of `a` and rows of `b`.
-      alpha: > 0; with `scaling="constant"` the scale itself. Default: `rank` (or 1 for "constant"), so scale 1
-        under `alpha/r`.
+      alpha: > 0; with `scaling="constant"` the scale itself. None: each layer's own rank (1 for "constant"), so
+        scale 1 under `alpha/r` at any rank.
       targets: patterns, or one pattern.
       excludes: patterns; they win over `targets`.
       scaling: "alpha/r", "alpha/sqrt(r)" (rsLoRA) or "constant"; see `scale_of`.
@@ -78,9 +78,7 @@ class LoRAConfig:
         if self.scaling not in SCALING_RULES:
             scale_of(1, 1, self.scaling)
         _check_rank("rank", self.rank)
-        default_alpha = 1.0 if self.scaling == "constant" else float(self.rank)
         settled = {
-            "alpha": default_alpha if self.alpha is None else self.alpha,
             "targets": _as_patterns("targets", self.targets),
             "excludes": _as_patterns("excludes", self.excludes),
             "rank_pattern": _as_pairs("rank_pattern", self.rank_pattern),
@@ -92,7 +90,8 @@ class LoRAConfig:
         self._check_values()
 
     def _check_values(self) -> None:
-        _check_alpha("alpha", self.alpha)
+        if self.alpha is not None:
+            _check_alpha("alpha", self.alpha)
         for pattern, rank in self.rank_pattern:
             _check_rank(f"rank_pattern[{pattern!r}]", rank)
         for pattern, alpha in self.alpha_pattern:
@@ -102,8 +101,10 @@ class LoRAConfig:
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             raise ConfigError(f"dropout is {self.dropout!r}; it must be a number in [0, 1).")
 
-    def scale(self, *, rank: int, alpha: float) -> float:
-        """The scale of a layer of this `rank` and `alpha` under the config's rule."""
+    def scale(self, *, rank: int, alpha: float | None) -> float:
+        """The scale of a layer of this `rank` and `alpha` under the config's rule; alpha None as for the config."""
+        if alpha is None:
+            alpha = 1 if self.scaling == "constant" else rank
         return scale_of(alpha, rank, self.scaling)
 
     def to_dict(self) -> dict[str, Any]:

@@ -53,7 +53,17 @@ class LoRA(nn.Module):
 
     def apply(self, variables, *args, method: Callable | str | None = None, **kwargs) -> Any:
         """As `nn.Module.apply`; `method` speaks of the base module, and always runs with the adapters."""
+        method, args = self._routed(method, args)
+        return super().apply(variables, *args, method=method, **kwargs)
+
+    def init_with_output(self, rngs, *args, method: Callable | str | None = None, **kwargs) -> Any:
+        """As `nn.Module.init_with_output`, with `method` as for `apply`; `init` calls it."""
+        method, args = self._routed(method, args)
+        return super().init_with_output(rngs, *args, method=method, **kwargs)
+
+    def _routed(self, method: Callable | str | None, args: tuple) -> tuple[Callable | None, tuple]:
+        """A method of the base module as a call of `_adapted`, through which adapters are seen."""
         if method is None:
-            return super().apply(variables, *args, **kwargs)
+            return None, args
         chosen = getattr(type(self.base_module), method) if isinstance(method, str) else method
-        return super().apply(variables, chosen, *args, method=LoRA._adapted, **kwargs)
+        return LoRA._adapted, (chosen, *args)

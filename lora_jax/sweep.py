@@ -26,13 +26,14 @@ from lora_jax.module import LoRA
 from lora_jax.partition import Mask, combine, partition
 from lora_jax.tree import Params, flat, nested
 
-# Measured by experiments/benchmark.py on a CPU (BUILD_NOTES.md); for accelerators from design, not yet measured.
-DEFAULT_STRATEGY = {"cpu": "sequential", "gpu": "vmap", "tpu": "vmap"}
+# Measured by experiments/benchmark.py on a CPU with small MLPs over one base, where one wide product beats many narrow ones
+# (BUILD_NOTES.md); for accelerators from design, not yet measured.
+DEFAULT_STRATEGY = {"cpu": "vmap", "gpu": "vmap", "tpu": "vmap"}
 STRATEGIES = ("auto", "vmap", "sequential")
 
 
 class Member(NamedTuple):
-    """One run of a sweep. `alpha` None means the config's default for the rank."""
+    """One run of a sweep. `alpha` None means the config's."""
 
     rank: int
     alpha: float | None
@@ -94,7 +95,8 @@ def _by_config(model: LoRA, members: Sequence[Member]) -> dict:
 
 
 def _config_of(model: LoRA, member: Member) -> LoRAConfig:
-    return dataclasses.replace(model.config, rank=member.rank, alpha=member.alpha)
+    alpha = model.config.alpha if member.alpha is None else member.alpha
+    return dataclasses.replace(model.config, rank=member.rank, alpha=alpha)
 
 
 def _seeds(members: Sequence[Member], where: Sequence[int]) -> jax.Array:

@@ -42,7 +42,9 @@ def _specificity(pattern: str, path: str) -> tuple[int, int]:
     return (3 if path == pattern else 2), len(pattern)
 
 
-def most_specific(pairs: Sequence[tuple[str, int | float]], path: str, default: int | float) -> int | float:
+def most_specific(
+    pairs: Sequence[tuple[str, int | float]], path: str, default: int | float | None
+) -> int | float | None:
     """The value of the most specific pattern that matches `path`; the order of `pairs` is irrelevant.
 
     >>> most_specific([("query", 4), ("*", 2), ("layer_0/query", 16)], "layer_0/query", 8)
@@ -67,7 +69,7 @@ def is_target(config: LoRAConfig, path: str, *, is_linear: bool) -> bool:
     return wanted and not any(matches(p, path) for p in config.excludes)
 
 
-def rank_and_alpha(config: LoRAConfig, path: str) -> tuple[int, int | float]:
+def rank_and_alpha(config: LoRAConfig, path: str) -> tuple[int, int | float | None]:
     """The rank and alpha of the layer at `path`."""
     rank = most_specific(config.rank_pattern, path, config.rank)
     return int(rank), most_specific(config.alpha_pattern, path, config.alpha)

@@ -106,3 +106,8 @@ def test_order_of_the_patterns_is_irrelevant():
 def test_a_config_is_frozen():
     with pytest.raises(AttributeError):
         LoRAConfig(rank=2).rank = 3
+
+
+def test_without_alpha_every_layer_has_scale_one_at_its_own_rank():
+    config = LoRAConfig(rank=8)
+    assert [config.scale(rank=rank, alpha=config.alpha) for rank in (1, 3, 8)] == [1.0, 1.0, 1.0]

@@ -72,7 +72,7 @@ def solo_epoch(rank):
 
 def solo(member):
     """(losses, trained adapter) of the member's run on its own, at its own rank, through the front door."""
-    alpha = member.rank if member.alpha is None else member.alpha
+    alpha = MODEL.config.alpha if member.alpha is None else member.alpha
     model = LoRA(MODEL.base_module, dataclasses.replace(MODEL.config, rank=member.rank, alpha=alpha))
     params = adapt(jax.random.key(member.seed), base_params(), model, DATA["x"])
     frozen, trainable = partition(params, trainable_mask(params))
@@ -145,7 +145,7 @@ def test_padding_is_that_of_each_member():
 def test_each_member_starts_as_adapt_makes_it():
     for index in (0, 12, 29):
         member = MEMBERS[index]
-        config = dataclasses.replace(MODEL.config, rank=member.rank, alpha=member.alpha)
+        config = dataclasses.replace(MODEL.config, rank=member.rank, alpha=member.alpha or MODEL.config.alpha)
         expected = adapt(jax.random.key(member.seed), base_params(), LoRA(MODEL.base_module, config), DATA["x"])
         for path, leaf in flat(stacked()).items():
             got = leaf[index] if path.endswith("scale") else unpadded(path, leaf[index], member.rank)
@@ -269,3 +269,9 @@ def test_optimisers_that_mix_entries_are_refused_unless_nothing_is_padded(optimi
 def test_bad_sweeps_are_refused(call, message):
     with pytest.raises(LoRAError, match=message):
         call()
+
+
+def test_a_member_without_alpha_takes_the_configs():
+    fixed = LoRA(MODEL.base_module, dataclasses.replace(MODEL.config, alpha=6))
+    stacked = sweep.init_adapters(fixed, sweep.grid(ranks=(2, 3), learning_rates=(0.1,), seeds=(0,)), DATA["x"])
+    np.testing.assert_allclose(stacked["classifier"]["lora_scale"], [6 / 2, 6 / 3])
