@@ -44,14 +44,14 @@ def passes(row, bars: dict[str, float]) -> bool:
 def _after(summary, study, n: int, command: str) -> Claim:
     """S3.3: the study's recipe, and the least replay that reaches it."""
     bars = summary["bars"]
-    honest = [row for row in summary["rows"] if row["kind"] == "curve" and passes(row, bars)]
+    honest = [row for row in summary["rows"] if row["kind"] in ("curve", "honest") and passes(row, bars)]
     if passes(study, bars):
         said, reason = HOLDS, "on 8-9 alone"
     elif honest:
         least = min(honest, key=lambda row: row["recipe"]["replay"])
-        ratio = least["recipe"]["replay"]
-        said = f"{HOLDS} if old digits are replayed, {ratio:g} per new one"
-        reason = f"8-9 alone forgets 0-7; with replay {ratio:g}: {_three(least)}"
+        ratio, epochs = least["recipe"]["replay"], least["recipe"]["epochs"]
+        said = f"{HOLDS} if old digits are replayed, {ratio:g} per new one, for {epochs} epochs"
+        reason = f"8-9 alone forgets 0-7; {least['name']}: {_three(least)}"
     else:
         said, reason = FAILS, "8-9 alone forgets 0-7, and no replay ratio tried reaches every bar"
     return Claim(

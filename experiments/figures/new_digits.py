@@ -70,21 +70,7 @@ def _curve(summary, path: pathlib.Path) -> pathlib.Path:
     left.set_title("LoRA r = 16 on every layer", fontsize=10)
     left.legend(frameon=False)
     for row in summary["rows"]:
-        later = row["kind"] == "later"
-        right.scatter(
-            100 * row["new"]["mean"],
-            100 * row["old"]["mean"],
-            color="#9467bd" if later else "#1f77b4",
-            marker="s" if later else "o",
-        )
-        label = row["name"].replace("later version", "later") if later else f"{row['recipe']['replay']:g}"
-        right.annotate(
-            label,
-            (100 * row["new"]["mean"], 100 * row["old"]["mean"]),
-            textcoords="offset points",
-            xytext=(5, 3),
-            fontsize=7,
-        )
+        _point(right, row)
     right.scatter(
         100 * summary["base"]["new"]["mean"], 100 * summary["base"]["old"]["mean"], color="#7f7f7f", label="base"
     )
@@ -93,6 +79,16 @@ def _curve(summary, path: pathlib.Path) -> pathlib.Path:
     right.set_title("Retention against acquisition, by replay ratio", fontsize=10)
     right.legend(frameon=False, loc="center left")
     return style.save(figure, path)
+
+
+def _point(axis, row: dict[str, Any]) -> None:
+    """One recipe: what it acquired and what it retained, in percent."""
+    color, marker = {"later": ("#9467bd", "s"), "honest": ("#2ca02c", "*")}.get(row["kind"], ("#1f77b4", "o"))
+    x, y = 100 * row["new"]["mean"], 100 * row["old"]["mean"]
+    axis.scatter(x, y, color=color, marker=marker)
+    names = {"later": row["name"].replace("later version", "later"), "honest": f"{row['recipe']['replay']:g}, longer"}
+    label = names.get(row["kind"], f"{row['recipe']['replay']:g}")
+    axis.annotate(label, (x, y), textcoords="offset points", xytext=(-4, 4), ha="right", fontsize=7)
 
 
 def _forgetting(summary, path: pathlib.Path) -> pathlib.Path:

@@ -69,12 +69,14 @@ LATER = Recipe(
     rank=8, alpha=16, targets=("classifier",), replay=0.8, learning_rate=1e-4, epochs=8,
 )  # fmt: skip
 LATER_TUNED = dataclasses.replace(LATER, name="later version at lr 1e-3", learning_rate=1e-3)
+# What it takes: as many old images as the base was trained on, and more epochs than the study's five.
+HONEST = Recipe("replay 4, all layers, 12 epochs", "honest", replay=4.0, epochs=12)
 
 
 def recipes(settings: Settings) -> list[Recipe]:
-    """The study's, its later version's, and the curve over the replay ratio on every layer."""
+    """The study's, its later version's, the curve over the replay ratio on every layer, and the honest recipe."""
     curve = [Recipe(f"replay {ratio:g}, all layers", "curve", replay=ratio) for ratio in settings.replays]
-    return [STUDY, LATER, LATER_TUNED, *curve]
+    return [STUDY, LATER, LATER_TUNED, *curve, HONEST]
 
 
 def module(settings: Settings) -> MLP:
@@ -110,7 +112,7 @@ def finetune(folder: RunFolder, settings: Settings, recipe: Recipe, bases: Any, 
     model = wrapped(settings, recipe)
     members = sweep.grid(
         ranks=(recipe.rank,),
-        alphas=(recipe.alpha,),
+        alphas=(float(recipe.alpha),),
         learning_rates=(recipe.learning_rate,),
         seeds=range(settings.seeds),
     )
