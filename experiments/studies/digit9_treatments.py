@@ -98,9 +98,7 @@ S1_TREATMENTS = (
     S1_LORA,
     at(FULL, 1e-3),
     at(FULL, 1e-5),
-    at(BIAS, 1e-3),
     at(BIAS, 1e-2),
-    at(dataclasses.replace(S1_LORA, name="LoRA r=1, balanced data", kind="mitigation", stream="balanced"), 1e-3),
     at(dataclasses.replace(S1_LORA, name="LoRA r=1, half replay", kind="mitigation", stream="half replay"), 1e-3),
 )
 
