@@ -23,7 +23,7 @@ def nf4(kernel: jax.Array) -> jax.Array:
     blocks = jnp.pad(flat, (0, -flat.size % BLOCK)).reshape(-1, BLOCK)
     largest = jnp.maximum(jnp.abs(blocks).max(axis=1, keepdims=True), 1e-12)
     levels = jnp.asarray(NF4)
-    nearest = jnp.abs((blocks / largest)[..., None] - levels).argmin(axis=-1)
+    nearest = jnp.abs((blocks / largest)[..., None] - levels[None, None]).argmin(axis=-1)
     return (levels[nearest] * largest).reshape(-1)[: flat.size].reshape(kernel.shape)
 
 

@@ -139,7 +139,7 @@ def _teachers(members: list[sweep.Member]) -> tuple[jax.Array, jax.Array]:
         start = jax.random.normal(base_key, (D, D)) / jnp.sqrt(D)
         left = jax.random.orthogonal(left_key, D)
         right = jax.random.orthogonal(right_key, D)
-        return start, start + (left * DECAY ** jnp.arange(D)) @ right
+        return start, start + (left * DECAY ** jnp.arange(D)[None]) @ right
 
     return jax.vmap(pair)(jnp.asarray([1000 + member.seed for member in members], jnp.uint32))
 

@@ -1,0 +1,146 @@
+"""Do tables and figures come out of a summary alone, whatever n is, and without JAX?"""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.common.statistics import estimate
+from experiments.figures import digit9, linear, new_digits, rank
+
+PURE = ("experiments.figures", "experiments.claims", "experiments.common.statistics", "experiments.common.style")
+N = (1, 3)
+
+
+def e(mean: float, n: int):
+    return estimate(mean + 0.01 * np.arange(n))
+
+
+def rank_summary(n: int) -> dict:
+    def row(regime, rank, parameters):
+        scores = {name: e(0.9, n) for name in ("accuracy", "accuracy_0_7", "accuracy_8_9")}
+        return {"regime": regime, "rank": rank, "learning_rate": 1e-3, "parameters": parameters, "share": 0.1, **scores}
+
+    rows = [row("head only", None, 1290), row("LoRA", 1, 2586), row("LoRA", 4, 10344), row("full", None, 567434)]
+    return {"rows": rows, "base": rows[0], "data": {"is_full_mnist": False}}
+
+
+def linear_summary(n: int) -> dict:
+    rows = [
+        {
+            "rule": rule, "rank": r, "bound": e(1 / r, n), "final_error": e(1 / r, n), "early_ratio": e(2, n),
+            "final_ratio": e(1.001, n), "worst_final_ratio": 1.001, "curve": [9.0, 2.0, 1.0],
+        }
+        for rule in ("alpha = c r", "alpha fixed") for r in (1, 4)
+    ]  # fmt: skip
+    return {"rows": rows, "steps": 20, "early_step": 10, "curve_steps": [0, 10, 20]}
+
+
+def digit9_summary(n: int) -> dict:
+    def row(name, kind, equal):
+        classes = [e(10 + digit, n) for digit in range(10)]
+        return {
+            "name": name, "kind": kind, "parameters": 6794, "accuracy_before": e(0.96, n), "accuracy_after": e(0.9, n),
+            "before": classes, "after": classes, "digit_before": classes[9], "digit_after": classes[9],
+            "others_added": e(50, n), "others_added_at_equal_gain": equal,
+            "curve_batches": [0, 5, 10], "curve": [[10.0] * 10, [12.0] * 10, [20.0] * 10],
+        }  # fmt: skip
+
+    rows = [row("the study", "study", e(40, n)), row("full", "suspect", None), row("replay", "mitigation", e(4, n))]
+    return {"rows": rows, "settings": {"study": "s1", "digit": 9, "batches": 10}}
+
+
+def new_digits_summary(n: int) -> dict:
+    def row(name, kind, replay):
+        groups = {group: e(0.9, n) for group in ("old", "new", "overall")}
+        errors = {"followed_errors_by_class": [[5.0] * 10, [3.0] * 10]}
+        return {"name": name, "kind": kind, "parameters": 41376, "recipe": {"replay": replay}, **groups, **errors}
+
+    return {
+        "base": {group: e(0.9, n) for group in ("old", "new", "overall")} | {"parameters": 567434},
+        "rows": [row("alone", "study", 0.0), row("later version", "later", 0.8), row("replay 0.8", "curve", 0.8)],
+        "bars": {"overall": 0.98},
+        "chosen": "replay 0.8",
+        "settings": {"new_digits": [2, 9]},
+    }  # fmt: skip
+
+
+CASES = {
+    "rank": (rank, rank_summary, ["accuracy_vs_rank", "accuracy_vs_parameters"]),
+    "linear": (linear, linear_summary, ["error_vs_rank", "fixed_alpha_artifact"]),
+    "digit9": (
+        digit9,
+        digit9_summary,
+        ["s1_errors_by_digit", "s1_errors_during_training", "s1_damage_at_equal_gain", "s1_price_of_the_digit"],
+    ),
+    "new_digits": (new_digits, new_digits_summary, ["retention_and_acquisition", "forgetting_during_training"]),
+}  # fmt: skip
+
+
+def assert_is_a_picture(path) -> None:
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert min(pixels.shape) > 200 and 0 < (pixels < 128).mean() < 0.5
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("n", N)
+def test_figures_are_drawn(case, n, tmp_path):
+    module, summary, names = CASES[case]
+    paths = module.draw(summary(n), tmp_path)
+    assert [path.name for path in paths] == [f"{name}.png" for name in names]
+    for path in paths:
+        assert_is_a_picture(path)
+
+
+def test_equal_summaries_give_equal_files(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        rank.draw(rank_summary(3), folder)
+    first, second = ((folder / "accuracy_vs_rank.png").read_bytes() for folder in folders)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("case", "parts"),
+    [
+        ("rank", ["head only 0.001 1,290 10.00% 91.00 [88.52, 93.48] % 91.00 91.00 3", "LoRA 4 0.001 10,344", "base (0-7 only): 91.00 %"]),
+        ("linear", ["alpha fixed 4 0.2600 2.010 [1.985, 2.035] 1.01100 [0.98616, 1.03584] 3"]),
+        ("digit9", ["wrong on 9", "the study 6,794 91.00 [88.52, 93.48]", "full 10.0 11.0 12.0"]),
+        ("new_digits", ["digits 0,1,3,4,5,6,7,8", "digits 2,9", "replay 0.8", "<- chosen"]),
+    ],
+)  # fmt: skip
+def test_tables_say_what_the_summary_says(case, parts):
+    module, summary, _ = CASES[case]
+    table = " ".join(module.table(summary(3)).split())
+    for part in parts:
+        assert part in table
+    assert "None" not in module.table(summary(1))
+
+
+def test_the_picture_of_predictions(tmp_path):
+    probabilities = np.full((7, 10), 0.05)
+    probabilities[:, 3] = 0.55
+    result = {
+        "images": np.full((7, 28, 28), 200, np.uint8),
+        "probabilities": {"on": probabilities, "off": probabilities},
+    }
+    assert_is_a_picture(new_digits.predictions(result, tmp_path / "predictions.png"))
+
+
+def test_readers_of_records_do_not_import_jax():
+    """A summary can be read, drawn and judged on a machine that has no JAX."""
+    program = f"""
+import importlib, pkgutil, sys
+for name in {PURE!r}:
+    module = importlib.import_module(name)
+    for entry in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        importlib.import_module(f"{{name}}.{{entry.name}}")
+assert "experiments.claims.new_digits" in sys.modules and "experiments.figures.rank" in sys.modules
+print([name for name in sys.modules if name in ("jax", "jaxlib", "flax", "lora_jax")])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
