@@ -162,7 +162,7 @@ def scores(old: float, new: float, overall: float) -> dict:
 
 def recipe(name: str, kind: str, replay: float, *accuracies: float) -> dict:
     off = {"parameters": 41_376, "adapter_off_equals_base": True}
-    return {"name": name, "kind": kind, "recipe": {"replay": replay}, **scores(*accuracies), **off}
+    return {"name": name, "kind": kind, "recipe": {"replay": replay, "epochs": 5}, **scores(*accuracies), **off}
 
 
 def new_digits_summary() -> dict:
@@ -188,7 +188,7 @@ def test_s3_names_the_least_replay_that_passes():
     claims = s3(new_digits_summary())
     assert claims["S3.1"].verdict == claims["S3.4"].verdict == HOLDS
     assert claims["S3.2"].verdict == "holds but for a misprint"
-    assert claims["S3.3"].verdict == "holds if old digits are replayed, 0.8 per new one"
+    assert claims["S3.3"].verdict == "holds if old digits are replayed, 0.8 per new one, for 5 epochs"
     assert claims["S3.3'"].verdict == FAILS and "old 97.90 < 98" in claims["S3.3'"].reason
 
 
@@ -197,6 +197,15 @@ def test_s3_without_any_recipe_that_passes():
     for row in summary["rows"]:
         row["overall"] = about(0.9799, 0.0)
     assert s3(summary)["S3.3"].verdict == FAILS
+
+
+def test_s3_by_longer_training_alone():
+    summary = new_digits_summary()
+    for row in summary["rows"]:
+        row["overall"] = about(0.97, 0.0)
+    summary["rows"].append(recipe("longer", "honest", 4.0, 0.98, 0.95, 0.98))
+    summary["rows"][-1]["recipe"]["epochs"] = 12
+    assert s3(summary)["S3.3"].verdict == "holds if old digits are replayed, 4 per new one, for 12 epochs"
 
 
 def test_s3_if_the_study_had_been_right():

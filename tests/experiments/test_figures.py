@@ -60,7 +60,7 @@ def new_digits_summary(n: int) -> dict:
 
     return {
         "base": {group: e(0.9, n) for group in ("old", "new", "overall")} | {"parameters": 567434},
-        "rows": [row("alone", "study", 0.0), row("later version", "later", 0.8), row("replay 0.8", "curve", 0.8)],
+        "rows": [row("alone", "study", 0.0), row("later version", "later", 0.8), row("replay 0.8", "curve", 0.8), row("longer", "honest", 4.0)],
         "bars": {"overall": 0.98},
         "chosen": "replay 0.8",
         "settings": {"new_digits": [2, 9]},
