@@ -80,11 +80,20 @@ def uninterrupted(tmp_path_factory, quick_compile):
     return train(RunFolder(str(tmp_path_factory.mktemp("whole")), "run", {"settings": {}}))
 
 
-@pytest.fixture
-def killed(folder):
-    """A run killed while block 4 was measured: blocks 1 to 3 are measured and saved."""
-    with pytest.raises(Killed):
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory, quick_compile):
+    """A run killed while block 4 was measured: blocks 1 to 3 are measured, 2 and 3 are saved."""
+    folder = RunFolder(str(tmp_path_factory.mktemp("killed")), "run", {"settings": {}})
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(phases, "SAVE_EVERY_S", 0.0)
         train(folder, killed_after=4)
+    return folder
+
+
+@pytest.fixture
+def killed(killed_once, folder):
+    """A copy of it, to be damaged."""
+    shutil.copytree(killed_once.path, folder.path, dirs_exist_ok=True)
     assert sorted(path.name for path in (folder.path / "phases" / "tune").iterdir()) == ["2", "3"]
     return folder
 
