@@ -7,6 +7,7 @@ base they belong to, and a digest of the arrays themselves.
 
 import hashlib
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from lora_jax.partition import Mask, trainable_paths
 from lora_jax.tree import Params, differences, flat, nested
 
 FORMAT = 1
+_TENSORSTORE = re.compile(r": ([^:]+) \[os_error_code=")  # how orbax's writer ends its message
 _NAME_WIDTH = 12  # characters of a fingerprint shown in messages
 
 
@@ -152,8 +154,10 @@ def _write(directory, step: int, leaves: dict[str, Any], config: LoRAConfig | No
             manager.save(
                 step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about))
             )
-    except OSError as error:
-        raise CheckpointError(f"cannot write a checkpoint to {directory}: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # tensorstore raises ValueError where the disk is full
+        reason = _TENSORSTORE.search(str(error))
+        why = reason[1] if reason else getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"cannot write a checkpoint to {directory}: {why}.") from error
 
 
 def _read(directory, step: int | None, expected: dict, config: LoRAConfig | None, base: Any) -> dict[str, np.ndarray]:

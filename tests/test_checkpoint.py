@@ -355,3 +355,17 @@ def test_resuming_on_another_base_or_with_another_optimiser_is_refused(tmp_path)
         checkpoint.restore_state(tmp_path, state, {"base": jnp.zeros(2)}, CONFIG)
     with pytest.raises(CheckpointError, match=r"unexpected m float32\[3\]"):
         checkpoint.restore_state(tmp_path, {"w": jnp.ones(3)}, {"base": jnp.ones(2)}, CONFIG)
+
+
+def test_a_disk_that_is_full_is_a_sentence(tmp_path, monkeypatch):
+    """tensorstore raises no OSError there; the text is its own."""
+
+    def fails(*args, **kwargs):
+        raise ValueError(
+            'RESOURCE_EXHAUSTED: Error writing "train/step/0" in OCDBT database: Failed writing: "d/dbc8": '
+            "Failed to write 14032 bytes to file 14: No space left on device [os_error_code='28']"
+        )
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", fails)
+    with pytest.raises(CheckpointError, match=r"^cannot write a checkpoint to .*: No space left on device\.$"):
+        checkpoint.save_adapter(tmp_path, trained(), CONFIG)

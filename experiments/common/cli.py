@@ -3,7 +3,6 @@
 import errno
 import os
 import pathlib
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -18,8 +17,6 @@ from experiments.common.errors import UserError  # noqa: E402
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 ENTRIES = pathlib.Path(__file__).resolve().parents[1]
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-
-TENSORSTORE = re.compile(r": ([^:]+) \[os_error_code=")  # how orbax's writer, which raises no OSError, ends its message
 
 
 def _interrupted(*_: object) -> None:
@@ -56,11 +53,6 @@ def run(main: Callable[[], None]) -> None:
                 raise
             where = error.filename or "the disk"
             _fail(f"cannot write to {where}: {error.strerror}; mend that, and the same command goes on.")
-        except ValueError as error:
-            reason = TENSORSTORE.search(str(error))
-            if reason is None:
-                raise
-            _fail(f"cannot write a checkpoint: {reason[1]}; mend that, and the same command goes on.")
 
     app.run(guarded, flags_parser=_parse)
 

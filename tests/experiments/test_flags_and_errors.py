@@ -110,19 +110,6 @@ def test_a_disk_that_fails(number, said, run_entry, monkeypatch):
     assert_one_sentence(stderr, f"cannot write to metrics.jsonl: {said}; mend that, and the same command goes on")
 
 
-def test_a_disk_that_is_full_when_a_checkpoint_is_written(run_entry, monkeypatch):
-    def fails(*args, **kwargs):
-        raise ValueError(
-            'RESOURCE_EXHAUSTED: Error writing "train/step/0" in OCDBT database: Failed writing: "d/dbc8": '
-            "Failed to write 14032 bytes to file 14: No space left on device [os_error_code='28']"
-        )
-
-    monkeypatch.setattr(main, "execute", fails)
-    status, _, stderr = run_entry(LINEAR, *NEVER)
-    assert status == 2
-    assert_one_sentence(stderr, "cannot write a checkpoint: No space left on device; mend that")
-
-
 def test_an_error_of_ours_keeps_its_traceback(run_entry, monkeypatch):
     monkeypatch.setattr(main, "execute", lambda *args, **kwargs: pathlib.Path("/nonexistent").read_text())
     with pytest.raises(FileNotFoundError):
