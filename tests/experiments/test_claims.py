@@ -46,6 +46,8 @@ def treatment(name="study", kind="study", after=20.0, others=100.0, equal=50.0, 
         "others_added": about(others, 5), "net_errors_added": about(others - 60, 5),
         "others_added_at_equal_gain": None if equal is None else about(equal, 5),
         "parameters": 6794, "adapter_off_equals_base": True,
+        # The study's own way: from 80 wrong 9s to `after`, while the others gain `others` in proportion.
+        "curve": [[10.0] * 9 + [80.0], [10.0 + others / 9] * 9 + [after]],
     }  # fmt: skip
     return row | more
 
@@ -102,9 +104,16 @@ def test_a_gain_that_is_never_reached_measures_nothing(rows):
 
 @pytest.mark.parametrize(
     ("others", "after", "said"),
-    [(50.0, 20.0, HOLDS), (50.0, 79.0, "holds if digit 9 need not gain"), (94.0, 20.0, FAILS), (50.0, 77.0, HOLDS)],
+    [
+        (50.0, 20.0, HOLDS),
+        (50.0, 79.0, "holds if digit 9 need not gain"),
+        (94.0, 20.0, FAILS),
+        # Half-way to its 20 wrong 9s the study's run has added 50 elsewhere: fewer must be added, interval and all.
+        (44.0, 50.0, HOLDS),
+        (46.0, 50.0, "holds as a smaller dose only"),
+    ],
 )
-def test_a_mitigation_works_if_it_spares_the_others_and_keeps_the_gain(others, after, said):
+def test_a_mitigation_works_if_it_spares_the_others_for_as_much_gain(others, after, said):
     claims = s0(treatment(), treatment("replay", "mitigation", after=after, others=others))
     assert claims["S0.5.1"].verdict == said
 
