@@ -70,25 +70,22 @@ def _curve(summary, path: pathlib.Path) -> pathlib.Path:
     left.set_title("LoRA r = 16 on every layer", fontsize=10)
     left.legend(frameon=False)
     for row in summary["rows"]:
-        _point(right, row)
-    right.scatter(
-        100 * summary["base"]["new"]["mean"], 100 * summary["base"]["old"]["mean"], color="#7f7f7f", label="base"
-    )
+        if row["recipe"]["replay"] > 0 and row["kind"] != "later":
+            _point(right, row)
     right.set_xlabel(f"acquired: accuracy on {_names(summary)['new']}, %")
     right.set_ylabel(f"retained: accuracy on {_names(summary)['old']}, %")
     right.set_title("Retention against acquisition, by replay ratio", fontsize=10)
-    right.legend(frameon=False, loc="center left")
     return style.save(figure, path)
 
 
 def _point(axis, row: dict[str, Any]) -> None:
-    """One recipe: what it acquired and what it retained, in percent."""
-    color, marker = {"later": ("#9467bd", "s"), "honest": ("#2ca02c", "*")}.get(row["kind"], ("#1f77b4", "o"))
+    """One replay ratio: what it acquired and what it retained, in percent; a star marks the longer training."""
+    is_honest = row["kind"] == "honest"
+    color, marker, size = ("#2ca02c", "*", 120) if is_honest else ("#1f77b4", "o", 30)
     x, y = 100 * row["new"]["mean"], 100 * row["old"]["mean"]
-    axis.scatter(x, y, color=color, marker=marker)
-    names = {"later": row["name"].replace("later version", "later"), "honest": f"{row['recipe']['replay']:g}, longer"}
-    label = names.get(row["kind"], f"{row['recipe']['replay']:g}")
-    axis.annotate(label, (x, y), textcoords="offset points", xytext=(-4, 4), ha="right", fontsize=7)
+    axis.scatter(x, y, color=color, marker=marker, s=size)
+    label = f"{row['recipe']['replay']:g}" + (f", {row['recipe']['epochs']} epochs" if is_honest else "")
+    axis.annotate(label, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
 
 
 def _forgetting(summary, path: pathlib.Path) -> pathlib.Path:
