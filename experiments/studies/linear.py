@@ -35,7 +35,7 @@ class Settings:
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     seeds: int = 10
     steps: int = 8000
-    blocks: int = 40
+    blocks: int = 80
     learning_rate: float = 1e-2
     alpha: float = 1.0
     strategy: str = "auto"
@@ -52,15 +52,15 @@ PRESETS = {
     "quick": Settings(seeds=5, steps=4000, blocks=40),
     "full": Settings(),
 }
-EARLY = 1 / 40  # share of the steps after which the artifact of a fixed alpha is read
+EARLY_STEPS = 100  # when the artifact of a fixed alpha is read
 
 
 def summary(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     """Trains, checks that W0 never moved, and returns the rows of the summary."""
     result = run(folder, settings)
     chex.assert_trees_all_equal(*result["base"])
-    early = max(1, round(EARLY * settings.blocks))
     per_block = settings.steps // settings.blocks
+    early = max(1, round(EARLY_STEPS / per_block))
     return {
         "rows": [_row(result, rule, rank, early) for rule in RULES for rank in settings.ranks],
         "steps": settings.steps,

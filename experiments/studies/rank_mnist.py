@@ -59,7 +59,7 @@ class Settings:
 PRESETS = {
     "smoke": Settings((1, 4), (3e-3,), (1e-3,), (3e-4,), seeds=2, base_epochs=1, steps=20, blocks=2),
     "quick": Settings(),
-    "full": Settings(head_rates=(1e-3, 3e-3, 1e-2), seeds=10, base_epochs=10, steps=600),
+    "full": Settings(full_rates=(3e-4, 1e-3, 3e-3), seeds=10, base_epochs=10, steps=600),
 }
 
 
