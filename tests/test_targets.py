@@ -42,7 +42,8 @@ def adapted(**fields) -> set[str]:
         ("all-linear", QUERIES | VALUES | {"head"}),
         ("*", QUERIES | VALUES | {"head"}),
     ],
-    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),  # a set's order differs between processes
+    # A set's order differs between processes.
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_patterns_select(patterns, expected):
     assert adapted(targets=patterns) == expected
