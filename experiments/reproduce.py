@@ -54,7 +54,8 @@ def _keep(folder: pathlib.Path, name: str, summary: dict[str, Any], run_path: pa
     kept = folder / name
     kept.mkdir(exist_ok=True)
     write_json(kept / "summary.json", summary)
-    for path in [*run_path.glob("*.png"), run_path / "table.txt", run_path / "environment.json"]:
+    drawn = [path for path in run_path.glob("*.png") if path.name != "predictions.png"]  # that one shows MNIST itself
+    for path in [*drawn, run_path / "table.txt", run_path / "environment.json"]:
         shutil.copy(path, kept / path.name)
 
 

@@ -42,7 +42,7 @@ def _rank_axis(axis, ranks: list[int]) -> None:
 
 def _error_vs_rank(summary, path: pathlib.Path) -> pathlib.Path:
     figure, axis = style.new()
-    for rule, color in RULE_COLORS.items():
+    for (rule, color), marker, size in zip(RULE_COLORS.items(), ("o", "x"), (10, 6), strict=True):
         rows = _by_rule(summary, rule)
         ranks = [row["rank"] for row in rows]
         estimates = [row["final_error"] for row in rows]
@@ -50,7 +50,8 @@ def _error_vs_rank(summary, path: pathlib.Path) -> pathlib.Path:
             ranks,
             [e["mean"] for e in estimates],
             yerr=style.error_bars(estimates),
-            fmt="o-",
+            fmt=f"{marker}-",
+            markersize=size,
             capsize=3,
             color=color,
             label=f"LoRA, {rule}",
