@@ -52,7 +52,7 @@ PRESETS = {
     "quick": Settings(seeds=5, steps=4000, blocks=40),
     "full": Settings(),
 }
-EARLY_STEPS = 100  # when the artifact of a fixed alpha is read
+EARLY_STEPS = 100  # when the artifact of a fixed alpha is read, to the nearest block
 
 
 def summary(folder: RunFolder, settings: Settings) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def summary(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     result = run(folder, settings)
     chex.assert_trees_all_equal(*result["base"])
     per_block = settings.steps // settings.blocks
-    early = max(1, round(EARLY_STEPS / per_block))
+    early = min(settings.blocks, max(1, round(EARLY_STEPS / per_block)))
     return {
         "rows": [_row(result, rule, rank, early) for rule in RULES for rank in settings.ranks],
         "steps": settings.steps,

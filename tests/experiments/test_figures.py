@@ -56,7 +56,14 @@ def new_digits_summary(n: int) -> dict:
     def row(name, kind, replay):
         groups = {group: e(0.9, n) for group in ("old", "new", "overall")}
         errors = {"followed_errors_by_class": [[5.0] * 10, [3.0] * 10]}
-        return {"name": name, "kind": kind, "parameters": 41376, "recipe": {"replay": replay}, **groups, **errors}
+        return {
+            "name": name,
+            "kind": kind,
+            "parameters": 41376,
+            "recipe": {"replay": replay, "epochs": 5},
+            **groups,
+            **errors,
+        }
 
     return {
         "base": {group: e(0.9, n) for group in ("old", "new", "overall")} | {"parameters": 567434},

@@ -51,7 +51,8 @@ def test_one_program_trains_all_members(result):
     assert result["traces"] == 1 and len(result["members"]) == 2 * 2 * 2
 
 
-def test_the_summary_and_the_artifact(folder):
+def test_the_summary_and_the_artifact(folder, monkeypatch):
+    monkeypatch.setattr(linear, "EARLY_STEPS", 10)
     summary = linear.summary(folder, dataclasses.replace(TINY, steps=400, blocks=40))
     rows = {(row["rule"], row["rank"]): row for row in summary["rows"]}
     assert len(rows) == 4 and summary["base_unchanged"]
