@@ -39,11 +39,12 @@ def run() -> None:
         RESULTS if FLAGS.preset == "full" and data.is_full else pathlib.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
     )
     make_folder(folder)
+    about = environment()  # before the results folder changes: a commit that is clean should be said to be
     claims: list[ledger.Claim] = []
     for key, study in STUDIES.items():
         if FLAGS.only is None or key in FLAGS.only:
             claims += study(folder, data)
-    for path in ledger.write(claims, environment(), folder) if FLAGS.only is None else []:
+    for path in ledger.write(claims, about, folder) if FLAGS.only is None else []:
         print(f"ledger: {path}")
     for claim in claims:
         print(f"{claim.id:<7} {claim.verdict}: {claim.statement}")
