@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_jax import lowrank
+from lora_jax.adapter import strip
 from lora_jax.errors import TreeError
 from lora_jax.interceptor import SCALE, A, B
 from lora_jax.tree import Params, flat, nested
@@ -32,7 +33,7 @@ def merge(params: Params) -> dict:
     modules = [path.removesuffix(A) for path in leaves if path.rpartition("/")[2] == A]
     if not modules:
         raise TreeError("merge: these parameters hold no adapter; they are a base, or merged already.")
-    merged = {path: leaf for path, leaf in leaves.items() if path.rpartition("/")[2] not in (A, B, SCALE)}
+    merged = flat(strip(params))
     for module in modules:
         path = kernel_path(leaves, module)
         merged[path] = _merged_kernel(path, leaves[path], *(leaves[module + name] for name in (A, B, SCALE)))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.claims.ledger import FAILS, HOLDS, Claim, verdict
-from experiments.common.statistics import text
+from experiments.common.statistics import reaches, text
 
 PUBLISHED_PARAMETERS = 41_376  # 16 x 2,586; the study prints 41,367
 
@@ -37,15 +37,11 @@ def _three(row) -> str:
     return " / ".join(f"{text(row[group], 2, 100)} %" for group in ("old", "new", "overall"))
 
 
-def passes(row, bars: dict[str, float]) -> bool:
-    return all(row[group]["mean"] >= bar for group, bar in bars.items())
-
-
 def _after(summary, study, n: int, command: str) -> Claim:
     """S3.3: the study's recipe, and the least replay that reaches it."""
     bars = summary["bars"]
-    honest = [row for row in summary["rows"] if row["kind"] in ("curve", "honest") and passes(row, bars)]
-    if passes(study, bars):
+    honest = [row for row in summary["rows"] if row["kind"] in ("curve", "honest") and reaches(row, bars)]
+    if reaches(study, bars):
         said, reason = HOLDS, "on 8-9 alone"
     elif honest:
         least = min(honest, key=lambda row: row["recipe"]["replay"])

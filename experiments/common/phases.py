@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.common.errors import UserError
-from experiments.common.recording import RunFolder
+from experiments.common.recording import RunFolder, slug
 from lora_jax import checkpoint
 from lora_jax.errors import CheckpointError
 from lora_jax.sweep import Sweep, SweepState
@@ -42,7 +42,7 @@ def train(
     Returns:
       The final state, and the history: one dict per measurement, arrays [M, ...], the one before training first.
     """
-    saves = folder.path / "phases" / "".join(c if c.isalnum() else "_" for c in phase)
+    saves = folder.path / "phases" / slug(phase)
     state, done = _resume(folder, phase, saves, state, shared)
     if not done:
         _measure(folder, phase, 0, follow(state))

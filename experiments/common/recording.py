@@ -100,6 +100,11 @@ def _commit() -> str | None:
     return described.stdout.strip()
 
 
+def slug(name: str) -> str:
+    """A name as a file's: letters and digits, all else an underscore."""
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
 def make_folder(path: pathlib.Path, flag: str = "--workdir") -> None:
     """Creates a folder and makes sure that it can be written to; UserError where not, naming the flag to change."""
     try:

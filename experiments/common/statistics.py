@@ -21,6 +21,11 @@ def estimate(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
+def reaches(row: dict[str, Any], bars: dict[str, float]) -> bool:
+    """Whether the mean of every named estimate in `row` is at its bar or above."""
+    return all(row[name]["mean"] >= bar for name, bar in bars.items())
+
+
 def text(e: dict[str, Any], digits: int = 3, factor: float = 1.0) -> str:
     """`0.951 [0.949, 0.953]`.
 

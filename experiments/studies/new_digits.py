@@ -56,6 +56,11 @@ class Settings:
     def old_digits(self) -> tuple[int, ...]:
         return tuple(digit for digit in range(10) if digit not in self.new_digits)
 
+    @property
+    def groups(self) -> dict[str, tuple[int, ...]]:
+        """The digits that are scored together, by the names the summary gives them."""
+        return {"old": self.old_digits, "new": self.new_digits, "overall": tuple(range(10))}
+
 
 PRESETS = {
     "smoke": Settings(base_epochs=1, seeds=2, replays=(0.8,), epoch_share=0.2),
@@ -168,5 +173,4 @@ def _batches(settings: Settings, recipe: Recipe, train: Split):
 def _scores(errors: np.ndarray, test: Split, settings: Settings) -> dict[str, Any]:
     """Accuracy on old and new digits and overall, from errors [M, C]."""
     counts = class_counts(test.y)
-    groups = {"old": settings.old_digits, "new": settings.new_digits, "overall": tuple(range(10))}
-    return {name: estimate(accuracy(np.asarray(errors), counts, digits)) for name, digits in groups.items()}
+    return {name: estimate(accuracy(np.asarray(errors), counts, digits)) for name, digits in settings.groups.items()}

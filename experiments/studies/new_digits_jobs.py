@@ -13,7 +13,8 @@ from experiments.common import phases
 from experiments.common.classification import accuracy, class_counts, errors_by_class
 from experiments.common.errors import UserError
 from experiments.common.pretraining import EVALUATION_BATCH
-from experiments.common.recording import RunFolder, read_json, write_json
+from experiments.common.recording import RunFolder, read_json, slug, write_json
+from experiments.common.statistics import reaches
 from experiments.data.mnist import MEAN, STD, Mnist, normalise
 from experiments.studies import new_digits
 from experiments.studies.new_digits import Settings
@@ -34,12 +35,12 @@ def pretrain(folder: RunFolder, settings: Settings, data: Mnist) -> None:
 
 
 def finetune(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
-    """Every recipe that is not there yet; saves the best adapter of seed 0; returns the summary."""
+    """Every recipe that is not there yet; saves its adapter of seed 0; returns the summary."""
     bases = _bases(folder, settings, "finetune")
     before = jax.tree.map(np.asarray, bases)
     rows = []
     for recipe in new_digits.recipes(settings):
-        path = folder.path / "recipes" / f"{recipe.name.replace(' ', '_').replace(':', '').replace(',', '')}.json"
+        path = folder.path / "recipes" / f"{slug(recipe.name)}.json"
         path.parent.mkdir(exist_ok=True)
         is_saved = checkpoint.latest_step(_adapter_path(folder, recipe)) is not None
         row = read_json(path) if is_saved else None
@@ -61,7 +62,7 @@ def finetune(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, An
 
 def choose(rows: list[dict[str, Any]]) -> str:
     """The recipe with the least replay whose means pass every bar, else the one with the best overall accuracy."""
-    passing = [row for row in rows if all(row[name]["mean"] >= bar for name, bar in BARS.items())]
+    passing = [row for row in rows if reaches(row, BARS)]
     if passing:
         return min(passing, key=lambda row: row["recipe"]["replay"])["name"]
     return max(rows, key=lambda row: row["overall"]["mean"])["name"]
@@ -112,7 +113,7 @@ def _bases(folder: RunFolder, settings: Settings, job: str) -> Any:
 
 
 def _adapter_path(folder: RunFolder, recipe: new_digits.Recipe) -> pathlib.Path:
-    return folder.path / "adapters" / "".join(c if c.isalnum() else "_" for c in recipe.name)
+    return folder.path / "adapters" / slug(recipe.name)
 
 
 def _save(folder: RunFolder, settings: Settings, recipe: new_digits.Recipe, bases: Any, adapters: Any) -> None:
@@ -127,8 +128,7 @@ def _score(model, params, data: Mnist, settings: Settings) -> dict[str, float]:
     evaluate = jax.jit(training.make_evaluation(errors_by_class(model), EVALUATION_BATCH))
     errors = np.asarray(evaluate(params, data.test.on_device())["errors"])
     counts = class_counts(data.test.y)
-    groups = {"old": settings.old_digits, "new": settings.new_digits, "overall": tuple(range(10))}
-    return {name: float(accuracy(errors, counts, digits)) for name, digits in groups.items()}
+    return {name: float(accuracy(errors, counts, digits)) for name, digits in settings.groups.items()}
 
 
 def _sample(data: Mnist) -> np.ndarray:
