@@ -28,6 +28,10 @@ class CheckpointError(LoRAError):
     """A checkpoint that is absent, damaged, or belongs to another base or config."""
 
 
+class ModelError(LoRAError):
+    """A model whose configuration, input or files cannot be used."""
+
+
 def closest(wanted: str, existing: Iterable[str], n: int = 3) -> str:
     """The `n` names most like `wanted`, for an error message.
 

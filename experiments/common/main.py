@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from absl import flags
 
@@ -12,6 +12,14 @@ from experiments.common.recording import RunFolder, write_text
 from experiments.data import mnist
 
 FLAGS = flags.FLAGS
+
+
+class Data(Protocol):
+    """What a run depends on beside its settings."""
+
+    checksum: str
+
+    def record(self) -> dict[str, Any]: ...
 
 
 def settings_from_flags(presets: dict[str, Any], **overrides: Any) -> Any:
@@ -40,7 +48,7 @@ def load_mnist() -> mnist.Mnist:
     return mnist.load(FLAGS.data_dir, download=FLAGS.download)
 
 
-def run_folder(name: str, settings: Any, data: mnist.Mnist | None = None) -> RunFolder:
+def run_folder(name: str, settings: Any, data: Data | None = None) -> RunFolder:
     """The folder of a run: named by its settings, its data and the platform."""
     config = {
         "settings": dataclasses.asdict(settings),
@@ -56,7 +64,7 @@ def execute(
     study: Callable[[RunFolder], dict[str, Any]],
     figures: Any,
     *,
-    data: mnist.Mnist | None = None,
+    data: Data | None = None,
 ) -> dict[str, Any]:
     """Runs `study(folder) -> summary` unless the same run is complete; prints its table and draws its figures.
 

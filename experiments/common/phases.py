@@ -32,11 +32,35 @@ def train(
     blocks: int,
     follow: Callable[[SweepState], dict[str, jax.Array]] = lambda state: {},
 ) -> tuple[SweepState, list[dict[str, np.ndarray]]]:
-    """Runs `blocks` calls of `sweep.run`, from the last save if there is one.
+    """`train_blocks` where a block is one call of `sweep.run`.
+
+    Args:
+      order: block -> indices [S, B] or [M, S, B]; a function of the block alone, so a resumed run sees the same data.
+    """
+
+    def advance(state: SweepState, block: int):
+        state, (losses, _) = sweep.run(state, shared, data, order(block))
+        return state, {"loss": losses.mean(axis=1)}
+
+    return train_blocks(folder, phase, state, shared, advance, blocks=blocks, follow=follow)
+
+
+def train_blocks(
+    folder: RunFolder,
+    phase: str,
+    state: Any,
+    shared: Any,
+    advance: Callable[[Any, int], tuple[Any, dict[str, jax.Array]]],
+    *,
+    blocks: int,
+    follow: Callable[[Any], dict[str, jax.Array]] = lambda state: {},
+) -> tuple[Any, list[dict[str, np.ndarray]]]:
+    """Runs `blocks` calls of `advance`, from the last save if there is one.
 
     Args:
       state: before the first step; its structure is what a save is read into.
-      order: block -> indices [S, B] or [M, S, B]; a function of the block alone, so a resumed run sees the same data.
+      shared: the frozen tree that saves are bound to.
+      advance: (state, block) -> (state, values to record); what it does depends on these two alone.
       follow: measured before the first block and after each one; recorded in metrics.jsonl.
 
     Returns:
@@ -50,8 +74,8 @@ def train(
     started = time.monotonic()
     with tqdm(total=blocks, initial=done, desc=phase, unit="block", leave=False, disable=None) as bar:
         for block in range(done, blocks):
-            state, (losses, _) = sweep.run(state, shared, data, order(block))
-            _measure(folder, phase, block + 1, {"loss": losses.mean(axis=1), **follow(state)})
+            state, values = advance(state, block)
+            _measure(folder, phase, block + 1, {**values, **follow(state)})
             bar.update()
             is_last = block + 1 == blocks
             if is_last or time.monotonic() - saved_at > SAVE_EVERY_S:
@@ -66,7 +90,7 @@ def train(
     return state, history
 
 
-def _resume(folder: RunFolder, phase: str, saves: pathlib.Path, state: SweepState, shared: Any):
+def _resume(folder: RunFolder, phase: str, saves: pathlib.Path, state: Any, shared: Any):
     """(state, blocks done) of the last save; of the start where there is none, or its measurements are lost."""
     done = checkpoint.latest_step(saves) or 0
     if not done:

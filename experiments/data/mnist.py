@@ -4,20 +4,19 @@ import dataclasses
 import gzip
 import hashlib
 import importlib.resources
-import os
 import pathlib
-import socket
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.errors import UserError
-from experiments.common.recording import make_folder
+from experiments.data import prepared
 
 MEAN, STD = 0.1307, 0.3081  # of the training pixels in [0, 1], as study S1 normalises
 TEST_SHARE = 0.2  # of the 5,000 images
-_HOST = ("storage.googleapis.com", 443)  # where tfds fetches MNIST
+PREPARED = prepared.Prepared(
+    "mnist", "MNIST", module="tensorflow_datasets.image_classification.mnist", host="storage.googleapis.com"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,52 +62,16 @@ def load(data_dir: str | None = None, *, download: bool = False) -> Mnist:
     Raises:
       UserError: for a folder that is missing or damaged, or a download that cannot be.
     """
-    root = _root(data_dir, may_create=download)
-    if download:
-        _prepare(root)
-    prepared = _prepared(root)
-    if prepared is None and data_dir is not None:
-        raise UserError(f"--data_dir={data_dir}: there is no prepared mnist in it; --download prepares it there.")
-    data = _carried(root) if prepared is None else _full(prepared)
+    root, info = PREPARED.find(data_dir, download=download)
+    data = _carried(root) if info is None else _full(info)
     print(f"data: {data.source}", flush=True)
     return data
 
 
-def _root(data_dir: str | None, *, may_create: bool) -> pathlib.Path:
-    named = data_dir or os.environ.get("TFDS_DATA_DIR")
-    root = pathlib.Path(named or "~/tensorflow_datasets").expanduser()
-    if named and not root.is_dir() and not may_create:
-        where = f"--data_dir={data_dir}" if data_dir else f"TFDS_DATA_DIR={named}"
-        raise UserError(f"{where}: there is no such folder; name one that holds mnist/, or leave it out.")
-    return root
-
-
-def _prepared(root: pathlib.Path) -> pathlib.Path | None:
-    """The newest prepared version."""
-    return max(root.glob("mnist/*/dataset_info.json"), default=None, key=lambda path: path.parent.name)
-
-
 def _full(info: pathlib.Path) -> Mnist:
-    import tensorflow_datasets as tfds
-
-    folder = info.parent
-    try:
-        builder = tfds.builder_from_directory(folder)
-        splits = [_decode(builder.as_data_source(split=name)) for name in ("train", "test")]
-    except Exception as error:  # tfds and array_record raise many kinds; each means the folder cannot be read
-        raise UserError(
-            f"{folder} is damaged or incomplete ({type(error).__name__}: {_first_line(error)}); remove it, and --download prepares it again."
-        ) from error
-    return _assemble(
-        *splits,
-        source=f"all of MNIST, {len(splits[0][1]):,} training and {len(splits[1][1]):,} test images",
-        is_full=True,
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else "no message"
+    train, test = prepared.read(info, ("train", "test"), _decode)
+    source = f"all of MNIST, {len(train[1]):,} training and {len(test[1]):,} test images"
+    return _assemble(train, test, source=source, is_full=True)
 
 
 def _decode(source) -> tuple[np.ndarray, np.ndarray]:
@@ -149,30 +112,3 @@ def _normalised(images: np.ndarray, labels: np.ndarray) -> Split:
 def normalise(images: np.ndarray) -> np.ndarray:
     """uint8 [N, 28, 28] -> float32 [N, 784] with the training set's mean 0 and standard deviation 1."""
     return ((images.reshape(len(images), -1) / np.float32(255) - MEAN) / STD).astype(np.float32)
-
-
-def _prepare(root: pathlib.Path) -> None:
-    """download_and_prepare, after making sure that it can work: offline, tfds retries for minutes."""
-    if _prepared(root):
-        return
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "--download needs TensorFlow to prepare MNIST: pip install -e '.[prepare]', then again."
-        ) from None
-    try:
-        socket.create_connection(_HOST, timeout=5).close()
-    except OSError:
-        raise UserError(
-            f"--download: {_HOST[0]} cannot be reached; MNIST can be prepared only with the internet."
-        ) from None
-    import tensorflow_datasets as tfds
-
-    make_folder(root, "--data_dir")
-    try:
-        tfds.builder("mnist", data_dir=root).download_and_prepare()
-    except Exception as error:  # tfds raises many kinds: of the net, of a checksum, of the disk
-        raise UserError(
-            f"--download: MNIST could not be prepared ({type(error).__name__}: {_first_line(error)})."
-        ) from error

@@ -1,0 +1,41 @@
+"""The pretrained BERT that a study starts from: a folder or hub name, or the small one that lies in this repository."""
+
+import dataclasses
+import functools
+import pathlib
+
+import tokenizers
+
+from experiments.data import text, wordpiece
+from lora_jax.models import bert_folder
+from lora_jax.models.weight_files import locate
+
+OWN = pathlib.Path(__file__).parents[1] / "base" / "bert_tiny"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Base:
+    """Weights, tokenizer, and the line that says what they are."""
+
+    folder: bert_folder.BertFolder
+    tokenizer: tokenizers.Tokenizer
+    source: str
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """SHA-256 over config, weights and vocabulary."""
+        kinds = ("config.json", "*.safetensors", "*.bin", "vocab.txt", "tokenizer.json")
+        return text.checksum(sorted({str(path) for kind in kinds for path in self.folder.path.glob(kind)}))
+
+
+def load(name: str | None = None) -> Base:
+    """The base of a folder or hub name; without one, ours. Prints one line that says which.
+
+    Raises:
+      ModelError, UserError: when it is not there or cannot be used.
+    """
+    path = locate(name) if name else OWN
+    folder = bert_folder.read(path)
+    source = name or "the repository's own BERT-tiny (experiments/base/bert_tiny), not Google's"
+    print(f"base: {source}", flush=True)
+    return Base(folder, wordpiece.of_folder(path, folder.config.vocab_size), source)

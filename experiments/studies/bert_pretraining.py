@@ -1,0 +1,339 @@
+"""A small BERT trained on plain text: by masked LM, or distilled from a larger one with masked LM beside it.
+
+Distillation: the student's hidden state at a word's first piece, mapped linearly, points where the teacher's vector
+for the word does; its pooled output likewise where the teacher's sentence vector does (losses: 1 - cosine). The
+student sees masked words, the teacher does not. Letters: B batch, T tokens, D width, P scored positions.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.common import phases
+from experiments.common.errors import UserError
+from experiments.common.recording import RunFolder
+from experiments.data import text, wordpiece
+from experiments.studies import bert_teacher
+from experiments.studies.bert_teacher import LENGTHS, SHARD
+from lora_jax import training
+from lora_jax.models import bert
+
+MASKED = 0.15  # of the tokens; of these 80 % become [MASK], 10 % a random token, 10 % stay (Devlin et al., section 3.1)
+HELD_OUT = 2048  # examples of the first file, which is never trained on
+STEPS = 16  # per compiled call
+BLOCKS = 20  # measurements
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`shards` files of 8,192 examples; batches of about `tokens_per_batch`, padding included.
+
+    `vocab_size` None is the teacher's own vocabulary. Masked words are scored in `scored_rows` of each batch: with
+    30,522 tokens a scored position costs as much as encoding four tokens.
+    """
+
+    method: str = "distil"
+    vocab_size: int | None = None
+    shards: int = 40
+    epochs: int = 3
+    tokens_per_batch: int = 2048
+    scored_rows: float = 0.25
+    learning_rate: float = 1e-3
+    warm_up: float = 0.05
+    seed: int = 0
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 2
+    intermediate_size: int = 512
+
+    def __post_init__(self):
+        if self.method == "mlm" and self.vocab_size is None:
+            raise UserError("--method=mlm needs --vocab_size: the vocabulary is trained on the corpus.")
+        if self.shards < 2:
+            raise UserError("--shards: the first file is held out, so at least 2 are needed.")
+
+    def config(self, vocab_size: int) -> bert.BertConfig:
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        return bert.BertConfig(vocab_size, **{name: getattr(self, name) for name in sizes})
+
+
+PRESETS = {
+    "smoke": Settings(shards=2, epochs=1, vocab_size=1000, scored_rows=1.0),
+    "quick": Settings(shards=4, epochs=1),
+    "full": Settings(),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What is learned from: text files, where a .jsonl line has its text, and the teacher's folder, if any."""
+
+    corpus: tuple[str, ...]
+    field: str
+    teacher: pathlib.Path | None
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """SHA-256 over the text and the teacher's files."""
+        files = [] if self.teacher is None else sorted(str(path) for path in self.teacher.glob("*.*") if path.is_file())
+        return text.checksum([*self.corpus, *files])
+
+    def record(self) -> dict[str, Any]:
+        """What a summary says about it."""
+        return {
+            "corpus": [pathlib.Path(path).name for path in self.corpus],
+            "teacher": None if self.teacher is None else self.teacher.parent.name + "/" + self.teacher.name,
+            "sha256": self.checksum,
+        }
+
+
+def run(folder: RunFolder, settings: Settings, material: Material) -> dict[str, Any]:
+    """Trains; leaves the student in `folder/model` and returns the summary."""
+    sentences = text.sentences(material.corpus, material.field)
+    if len(sentences) < settings.shards * SHARD:
+        raise UserError(f"--shards={settings.shards}: the corpus has {len(sentences):,} sentences, enough for {len(sentences) // SHARD} files of {SHARD:,}.")
+    teacher = bert_teacher.load(material.teacher) if settings.method == "distil" else None
+    tokenizer = _tokenizer(settings, sentences, teacher)
+    started = time.monotonic()
+    held_out, train = _data(folder.path.parent / f"teacher-{material.checksum[:8]}", settings, sentences, teacher, tokenizer)
+    ready = time.monotonic()
+    config = settings.config(tokenizer.get_vocab_size())
+    start = _start(settings, config, tokenizer, teacher)
+    params, history, steps = _train(folder, settings, config, start, train, held_out, tokenizer.token_to_id("[MASK]"))
+    write_student(folder.path / "model", config, params, tokenizer)
+    return {
+        "held_out": {name: float(value) for name, value in history[-1].items() if name != "loss"},
+        "unigram_loss": _unigram(train, held_out, tokenizer),
+        "vocab_size": config.vocab_size,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["student"])),
+        "examples": sum(len(b["ids"]) for b in train),
+        "tokens": int(sum((b["ids"] != 0).sum() for b in train)),
+        "padded_tokens": int(sum(b["ids"].size for b in train)),
+        "steps": steps,
+        "data": material.record(),
+        "data_s": ready - started,
+        "training_s": time.monotonic() - ready,
+        "history": [{name: np.asarray(value).tolist() for name, value in line.items()} for line in history],
+    }
+
+
+def write_student(path: pathlib.Path, config, params, tokenizer) -> None:
+    """A Hugging Face folder with encoder, pooler and masked-LM head, in bfloat16."""
+    from lora_jax.models import bert_folder
+
+    bert_folder.write(path, config, params["student"], dtype=jnp.bfloat16)
+    wordpiece.write_vocabulary(tokenizer, path)
+
+
+def _tokenizer(settings: Settings, sentences: list[str], teacher):
+    if settings.vocab_size is None:
+        return teacher.tokenizer
+    return wordpiece.trained(sentences, settings.vocab_size)
+
+
+# ---- data
+
+
+def _data(cache: pathlib.Path, settings: Settings, sentences, teacher, tokenizer):
+    """(held out, train), each a list of buckets {"ids" [N, T], and for distillation "words" [N, T, D], "sentence" [N, D]}."""
+    if teacher is None:
+        shards = [bert_teacher.Targets(bert_teacher.examples(sentences, tokenizer, s), None, None) for s in range(settings.shards)]
+    else:
+        files = bert_teacher.prepare(cache, teacher, sentences, settings.shards, settings.hidden_size)
+        shards = list(map(bert_teacher.read, files))
+    first = _arrays(tokenizer, [_head(shards[0], HELD_OUT)])
+    return first, _arrays(tokenizer, shards[1:])
+
+
+def _head(targets: bert_teacher.Targets, n: int) -> bert_teacher.Targets:
+    return bert_teacher.Targets(*(part if part is None else part[:n] for part in targets))
+
+
+def _arrays(tokenizer, shards: list[bert_teacher.Targets]) -> list[dict[str, np.ndarray]]:
+    words = [sentence for shard in shards for sentence in shard.words]
+    encodings = tokenizer.encode_batch(words, is_pretokenized=True)
+    has_targets = shards[0].word_vectors is not None
+    vectors = [v for shard in shards for v in shard.word_vectors] if has_targets else None
+    sentence = np.concatenate([shard.sentence_vectors for shard in shards]) if has_targets else None
+    buckets = []
+    for length, rows in bert_teacher.by_length([len(e.ids) for e in encodings], LENGTHS):
+        ids, owner = bert_teacher._arrays([encodings[i] for i in rows], len(rows), length)
+        bucket = {"ids": ids}
+        if has_targets:
+            bucket |= {"words": _at_first_pieces(owner, [vectors[i] for i in rows]), "sentence": sentence[rows]}
+        buckets.append(bucket)
+    return buckets
+
+
+def _at_first_pieces(owner: np.ndarray, vectors: list[np.ndarray]) -> np.ndarray:
+    """[N, T, D] float16: a word's vector where its first piece stands, zeros elsewhere."""
+    placed = np.zeros((*owner.shape, vectors[0].shape[1]), np.float16)
+    for row, (word, vector) in enumerate(zip(owner, vectors, strict=True)):
+        first = (word >= 0) & (word < len(vector)) & (word != np.r_[-2, word[:-1]])
+        placed[row, first] = vector[word[first]]
+    return placed
+
+
+# ---- the student before training
+
+
+def _start(settings: Settings, config: bert.BertConfig, tokenizer, teacher) -> dict[str, Any]:
+    """Fresh parameters; under a teacher the embeddings are its own, reduced by PCA."""
+    key = jax.random.key(settings.seed)
+    student = bert.BertForMaskedLM(config).init(key, jnp.ones((1, 1), jnp.int32))["params"]
+    if teacher is None:
+        return {"student": student}
+    tables = teacher.embeddings
+    reduce = bert_teacher.pca(tables["word_embeddings"], config.hidden_size)
+    pieces = teacher.tokenizer.encode_batch(wordpiece.vocabulary(tokenizer), add_special_tokens=False)
+    same = tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
+    word = tables["word_embeddings"] if same else np.stack([tables["word_embeddings"][e.ids or [0]].mean(0) for e in pieces])
+    reduced = {
+        "word_embeddings": reduce(word),
+        "position_embeddings": tables["position_embeddings"][: config.max_position_embeddings] @ reduce.basis,
+        "token_type_embeddings": tables["token_type_embeddings"] @ reduce.basis,
+    }
+    embeddings = student["bert"]["embeddings"] | {name: {"embedding": jnp.asarray(table)} for name, table in reduced.items()}
+    maps = {name: jnp.eye(config.hidden_size) for name in ("word_map", "sentence_map")}
+    return {"student": student | {"bert": student["bert"] | {"embeddings": embeddings}}, **maps}
+
+
+# ---- the loss
+
+
+def masked(ids: jax.Array, key: jax.Array, *, mask_id: int, vocab_size: int):
+    """(ids with masked tokens [B, T], positions [B, P], weight [B, P]); special tokens are never masked.
+
+    P = ceil(MASKED * T) places a row; a row of n real tokens uses max(1, round(MASKED * n)) of them.
+    """
+    places = -(-ids.shape[1] * 15 // 100)
+    which, kind, other = jax.random.split(key, 3)
+    ordinary = (ids != 0).at[:, 0].set(False) & (jnp.roll(ids, -1, axis=1) != 0).at[:, -1].set(False)
+    noise = jnp.where(ordinary, jax.random.uniform(which, ids.shape), -1.0)
+    score, positions = jax.lax.top_k(noise, places)
+    wanted = jnp.maximum(1, jnp.round(MASKED * ordinary.sum(1, keepdims=True)))
+    chosen = (score >= 0) & (jnp.arange(places)[None] < wanted)
+    old = jnp.take_along_axis(ids, positions, axis=1)
+    dice = jax.random.uniform(kind, positions.shape)
+    random = jax.random.randint(other, positions.shape, len(wordpiece.SPECIAL), vocab_size)
+    new = jnp.where(dice < 0.8, mask_id, jnp.where(dice < 0.9, random, old))
+    rows = jnp.arange(len(ids))[:, None]
+    return ids.at[rows, positions].set(jnp.where(chosen, new, old)), positions, chosen.astype(jnp.float32)
+
+
+def make_loss(config: bert.BertConfig, mask_id: int, scored_rows: float):
+    """`loss_fn(params, batch, key) -> (loss, parts)`, parts {"mlm", "words", "sentence"}."""
+    model = bert.BertForMaskedLM(config)
+
+    def forward(module, ids, positions, rows):
+        states, pooled = module.bert(ids, ids != 0)
+        return states[-1], pooled, module.score(states[-1][:rows], positions[:rows])
+
+    def loss_fn(params, batch, key):
+        ids = batch["ids"]
+        rows = max(1, round(scored_rows * len(ids)))
+        seen, positions, weight = masked(ids, key, mask_id=mask_id, vocab_size=config.vocab_size)
+        hidden, pooled, logits = model.apply({"params": params["student"]}, seen, positions, rows, method=forward)
+        true = jnp.take_along_axis(ids, positions, axis=1)[:rows]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, true)
+        parts = {"mlm": (losses * weight[:rows]).sum() / weight[:rows].sum()}
+        if "words" in batch:
+            words = batch["words"].astype(jnp.float32)
+            placed = (words != 0).any(-1)
+            parts["words"] = _mean_distance(hidden @ params["word_map"], words, placed)
+            sentence = batch["sentence"].astype(jnp.float32)
+            parts["sentence"] = _mean_distance(pooled @ params["sentence_map"], sentence, jnp.ones(len(ids), bool))
+            return parts["words"] + parts["sentence"] + 0.1 * parts["mlm"], parts
+        return parts["mlm"], parts
+
+    return loss_fn
+
+
+def _mean_distance(x: jax.Array, y: jax.Array, where: jax.Array) -> jax.Array:
+    """The mean of 1 - cosine(x, y) over the rows that `where` names."""
+    cosine = (x * y).sum(-1) * jax.lax.rsqrt((x * x).sum(-1) + 1e-12) * jax.lax.rsqrt((y * y).sum(-1) + 1e-12)
+    return jnp.where(where, 1 - cosine, 0).sum() / where.sum()
+
+
+# ---- training
+
+
+def _train(folder: RunFolder, settings: Settings, config, start, train, held_out, mask_id: int):
+    """(parameters, history, steps): batches of one length each, shuffled; AdamW, linear warm-up and decay."""
+    batch = {b["ids"].shape[1]: settings.tokens_per_batch // b["ids"].shape[1] for b in train}
+    plan = [_pieces(settings, train, batch, epoch) for epoch in range(settings.epochs)]
+    calls = [call for epoch in plan for call in epoch]
+    steps = STEPS * len(calls)
+    warm = max(1, round(settings.warm_up * steps))
+    rate = optax.join_schedules(
+        [optax.linear_schedule(0, settings.learning_rate, warm), optax.linear_schedule(settings.learning_rate, 0, steps - warm)], [warm]
+    )
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
+    loss_fn = make_loss(config, mask_id, settings.scored_rows)
+    epoch = training.make_epoch(loss_fn, tx)
+    measure = jax.jit(functools.partial(_measure, loss_fn))
+    blocks = min(BLOCKS, len(calls))
+    ends = np.linspace(0, len(calls), blocks + 1).astype(int)
+
+    def advance(state, block):
+        losses = []
+        for bucket, rows in calls[ends[block] : ends[block + 1]]:
+            data = {name: jnp.asarray(leaf[rows.reshape(-1)]) for name, leaf in train[bucket].items()}
+            state, (loss, _) = epoch(state, {}, data, jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape))
+            losses.append(loss.mean())
+        return state, {"loss": jnp.stack(losses).mean()}
+
+    state = training.init_state(start, tx, jax.random.key(settings.seed))
+    state, history = phases.train_blocks(
+        folder, "pretrain", state, {}, advance, blocks=blocks, follow=lambda state: _held_out(measure, state.trainable, held_out)
+    )
+    return state.trainable, history, steps
+
+
+def _pieces(settings: Settings, train, batch: dict[int, int], epoch: int) -> list[tuple[int, np.ndarray]]:
+    """The calls of an epoch in random order: (bucket, rows [STEPS, B]); what fills no call waits for the next epoch."""
+    rng = np.random.default_rng((settings.seed, epoch))
+    calls = []
+    for bucket, data in enumerate(train):
+        size = batch[data["ids"].shape[1]]
+        order = rng.permutation(len(data["ids"])).astype(np.int32)
+        whole = len(order) // (STEPS * size)
+        calls += [(bucket, rows) for rows in order[: whole * STEPS * size].reshape(whole, STEPS, size)]
+    if not calls:
+        raise UserError(f"--shards={settings.shards} is too little text for one call of {STEPS} batches.")
+    return [calls[i] for i in rng.permutation(len(calls))]
+
+
+def _measure(loss_fn, params, batch, key):
+    return loss_fn(params, batch, key)[1]
+
+
+def _held_out(measure, params, held_out) -> dict[str, jax.Array]:
+    """The losses over the held-out examples, masked words the same every time; weighted by examples."""
+    parts, sizes = [], []
+    for data in held_out:
+        size = len(data["ids"])
+        parts.append(measure(params, {name: jnp.asarray(leaf) for name, leaf in data.items()}, jax.random.key(0)))
+        sizes.append(size)
+    return {name: sum(p[name] * n for p, n in zip(parts, sizes, strict=True)) / sum(sizes) for name in parts[0]}
+
+
+def _unigram(train, held_out, tokenizer) -> float:
+    """The loss of a model that knows how frequent tokens are, and nothing else."""
+    size = tokenizer.get_vocab_size()
+    special = [tokenizer.token_to_id(token) for token in wordpiece.SPECIAL]
+
+    def counts(buckets) -> np.ndarray:
+        total = sum(np.bincount(data["ids"].reshape(-1), minlength=size) for data in buckets).astype(float)
+        total[special] = 0
+        return total
+
+    seen, asked = counts(train) + 1, counts(held_out)
+    return float(-(asked * np.log(seen / seen.sum())).sum() / asked.sum())

@@ -1,0 +1,263 @@
+"""S2, part II: a BERT fine-tuned on SST-2 by its head alone, by LoRA at every rank, and in full.
+
+Every regime takes its learning rate from the tuning split, each out of as many; the validation split is scored and
+never chooses. Head only trains on features of the frozen encoder, computed once, which is exact without dropout.
+"""
+
+import dataclasses
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common.errors import UserError
+from experiments.common.recording import RunFolder
+from experiments.common.statistics import estimate
+from experiments.data import buckets as length_buckets
+from experiments.data.bert_base import Base
+from experiments.data.sst2 import Sst2, Texts
+from experiments.studies import sst2_training as training
+from experiments.studies.sst2_training import Outcome, Recipe, Task, train_group
+from lora_jax import sweep
+from lora_jax.models import bert, bert_folder
+from lora_jax.tree import flat
+
+REFERENCE_RANK = 8  # where the scaling rules meet, and at which LoRA's learning rate is tuned
+PARTS = ("tuning", "regimes", "scaling", "all linear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The rates are what each regime chooses from; `scale` is c = alpha/r. `train_limit` None is all of the training split."""
+
+    ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    regimes: tuple[str, ...] = training.REGIMES
+    seeds: int = 5
+    epochs: int = 5
+    train_limit: int | None = None
+    batch_size: int = 32
+    scale: float = 2.0
+    dropout: float = 0.0
+    warm_up: float = 0.06
+    weight_decay: float = 0.01
+    head_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    lora_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
+    full_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    tuning_epochs: int = 2
+    scaling_limit: int = 8000
+    scaling_epochs: int = 5
+    scaling_seeds: int = 3
+    strategy: str = "auto"
+
+    def __post_init__(self):
+        unknown = [name for name in self.regimes if name not in training.REGIMES]
+        if unknown:
+            raise UserError(f"--regimes: there is no regime {unknown[0]!r}; there are {', '.join(training.REGIMES)}.")
+
+    def recipe(self, **changes: Any) -> Recipe:
+        return Recipe(**{"epochs": self.epochs, "batch_size": self.batch_size, "warm_up": self.warm_up, "weight_decay": self.weight_decay} | changes)
+
+    def rates(self, regime: str) -> tuple[float, ...]:
+        if regime == "head only":
+            return self.head_rates
+        return self.full_rates if regime in ("full", "from scratch") else self.lora_rates
+
+
+PRESETS = {
+    "smoke": Settings((1, 4), seeds=2, epochs=1, train_limit=1500, tuning_epochs=1, scaling_limit=1000, scaling_epochs=1, scaling_seeds=2),
+    "quick": Settings(seeds=3, epochs=3, train_limit=4000, tuning_epochs=2, scaling_limit=1500, scaling_epochs=2, scaling_seeds=2),
+    "full": Settings(),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+    """Sentences and the base: what a run depends on beside its settings."""
+
+    data: Sst2
+    base: Base
+
+    @property
+    def checksum(self) -> str:
+        return f"{self.data.checksum} {self.base.checksum}"
+
+    def record(self) -> dict[str, Any]:
+        return {**self.data.record(), "base": {"source": self.base.source, "sha256": self.base.checksum}}
+
+
+def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    """The whole study; returns its summary."""
+    study = Study(folder, settings, inputs)
+    before = jax.tree.map(np.asarray, study.base)
+    tuned = {regime: study.tune(regime) for regime in settings.regimes}
+    outcomes = {regime: study.train(regime, tuned[regime]["best"]) for regime in settings.regimes}
+    rows = [row for outcome in outcomes.values() for row in _rows(outcome, study.size)]
+    scaling = study.scaling(tuned["LoRA"]["best"]) if "LoRA" in settings.regimes else None
+    chex.assert_trees_all_equal(study.base, before)
+    return {
+        "rows": rows,
+        "tuning": tuned,
+        "paired": _paired(outcomes),
+        "scaling": scaling,
+        "spectrum": spectrum(study.base, outcomes["full"]) if "full" in outcomes else None,
+        "traces": {regime: outcome.traces for regime, outcome in outcomes.items()},
+        "padding": length_buckets.waste(study.encoded["train"]),
+        "left_out_of_an_epoch": length_buckets.left_out([len(b.rows) for b in study.encoded["train"]], settings.batch_size, training.STEPS),
+        "majority": float(max(np.mean(inputs.data.validation.labels), 1 - np.mean(inputs.data.validation.labels))),
+        "new_parameters": study.new,
+        "base_parameters": study.size,
+        "base_unchanged": True,
+        "data": inputs.record(),
+    }
+
+
+class Study:
+    """The base, the sentences in buckets, and one method per part."""
+
+    def __init__(self, folder: RunFolder, settings: Settings, inputs: Inputs):
+        self.folder, self.settings = folder, settings
+        found = inputs.base.folder.config
+        config = dataclasses.replace(found, hidden_dropout_prob=settings.dropout, attention_probs_dropout_prob=settings.dropout)
+        self.model = bert.BertForSequenceClassification(config, num_labels=2)
+        loaded = {"bert": inputs.base.folder.params["bert"]}  # each member starts a classifier of its own
+        self.base, self.new = bert_folder.initialised(self.model, jax.random.key(0), loaded)
+        self.size = sum(leaf.size for leaf in jax.tree.leaves(self.base))
+        lengths = [n for n in length_buckets.LENGTHS if n < config.max_position_embeddings] + [min(length_buckets.LENGTHS[-1], config.max_position_embeddings)]
+        self._lengths = tuple(sorted(set(lengths)))
+        self._tokenizer = inputs.base.tokenizer
+        texts = {"train": limited(inputs.data.train, settings.train_limit), "tuning": inputs.data.tuning, "validation": inputs.data.validation}
+        texts["scaling"] = limited(inputs.data.train, settings.scaling_limit)
+        self.encoded = {name: self._encode(name, part) for name, part in texts.items()}
+        self._on_device: dict[tuple[str, bool], list] = {}
+
+    def _encode(self, name: str, texts: Texts) -> list[length_buckets.Bucket]:
+        found = length_buckets.encode(self._tokenizer, texts, self._lengths)
+        if name in ("train", "scaling"):
+            return length_buckets.merge_small(found, self.settings.batch_size, training.STEPS)
+        return found
+
+    def _buckets(self, name: str, features: bool) -> list[dict[str, jax.Array]]:
+        if (name, features) not in self._on_device:
+            buckets = training.on_device(self.encoded[name])
+            self._on_device[name, features] = training.features(self.model, self.base, buckets) if features else buckets
+        return self._on_device[name, features]
+
+    def _task(self, regime: str, train: str, score: str) -> Task:
+        cached = regime == "head only" and not self.settings.dropout
+        return Task(self.model, self.base, self._buckets(train, cached), self._buckets(score, cached), cached)
+
+    def _strategy(self, regime: str) -> str:
+        """Heads on features are small products, which run together; a BERT fills the machine by itself."""
+        if self.settings.strategy != "auto" or jax.default_backend() != "cpu":
+            return self.settings.strategy
+        return "vmap" if regime == "head only" and not self.settings.dropout else "sequential"
+
+    def tune(self, regime: str) -> dict[str, Any]:
+        """Each rate once, on the tuning split."""
+        rates = self.settings.rates(regime)
+        members = [self._member(regime, REFERENCE_RANK, rate, seed=1000) for rate in rates]
+        recipe = self.settings.recipe(epochs=self.settings.tuning_epochs, blocks_per_epoch=1)
+        outcome = self._group(f"tune {regime}", regime, members, recipe, score="tuning")
+        scores = outcome.accuracy[-1].tolist()
+        best = rates[int(np.argmax(scores))]
+        return {"best": best, "at_edge": best in (rates[0], rates[-1]), "accuracy": dict(zip(map(str, rates), scores, strict=True))}
+
+    def train(self, regime: str, rate: float) -> Outcome:
+        """Every rank and seed of a regime, in one group."""
+        ranks = self.settings.ranks if regime == "LoRA" else (REFERENCE_RANK,)
+        members = [self._member(regime, rank, rate, seed) for rank in ranks for seed in range(self.settings.seeds)]
+        return self._group(regime, regime, members, self.settings.recipe(), score="validation")
+
+    def _member(self, regime: str, rank: int, rate: float, seed: int) -> sweep.Member:
+        has_adapter = regime.startswith("LoRA")
+        return sweep.Member(rank if has_adapter else 0, self.settings.scale if has_adapter else None, rate, seed)
+
+    def _group(self, phase: str, regime: str, members, recipe: Recipe, *, score: str, train: str = "train") -> Outcome:
+        task = self._task(regime, train, score)
+        return train_group(self.folder, phase, task, regime, members, recipe, self._strategy(regime))
+
+    def scaling(self, rate: float) -> dict[str, Any]:
+        """Three rules of alpha x ranks x learning rates, on part of the data; the rules agree at the reference rank."""
+        s = self.settings
+        rules = {rule: {rank: scale_of(rule, rank, s.scale) for rank in s.ranks} for rule in RULES}
+        rates = (rate / 3, rate, rate * 3)
+        cells = sorted({(rank, scale) for scales in rules.values() for rank, scale in scales.items()})
+        members = [sweep.Member(rank, scale, r, seed) for rank, scale in cells for r in rates for seed in range(s.scaling_seeds)]
+        recipe = s.recipe(epochs=s.scaling_epochs, blocks_per_epoch=1)
+        outcome = self._group("scaling", "LoRA", members, recipe, score="validation", train="scaling")
+        final = {member: value for member, value in zip(outcome.members, outcome.accuracy[-1].tolist(), strict=True)}
+        rows = [
+            {"rule": rule, "rank": rank, "scale": scale, "learning_rate": r,
+             "accuracies": [final[sweep.Member(rank, scale, r, seed)] for seed in range(s.scaling_seeds)]}
+            for rule, scales in rules.items() for rank, scale in scales.items() for r in rates
+        ]  # fmt: skip
+        return {"rows": rows, "examples": sum(len(b.rows) for b in self.encoded["scaling"]), "epochs": s.scaling_epochs, "rates": rates}
+
+
+RULES = ("alpha = c r", "alpha fixed", "alpha/sqrt(r)")
+
+
+def scale_of(rule: str, rank: int, c: float) -> float:
+    """The update's scale: c under each rule at the reference rank."""
+    return {"alpha = c r": c, "alpha fixed": c * REFERENCE_RANK / rank, "alpha/sqrt(r)": c * (REFERENCE_RANK / rank) ** 0.5}[rule]
+
+
+def limited(texts: Texts, limit: int | None) -> Texts:
+    """A fixed sample of at most `limit` sentences."""
+    if limit is None or limit >= len(texts.labels):
+        return texts
+    chosen = np.random.default_rng(0).permutation(len(texts.labels)) < limit
+    return texts.where(chosen)
+
+
+def _rows(outcome: Outcome, base_parameters: int) -> list[dict[str, Any]]:
+    """One row per rank, averaged over seeds."""
+    rows = []
+    for rank in sorted({member.rank for member in outcome.members}):
+        where = [i for i, member in enumerate(outcome.members) if member.rank == rank]
+        parameters = outcome.parameters[where[0]]
+        added = outcome.regime.startswith("LoRA")
+        rows.append(
+            {
+                "regime": outcome.regime,
+                "rank": rank or None,
+                "learning_rate": outcome.members[where[0]].learning_rate,
+                "parameters": parameters,
+                "share": parameters / (base_parameters + (parameters - _head_size(outcome) if added else 0)),
+                "accuracy": estimate(outcome.accuracy[-1, where]),
+                "accuracies": outcome.accuracy[-1, where].tolist(),
+                "curve": outcome.accuracy[:, where].mean(axis=1).tolist(),
+                "loss": outcome.loss[:, where].mean(axis=1).tolist(),
+                "seconds_per_step": outcome.seconds_per_step,
+            }
+        )
+    return rows
+
+
+def _head_size(outcome: Outcome) -> int:
+    leaves = flat(outcome.state.train.trainable)
+    return sum(leaf[0].size for path, leaf in leaves.items() if not path.rpartition("/")[2].startswith("lora_"))
+
+
+def _paired(outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    """LoRA minus full, seed by seed: each pair has its batches and its first classifier in common."""
+    if not {"LoRA", "full"} <= outcomes.keys():
+        return {}
+    lora, full = outcomes["LoRA"], outcomes["full"]
+    of_full = {member.seed: value for member, value in zip(full.members, full.accuracy[-1], strict=True)}
+    differences: dict[str, list[float]] = {}
+    for member, value in zip(lora.members, lora.accuracy[-1], strict=True):
+        differences.setdefault(str(member.rank), []).append(float(value - of_full[member.seed]))
+    return {rank: {"differences": values, **estimate(values)} for rank, values in differences.items()}
+
+
+def spectrum(base: dict[str, Any], outcome: Outcome) -> dict[str, list[float]]:
+    """Path -> singular values of the full fine-tuning update of each encoder kernel, averaged over seeds."""
+    trained, start = flat(outcome.state.train.trainable), flat(base)
+    kernels = [path for path, leaf in start.items() if "encoder" in path and path.endswith("kernel")]
+    return {
+        path: np.linalg.svd(np.asarray(trained[path] - jnp.asarray(start[path])[None]), compute_uv=False).mean(axis=0).tolist()
+        for path in kernels
+    }

@@ -1,0 +1,226 @@
+"""BERT in Hugging Face's folder layout: config.json and model.safetensors, read and written without torch.
+
+A tensor's name is the parameter's path with "." for "/"; only the last part has another word, and a Dense kernel is
+transposed (torch's Linear is [out, in]).
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lora_jax.adapter import is_adapter_leaf
+from lora_jax.errors import ModelError
+from lora_jax.models import weight_files
+from lora_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from lora_jax.tree import flat, nested
+
+WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+ARCHITECTURES = {"cls": "BertForMaskedLM", "classifier": "BertForSequenceClassification"}  # by their heads
+BUFFERS = re.compile(r"(.*\.)?(position_ids|token_type_ids)")
+EMBEDDING, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
+BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"  # two names of one tensor
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BertFolder:
+    """What a folder holds: `params` has "bert" and, where the file has them, the heads "classifier" and "cls"."""
+
+    path: pathlib.Path
+    config: BertConfig
+    params: dict[str, Any]  # float32
+    ignored: tuple[str, ...]  # tensors of the file that no model here has
+
+
+def read(path: str | os.PathLike) -> BertFolder:
+    """Reads config.json and the weights.
+
+    Raises:
+      ModelError: for a folder without them, of another architecture, or with tensors that do not fit the config.
+    """
+    folder = pathlib.Path(path)
+    config = read_config(folder)
+    tensors = _renamed(weight_files.read(folder))
+    if {DECODER, EMBEDDING} <= tensors.keys() and not np.array_equal(tensors[DECODER], tensors[EMBEDDING]):
+        raise ModelError(f"{folder}: {DECODER} is not the embedding matrix; only tied ones are supported.")
+    paths = {_path(name): name for name in tensors}
+    shapes = {path: _turned(path, tensors[name].shape) for path, name in paths.items()}
+    expected = _shapes(config, shapes)
+    kept = {path: name for path, name in paths.items() if path in expected or path.startswith("bert/")}
+    problems = _problems(expected, {path: shapes[path] for path in kept})
+    problems += [
+        f"{name} is {tensors[name].dtype}, expected floating point"
+        for name in kept.values()
+        if not jnp.issubdtype(tensors[name].dtype, jnp.floating)
+    ]
+    _raise_for(f"{folder}: the weights do not fit config.json", problems)
+    leaves = {path: _as_ours(path, tensors[name]) for path, name in kept.items()}
+    return BertFolder(folder, config, nested(leaves), tuple(sorted(tensors.keys() - kept.values())))
+
+
+def read_config(folder: pathlib.Path) -> BertConfig:
+    """The BertConfig of `folder/config.json`; dropouts and the like default to BERT's."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{folder}: there is no config.json in it; name a folder that `save_pretrained` wrote.")
+    try:
+        values = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
+    kind = values.get("model_type", "bert") if isinstance(values, dict) else type(values).__name__
+    if kind != "bert":
+        raise ModelError(f"{file}: the architecture is {kind!r}; only 'bert' can be read here.")
+    if values.get("position_embedding_type", "absolute") != "absolute" or values.get("is_decoder", False):
+        raise ModelError(f"{file}: relative positions and decoders are not supported; only BERT's plain encoder is.")
+    known = {field.name for field in dataclasses.fields(BertConfig)}
+    required = {field.name for field in dataclasses.fields(BertConfig) if field.type is int} - {"type_vocab_size"}
+    missing = sorted(required - values.keys())
+    if missing:
+        raise ModelError(f"{file}: {', '.join(missing)} missing; a BERT's config.json gives its sizes.")
+    try:
+        return BertConfig(**{name: values[name] for name in known & values.keys()})
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}") from error
+
+
+def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors under the names that BERT has inside a model with a head; buffers keep theirs."""
+    alone = not any(name.startswith("bert.") for name in tensors)  # a file of BertModel alone
+    renamed = {}
+    for name, tensor in tensors.items():
+        new = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)  # as the first releases called them
+        new = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new)
+        if alone and new.split(".")[0] not in ARCHITECTURES and not BUFFERS.fullmatch(new):
+            new = f"bert.{new}"
+        renamed[new] = tensor
+    if BIAS not in renamed and DECODER_BIAS in renamed:
+        renamed[BIAS] = renamed.pop(DECODER_BIAS)
+    return renamed
+
+
+def _path(name: str) -> str:
+    """The parameter path of a tensor."""
+    if BUFFERS.fullmatch(name):
+        return name
+    *modules, word = name.split(".")
+    if word == "weight" and modules:
+        if modules[-1] == "LayerNorm":
+            word = "scale"
+        elif modules[-1].endswith("_embeddings"):
+            word = "embedding"
+        else:
+            word = "kernel"
+    return "/".join([*modules, word])
+
+
+def _name(path: str) -> str:
+    """The inverse of `_path`."""
+    *modules, word = path.split("/")
+    return ".".join([*modules, WORDS.get(word, word)])
+
+
+def _turned(path: str, shape: Shape) -> Shape:
+    """The shape there of what has `shape` here: torch's Linear is [out, in]."""
+    return tuple(reversed(shape)) if path.endswith("/kernel") else tuple(shape)
+
+
+def _as_ours(path: str, tensor: np.ndarray) -> jax.Array:
+    return jnp.asarray(tensor.T if path.endswith("/kernel") else tensor, jnp.float32)
+
+
+def _shapes(config: BertConfig, given: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Every leaf that can be there: encoder, pooler and both heads, with as many labels as the `given` shapes have."""
+    kernel = given.get("classifier/kernel", ())
+    models = (BertForMaskedLM(config), BertForSequenceClassification(config, kernel[-1] if kernel else 1))
+    ids = jnp.ones((1, 1), jnp.int32)
+    trees = [jax.eval_shape(model.init, jax.random.key(0), ids)["params"] for model in models]
+    return {path: leaf.shape for tree in trees for path, leaf in flat(tree).items()}
+
+
+def _problems(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:
+    """Every leaf of the encoder must be there, none beside, and all must fit; the pooler and heads may be absent."""
+    optional = ("bert/pooler/", *(f"{head}/" for head in ARCHITECTURES))
+    problems = [f"missing {_name(path)}" for path in expected if path not in found and not path.startswith(optional)]
+    problems += [f"unexpected {_name(path)}" for path in found if path not in expected]
+    problems += [
+        f"{_name(path)} is {list(_turned(path, shape))}, expected {list(_turned(path, expected[path]))}"
+        for path, shape in found.items()
+        if path in expected and shape != expected[path]
+    ]
+    return problems
+
+
+def _raise_for(what: str, problems: list[str]) -> None:
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ModelError(f"{what}: {'; '.join(sorted(problems)[:5])}{more}.")
+
+
+def initialised(model: nn.Module, key: jax.Array, loaded: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Parameters for `model`: those of `loaded`, and fresh ones where it has none; and the paths of the fresh ones.
+
+    Args:
+      model: a BertForSequenceClassification or BertForMaskedLM.
+      loaded: `BertFolder.params`; parts that the model lacks are left out.
+
+    Raises:
+      ModelError: for a head of another number of labels, or an encoder of another size.
+    """
+
+    def init(key):
+        return flat(model.init(key, jnp.ones((1, 1), jnp.int32))["params"])
+
+    shapes = jax.eval_shape(init, key)
+    given = {path: leaf for path, leaf in flat(loaded).items() if path in shapes}
+    for path, leaf in given.items():
+        if leaf.shape != shapes[path].shape:
+            advice = "give the model the folder's config."
+            if not path.startswith("bert/"):
+                advice = f"leave {path.split('/')[0]!r} out of `loaded` to start a new head."
+            raise ModelError(
+                f"{path} has shape {leaf.shape} in the files, and {shapes[path].shape} in the model; {advice}"
+            )
+    new = sorted(shapes.keys() - given.keys())
+    # Under jit what is not asked for is dead code and costs nothing.
+    fresh = jax.jit(lambda key: {path: leaf for path, leaf in init(key).items() if path in new})(key) if new else {}
+    return nested({**given, **fresh}), new
+
+
+def write(path: str | os.PathLike, config: BertConfig, params: Mapping[str, Any], *, dtype: Any = jnp.float32) -> None:
+    """Writes config.json and model.safetensors, which `transformers` and `read` load.
+
+    Args:
+      params: as in `BertFolder.params`, without adapters (`lora_jax.merge` folds them in).
+      dtype: of the tensors in the file, e.g. jnp.bfloat16.
+
+    Raises:
+      ModelError: for parameters that are not those of a BERT of this config, or a folder that cannot be written.
+    """
+    leaves = flat(params)
+    adapters = [leaf for leaf in leaves if is_adapter_leaf(leaf)]
+    if adapters:
+        raise ModelError(f"{adapters[0]} is no parameter of a BERT; merge or strip adapters before writing.")
+    shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
+    _raise_for("the parameters do not fit the config", _problems(_shapes(config, shapes), shapes))
+    folder = pathlib.Path(path)
+    weight_files.write(folder, {_name(leaf): _as_theirs(leaf, value, dtype) for leaf, value in leaves.items()})
+    about = {"model_type": "bert", **dataclasses.asdict(config), "pad_token_id": 0}
+    about["architectures"] = [next((name for head, name in ARCHITECTURES.items() if head in params), "BertModel")]
+    if "classifier/kernel" in shapes:
+        labels = {i: f"LABEL_{i}" for i in range(shapes["classifier/kernel"][-1])}
+        about |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
+    weight_files.write_atomically(folder / "config.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _as_theirs(path: str, leaf: Any, dtype: Any) -> np.ndarray:
+    array = np.asarray(jnp.asarray(leaf, dtype))
+    return array.T if path.endswith("/kernel") else array

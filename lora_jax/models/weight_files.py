@@ -1,0 +1,138 @@
+"""Tensors in a Hugging Face folder: model.safetensors (also sharded), or pytorch_model.bin where torch is installed."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors.numpy
+
+from lora_jax.errors import ModelError
+
+SAFE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+FILES = (SAFE, INDEX, "model-*.safetensors", "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+
+
+def locate(name: str | os.PathLike) -> pathlib.Path:
+    """The local folder of a model: `name` itself, or what `huggingface_hub` has in its cache or fetches.
+
+    The hub's own settings hold (HF_HOME, HF_HUB_OFFLINE ...). `pytorch_model.bin` is fetched only where the hub has
+    no safetensors.
+
+    Raises:
+      ModelError: when there is neither such a folder nor such a model within reach.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        return path
+    no_name = f"{name}: there is no such folder, and it is no name on the Hugging Face hub (owner/model)."
+    if path.exists() or not HUB_NAME.fullmatch(str(name)):
+        raise ModelError(no_name)
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return _fetched(str(name))
+    except HFValidationError as error:
+        raise ModelError(no_name) from error
+    except HfHubHTTPError as error:
+        raise ModelError(
+            f"{name}: no such folder here, and the Hugging Face hub answers {_first_line(error)}"
+        ) from error
+    except Exception as error:  # offline mode, no cache, no network: the hub's and its HTTP library's many kinds
+        raise ModelError(
+            f"{name}: no such folder here, not in the Hugging Face cache, and the hub cannot be reached "
+            f"({type(error).__name__}); download it where there is a network and name its folder."
+        ) from error
+
+
+def _fetched(name: str) -> pathlib.Path:
+    import huggingface_hub
+
+    folder = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
+    if not (folder / SAFE).is_file() and not (folder / INDEX).is_file():
+        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[PICKLED]))  # beside the others
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """All tensors of a folder by name.
+
+    Raises:
+      ModelError: when there are none, they cannot be read, or only a pickle is there and torch is not.
+    """
+    if (folder / SAFE).is_file():
+        return _read_safe(folder / SAFE)
+    if (folder / INDEX).is_file():
+        shards = _shards(folder / INDEX)
+        return {name: tensor for shard in shards for name, tensor in _read_safe(folder / shard).items()}
+    if (folder / PICKLED).is_file():
+        return _read_pickled(folder / PICKLED)
+    raise ModelError(f"{folder}: there are no weights in it, neither {SAFE} nor {PICKLED}.")
+
+
+def _shards(index: pathlib.Path) -> list[str]:
+    """The names of the files that an index names."""
+    try:
+        return sorted({pathlib.PurePath(shard).name for shard in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def _read_safe(file: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(file)
+    except Exception as error:  # its own error; OSError; AttributeError for a dtype that numpy lacks, as float8
+        raise ModelError(
+            f"{file} cannot be read as safetensors ({type(error).__name__}: {_first_line(error)}); fetch it again."
+        ) from error
+
+
+def _read_pickled(file: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise ModelError(
+            f"{file} needs torch to be read; pip install torch, or convert it where torch is: "
+            f"model.save_pretrained(folder, safe_serialization=True) writes {SAFE}."
+        ) from None
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)  # never runs code from the file
+        return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    except Exception as error:  # torch raises many kinds; AttributeError where it is no dict of tensors
+        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {_first_line(error)}).") from error
+
+
+def write(folder: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes model.safetensors atomically, with the metadata that other loaders ask for.
+
+    Raises:
+      ModelError: as `write_atomically`.
+    """
+    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    write_atomically(folder / SAFE, safetensors.numpy.save(ordered, metadata={"format": "pt"}))
+
+
+def write_atomically(file: pathlib.Path, content: bytes) -> None:
+    """A reader sees the old file or the new one; the folder is made where there is none.
+
+    Raises:
+      ModelError: when it cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(file)
+    except OSError as error:
+        raise ModelError(f"cannot write {file}: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
