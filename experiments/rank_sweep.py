@@ -2,42 +2,62 @@
 
 python experiments/rank_sweep.py                        # MNIST; writes runs/rank_sweep_mnist-*/
 python experiments/rank_sweep.py --task=linear_teacher  # against the Eckart-Young bound
+python experiments/rank_sweep.py --task=sst2            # BERT on SST-2, the whole study
 """
 
 from absl import flags
 
 from experiments.common import cli, main
-from experiments.common.flags import define_common, define_data, define_integers, define_numbers
+from experiments.common.flags import define_bert, define_common, define_data, define_integers, define_numbers
 from experiments.figures import linear as linear_figures
 from experiments.figures import rank as rank_figures
-from experiments.studies import linear, rank_mnist
+from experiments.figures import sst2 as sst2_figures
+from experiments.studies import linear, rank_mnist, sst2
 
 define_common()
-define_data()
+define_data("of the task's data")
+define_bert()
 define_integers("ranks", None, "ranks of the sweep, e.g. 1,2,4,8")
-define_numbers("learning_rates", None, "learning rates that every regime chooses from, e.g. 3e-4,1e-3 (mnist)")
-flags.DEFINE_enum("task", "mnist", ["mnist", "linear_teacher"], "what is learned")
+define_numbers("learning_rates", None, "learning rates that every regime chooses from, e.g. 3e-4,1e-3 (mnist, sst2)")
+flags.DEFINE_enum("task", "mnist", ["mnist", "linear_teacher", "sst2"], "what is learned")
 flags.DEFINE_enum("strategy", None, ["auto", "vmap", "sequential"], "how members run inside the program")
 FLAGS = flags.FLAGS
 
 
+BERT_FLAGS = ("bert", "regimes", "epochs", "train_limit", "dropout")
+
+
 def run() -> None:
-    ranks = main.chosen(FLAGS.ranks)
-    if FLAGS.task == "linear_teacher":
-        main.refuse(("learning_rates", "data_dir", "download"), "with --task=linear_teacher")
-        settings = main.settings_from_flags(linear.PRESETS, ranks=ranks, strategy=FLAGS.strategy)
-        main.execute(
-            "rank_sweep_linear_teacher", settings, lambda folder: linear.summary(folder, settings), linear_figures
-        )
-        return
-    rates = main.chosen(FLAGS.learning_rates)
+    {"mnist": _mnist, "linear_teacher": _linear_teacher, "sst2": _sst2}[FLAGS.task]()
+
+
+def _linear_teacher() -> None:
+    main.refuse(("learning_rates", "data_dir", "download", *BERT_FLAGS), "with --task=linear_teacher")
+    settings = main.settings_from_flags(linear.PRESETS, ranks=main.chosen("ranks"), strategy=FLAGS.strategy)
+    main.execute("rank_sweep_linear_teacher", settings, lambda folder: linear.summary(folder, settings), linear_figures)
+
+
+def _mnist() -> None:
+    main.refuse(BERT_FLAGS, "with --task=mnist")
     settings = main.settings_from_flags(
-        rank_mnist.PRESETS, ranks=ranks, strategy=FLAGS.strategy, head_rates=rates, lora_rates=rates, full_rates=rates
+        rank_mnist.PRESETS, ranks=main.chosen("ranks"), strategy=FLAGS.strategy, **_rates()
     )
     data = main.load_mnist()
     main.execute(
         "rank_sweep_mnist", settings, lambda folder: rank_mnist.run(folder, settings, data), rank_figures, data=data
     )
+
+
+def _sst2() -> None:
+    settings = main.settings_from_flags(
+        sst2.PRESETS, ranks=main.chosen("ranks"), strategy=FLAGS.strategy, **_rates(), **main.bert_settings()
+    )
+    inputs = main.load_sst2()
+    main.execute("bert_sst2", settings, lambda folder: sst2.run(folder, settings, inputs), sst2_figures, data=inputs)
+
+
+def _rates() -> dict[str, tuple[float, ...] | None]:
+    return dict.fromkeys(("head_rates", "lora_rates", "full_rates"), main.chosen("learning_rates"))
 
 
 if __name__ == "__main__":

@@ -64,11 +64,24 @@ def define_common() -> None:
     flags.DEFINE_string("workdir", "runs", "folder for records, figures and saved state")
 
 
-def define_data() -> None:
+def define_data(name: str = "mnist") -> None:
     """--data_dir, --download."""
     flags.DEFINE_string(
-        "data_dir", None, "folder of TensorFlow Datasets that holds a prepared mnist; default $TFDS_DATA_DIR"
+        "data_dir", None, f"folder of TensorFlow Datasets that holds a prepared {name}; default $TFDS_DATA_DIR"
     )
     flags.DEFINE_bool(
-        "download", False, "prepare MNIST in --data_dir first; needs the internet and the extra `prepare`"
+        "download", False, f"prepare {name} in --data_dir first; needs the internet and the extra `prepare`"
     )
+
+
+def define_bert() -> None:
+    """--bert, --regimes, --epochs, --train_limit, --dropout."""
+    flags.DEFINE_string(
+        "bert",
+        None,
+        "BERT to start from: a Hugging Face folder, or a hub name such as prajjwal1/bert-tiny; by default ours",
+    )
+    flags.DEFINE_list("regimes", None, "some of: head only, LoRA, full, from scratch, LoRA all linear")
+    flags.DEFINE_integer("epochs", None, "epochs of fine-tuning", lower_bound=1)
+    flags.DEFINE_integer("train_limit", None, "train on a fixed sample of this many sentences", lower_bound=1)
+    flags.DEFINE_float("dropout", None, "dropout of the whole model; by default none", lower_bound=0.0, upper_bound=0.9)

@@ -9,7 +9,7 @@ from absl import flags
 from experiments.common import accelerator, phases
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, write_text
-from experiments.data import mnist
+from experiments.data import bert_base, mnist, sst2
 
 FLAGS = flags.FLAGS
 
@@ -30,9 +30,29 @@ def settings_from_flags(presets: dict[str, Any], **overrides: Any) -> Any:
     return dataclasses.replace(presets[FLAGS.preset], **given)
 
 
-def chosen(values: list[Any] | None) -> tuple[Any, ...] | None:
-    """The values of a list flag, each once and in order, so that the same choice is the same run."""
-    return None if values is None else tuple(sorted(set(values)))
+def chosen(name: str) -> tuple[Any, ...] | None:
+    """The values of a list flag in order, so that the same choice is the same run; None where it is not given.
+
+    Raises:
+      UserError: for a value that is named twice.
+    """
+    values = FLAGS[name].value
+    if values is None:
+        return None
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise UserError(f"--{name}: {twice[0]} is named {values.count(twice[0])} times; name each value once.")
+    return tuple(sorted(values))
+
+
+def bert_settings() -> dict[str, Any]:
+    """What the flags of `define_bert` say of a study's settings."""
+    return {
+        "regimes": chosen("regimes"),
+        "epochs": FLAGS.epochs,
+        "train_limit": FLAGS.train_limit,
+        "dropout": FLAGS.dropout,
+    }
 
 
 def refuse(names: Sequence[str], why: str) -> None:
@@ -46,6 +66,13 @@ def load_mnist() -> mnist.Mnist:
     """MNIST as --data_dir and --download say; after the accelerator, whose absence should not wait for the data."""
     accelerator.settle(FLAGS.accelerator)
     return mnist.load(FLAGS.data_dir, download=FLAGS.download)
+
+
+def load_sst2() -> bert_base.Inputs:
+    """SST-2 as --data_dir and --download say, and the base that --bert names."""
+    accelerator.settle(FLAGS.accelerator)
+    base = bert_base.load(FLAGS.bert)
+    return bert_base.Inputs(sst2.load(FLAGS.data_dir, download=FLAGS.download), base)
 
 
 def run_folder(name: str, settings: Any, data: Data | None = None) -> RunFolder:

@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import tokenizers
 
 from experiments.data import text, wordpiece
+from experiments.data.sst2 import Sst2
 from lora_jax.models import bert_folder
 from lora_jax.models.weight_files import locate
 
@@ -26,6 +28,21 @@ class Base:
         """SHA-256 over config, weights and vocabulary."""
         kinds = ("config.json", "*.safetensors", "*.bin", "vocab.txt", "tokenizer.json")
         return text.checksum(sorted({str(path) for kind in kinds for path in self.folder.path.glob(kind)}))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+    """Sentences and the base: what a run depends on beside its settings."""
+
+    data: Sst2
+    base: Base
+
+    @property
+    def checksum(self) -> str:
+        return f"{self.data.checksum} {self.base.checksum}"
+
+    def record(self) -> dict[str, Any]:
+        return {**self.data.record(), "base": {"source": self.base.source, "sha256": self.base.checksum}}
 
 
 def load(name: str | None = None) -> Base:

@@ -98,11 +98,15 @@ def run(folder: RunFolder, settings: Settings, material: Material) -> dict[str, 
     """Trains; leaves the student in `folder/model` and returns the summary."""
     sentences = text.sentences(material.corpus, material.field)
     if len(sentences) < settings.shards * SHARD:
-        raise UserError(f"--shards={settings.shards}: the corpus has {len(sentences):,} sentences, enough for {len(sentences) // SHARD} files of {SHARD:,}.")
+        raise UserError(
+            f"--shards={settings.shards}: the corpus has {len(sentences):,} sentences, enough for {len(sentences) // SHARD} files of {SHARD:,}."
+        )
     teacher = bert_teacher.load(material.teacher) if settings.method == "distil" else None
     tokenizer = _tokenizer(settings, sentences, teacher)
     started = time.monotonic()
-    held_out, train = _data(folder.path.parent / f"teacher-{material.checksum[:8]}", settings, sentences, teacher, tokenizer)
+    held_out, train = _data(
+        folder.path.parent / f"teacher-{material.checksum[:8]}", settings, sentences, teacher, tokenizer
+    )
     ready = time.monotonic()
     config = settings.config(tokenizer.get_vocab_size())
     start = _start(settings, config, tokenizer, teacher)
@@ -144,7 +148,10 @@ def _tokenizer(settings: Settings, sentences: list[str], teacher):
 def _data(cache: pathlib.Path, settings: Settings, sentences, teacher, tokenizer):
     """(held out, train), each a list of buckets {"ids" [N, T], and for distillation "words" [N, T, D], "sentence" [N, D]}."""
     if teacher is None:
-        shards = [bert_teacher.Targets(bert_teacher.examples(sentences, tokenizer, s), None, None) for s in range(settings.shards)]
+        shards = [
+            bert_teacher.Targets(bert_teacher.examples(sentences, tokenizer, s), None, None)
+            for s in range(settings.shards)
+        ]
     else:
         files = bert_teacher.prepare(cache, teacher, sentences, settings.shards, settings.hidden_size)
         shards = list(map(bert_teacher.read, files))
@@ -194,13 +201,19 @@ def _start(settings: Settings, config: bert.BertConfig, tokenizer, teacher) -> d
     reduce = bert_teacher.pca(tables["word_embeddings"], config.hidden_size)
     pieces = teacher.tokenizer.encode_batch(wordpiece.vocabulary(tokenizer), add_special_tokens=False)
     same = tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
-    word = tables["word_embeddings"] if same else np.stack([tables["word_embeddings"][e.ids or [0]].mean(0) for e in pieces])
+    word = (
+        tables["word_embeddings"]
+        if same
+        else np.stack([tables["word_embeddings"][e.ids or [0]].mean(0) for e in pieces])
+    )
     reduced = {
         "word_embeddings": reduce(word),
         "position_embeddings": tables["position_embeddings"][: config.max_position_embeddings] @ reduce.basis,
         "token_type_embeddings": tables["token_type_embeddings"] @ reduce.basis,
     }
-    embeddings = student["bert"]["embeddings"] | {name: {"embedding": jnp.asarray(table)} for name, table in reduced.items()}
+    embeddings = student["bert"]["embeddings"] | {
+        name: {"embedding": jnp.asarray(table)} for name, table in reduced.items()
+    }
     maps = {name: jnp.eye(config.hidden_size) for name in ("word_map", "sentence_map")}
     return {"student": student | {"bert": student["bert"] | {"embeddings": embeddings}}, **maps}
 
@@ -273,7 +286,11 @@ def _train(folder: RunFolder, settings: Settings, config, start, train, held_out
     steps = STEPS * len(calls)
     warm = max(1, round(settings.warm_up * steps))
     rate = optax.join_schedules(
-        [optax.linear_schedule(0, settings.learning_rate, warm), optax.linear_schedule(settings.learning_rate, 0, steps - warm)], [warm]
+        [
+            optax.linear_schedule(0, settings.learning_rate, warm),
+            optax.linear_schedule(settings.learning_rate, 0, steps - warm),
+        ],
+        [warm],
     )
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
     loss_fn = make_loss(config, mask_id, settings.scored_rows)
@@ -292,7 +309,13 @@ def _train(folder: RunFolder, settings: Settings, config, start, train, held_out
 
     state = training.init_state(start, tx, jax.random.key(settings.seed))
     state, history = phases.train_blocks(
-        folder, "pretrain", state, {}, advance, blocks=blocks, follow=lambda state: _held_out(measure, state.trainable, held_out)
+        folder,
+        "pretrain",
+        state,
+        {},
+        advance,
+        blocks=blocks,
+        follow=lambda state: _held_out(measure, state.trainable, held_out),
     )
     return state.trainable, history, steps
 

@@ -40,7 +40,11 @@ class Teacher:
     @property
     def embeddings(self) -> dict[str, np.ndarray]:
         """name -> [rows, D_teacher] of word, position and token type embeddings."""
-        return {name: np.asarray(leaf["embedding"]) for name, leaf in self.folder.params["bert"]["embeddings"].items() if name != "LayerNorm"}
+        return {
+            name: np.asarray(leaf["embedding"])
+            for name, leaf in self.folder.params["bert"]["embeddings"].items()
+            if name != "LayerNorm"
+        }
 
 
 def load(name: str) -> Teacher:
@@ -135,7 +139,9 @@ class pca:  # noqa: N801 (a function that remembers)
         return (rows - self.mean) @ self.basis
 
 
-def prepare(folder: pathlib.Path, teacher: Teacher, sentences: list[str], shards: int, width: int) -> list[pathlib.Path]:
+def prepare(
+    folder: pathlib.Path, teacher: Teacher, sentences: list[str], shards: int, width: int
+) -> list[pathlib.Path]:
     """Computes what is missing of the first `shards` files; an interrupted preparation goes on."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"targets_{shard:03d}.npz" for shard in range(shards)]
@@ -143,7 +149,10 @@ def prepare(folder: pathlib.Path, teacher: Teacher, sentences: list[str], shards
     if not missing:
         return files
     project = Projector(teacher, width, examples(sentences, teacher.tokenizer, 0)[:2048])
-    print(f"teacher: PCA keeps {project.word_basis.share:.1%} of words' variance, {project.sentence_basis.share:.1%} of sentences'", flush=True)
+    print(
+        f"teacher: PCA keeps {project.word_basis.share:.1%} of words' variance, {project.sentence_basis.share:.1%} of sentences'",
+        flush=True,
+    )
     for shard in tqdm(missing, desc="teacher", unit="file", leave=False, disable=None):
         save(files[shard], project(examples(sentences, teacher.tokenizer, shard)))
     return files

@@ -16,8 +16,8 @@ from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
 from experiments.data import buckets as length_buckets
-from experiments.data.bert_base import Base
-from experiments.data.sst2 import Sst2, Texts
+from experiments.data.bert_base import Inputs
+from experiments.data.sst2 import Texts
 from experiments.studies import sst2_training as training
 from experiments.studies.sst2_training import Outcome, Recipe, Task, train_group
 from lora_jax import sweep
@@ -57,7 +57,15 @@ class Settings:
             raise UserError(f"--regimes: there is no regime {unknown[0]!r}; there are {', '.join(training.REGIMES)}.")
 
     def recipe(self, **changes: Any) -> Recipe:
-        return Recipe(**{"epochs": self.epochs, "batch_size": self.batch_size, "warm_up": self.warm_up, "weight_decay": self.weight_decay} | changes)
+        return Recipe(
+            **{
+                "epochs": self.epochs,
+                "batch_size": self.batch_size,
+                "warm_up": self.warm_up,
+                "weight_decay": self.weight_decay,
+            }
+            | changes
+        )
 
     def rates(self, regime: str) -> tuple[float, ...]:
         if regime == "head only":
@@ -66,25 +74,21 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings((1, 4), seeds=2, epochs=1, train_limit=1500, tuning_epochs=1, scaling_limit=1000, scaling_epochs=1, scaling_seeds=2),
-    "quick": Settings(seeds=3, epochs=3, train_limit=4000, tuning_epochs=2, scaling_limit=1500, scaling_epochs=2, scaling_seeds=2),
+    "smoke": Settings(
+        (1, 4),
+        seeds=2,
+        epochs=1,
+        train_limit=1500,
+        tuning_epochs=1,
+        scaling_limit=1000,
+        scaling_epochs=1,
+        scaling_seeds=2,
+    ),
+    "quick": Settings(
+        seeds=3, epochs=3, train_limit=4000, tuning_epochs=2, scaling_limit=1500, scaling_epochs=2, scaling_seeds=2
+    ),
     "full": Settings(),
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Inputs:
-    """Sentences and the base: what a run depends on beside its settings."""
-
-    data: Sst2
-    base: Base
-
-    @property
-    def checksum(self) -> str:
-        return f"{self.data.checksum} {self.base.checksum}"
-
-    def record(self) -> dict[str, Any]:
-        return {**self.data.record(), "base": {"source": self.base.source, "sha256": self.base.checksum}}
 
 
 def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]:
@@ -104,7 +108,9 @@ def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]
         "spectrum": spectrum(study.base, outcomes["full"]) if "full" in outcomes else None,
         "traces": {regime: outcome.traces for regime, outcome in outcomes.items()},
         "padding": length_buckets.waste(study.encoded["train"]),
-        "left_out_of_an_epoch": length_buckets.left_out([len(b.rows) for b in study.encoded["train"]], settings.batch_size, training.STEPS),
+        "left_out_of_an_epoch": length_buckets.left_out(
+            [len(b.rows) for b in study.encoded["train"]], settings.batch_size, training.STEPS
+        ),
         "majority": float(max(np.mean(inputs.data.validation.labels), 1 - np.mean(inputs.data.validation.labels))),
         "new_parameters": study.new,
         "base_parameters": study.size,
@@ -119,15 +125,23 @@ class Study:
     def __init__(self, folder: RunFolder, settings: Settings, inputs: Inputs):
         self.folder, self.settings = folder, settings
         found = inputs.base.folder.config
-        config = dataclasses.replace(found, hidden_dropout_prob=settings.dropout, attention_probs_dropout_prob=settings.dropout)
+        config = dataclasses.replace(
+            found, hidden_dropout_prob=settings.dropout, attention_probs_dropout_prob=settings.dropout
+        )
         self.model = bert.BertForSequenceClassification(config, num_labels=2)
         loaded = {"bert": inputs.base.folder.params["bert"]}  # each member starts a classifier of its own
         self.base, self.new = bert_folder.initialised(self.model, jax.random.key(0), loaded)
         self.size = sum(leaf.size for leaf in jax.tree.leaves(self.base))
-        lengths = [n for n in length_buckets.LENGTHS if n < config.max_position_embeddings] + [min(length_buckets.LENGTHS[-1], config.max_position_embeddings)]
+        lengths = [n for n in length_buckets.LENGTHS if n < config.max_position_embeddings] + [
+            min(length_buckets.LENGTHS[-1], config.max_position_embeddings)
+        ]
         self._lengths = tuple(sorted(set(lengths)))
         self._tokenizer = inputs.base.tokenizer
-        texts = {"train": limited(inputs.data.train, settings.train_limit), "tuning": inputs.data.tuning, "validation": inputs.data.validation}
+        texts = {
+            "train": limited(inputs.data.train, settings.train_limit),
+            "tuning": inputs.data.tuning,
+            "validation": inputs.data.validation,
+        }
         texts["scaling"] = limited(inputs.data.train, settings.scaling_limit)
         self.encoded = {name: self._encode(name, part) for name, part in texts.items()}
         self._on_device: dict[tuple[str, bool], list] = {}
@@ -162,7 +176,11 @@ class Study:
         outcome = self._group(f"tune {regime}", regime, members, recipe, score="tuning")
         scores = outcome.accuracy[-1].tolist()
         best = rates[int(np.argmax(scores))]
-        return {"best": best, "at_edge": best in (rates[0], rates[-1]), "accuracy": dict(zip(map(str, rates), scores, strict=True))}
+        return {
+            "best": best,
+            "at_edge": best in (rates[0], rates[-1]),
+            "accuracy": dict(zip(map(str, rates), scores, strict=True)),
+        }
 
     def train(self, regime: str, rate: float) -> Outcome:
         """Every rank and seed of a regime, in one group."""
@@ -184,16 +202,26 @@ class Study:
         rules = {rule: {rank: scale_of(rule, rank, s.scale) for rank in s.ranks} for rule in RULES}
         rates = (rate / 3, rate, rate * 3)
         cells = sorted({(rank, scale) for scales in rules.values() for rank, scale in scales.items()})
-        members = [sweep.Member(rank, scale, r, seed) for rank, scale in cells for r in rates for seed in range(s.scaling_seeds)]
+        members = [
+            sweep.Member(rank, scale, r, seed)
+            for rank, scale in cells
+            for r in rates
+            for seed in range(s.scaling_seeds)
+        ]
         recipe = s.recipe(epochs=s.scaling_epochs, blocks_per_epoch=1)
         outcome = self._group("scaling", "LoRA", members, recipe, score="validation", train="scaling")
-        final = {member: value for member, value in zip(outcome.members, outcome.accuracy[-1].tolist(), strict=True)}
+        final = dict(zip(outcome.members, outcome.accuracy[-1].tolist(), strict=True))
         rows = [
             {"rule": rule, "rank": rank, "scale": scale, "learning_rate": r,
              "accuracies": [final[sweep.Member(rank, scale, r, seed)] for seed in range(s.scaling_seeds)]}
             for rule, scales in rules.items() for rank, scale in scales.items() for r in rates
         ]  # fmt: skip
-        return {"rows": rows, "examples": sum(len(b.rows) for b in self.encoded["scaling"]), "epochs": s.scaling_epochs, "rates": rates}
+        return {
+            "rows": rows,
+            "examples": sum(len(b.rows) for b in self.encoded["scaling"]),
+            "epochs": s.scaling_epochs,
+            "rates": rates,
+        }
 
 
 RULES = ("alpha = c r", "alpha fixed", "alpha/sqrt(r)")
@@ -201,7 +229,11 @@ RULES = ("alpha = c r", "alpha fixed", "alpha/sqrt(r)")
 
 def scale_of(rule: str, rank: int, c: float) -> float:
     """The update's scale: c under each rule at the reference rank."""
-    return {"alpha = c r": c, "alpha fixed": c * REFERENCE_RANK / rank, "alpha/sqrt(r)": c * (REFERENCE_RANK / rank) ** 0.5}[rule]
+    return {
+        "alpha = c r": c,
+        "alpha fixed": c * REFERENCE_RANK / rank,
+        "alpha/sqrt(r)": c * (REFERENCE_RANK / rank) ** 0.5,
+    }[rule]
 
 
 def limited(texts: Texts, limit: int | None) -> Texts:
@@ -228,7 +260,7 @@ def _rows(outcome: Outcome, base_parameters: int) -> list[dict[str, Any]]:
                 "share": parameters / (base_parameters + (parameters - _head_size(outcome) if added else 0)),
                 "accuracy": estimate(outcome.accuracy[-1, where]),
                 "accuracies": outcome.accuracy[-1, where].tolist(),
-                "curve": outcome.accuracy[:, where].mean(axis=1).tolist(),
+                "curves": outcome.accuracy[:, where].T.tolist(),
                 "loss": outcome.loss[:, where].mean(axis=1).tolist(),
                 "seconds_per_step": outcome.seconds_per_step,
             }
@@ -258,6 +290,8 @@ def spectrum(base: dict[str, Any], outcome: Outcome) -> dict[str, list[float]]:
     trained, start = flat(outcome.state.train.trainable), flat(base)
     kernels = [path for path, leaf in start.items() if "encoder" in path and path.endswith("kernel")]
     return {
-        path: np.linalg.svd(np.asarray(trained[path] - jnp.asarray(start[path])[None]), compute_uv=False).mean(axis=0).tolist()
+        path: np.linalg.svd(np.asarray(trained[path] - jnp.asarray(start[path])[None]), compute_uv=False)
+        .mean(axis=0)
+        .tolist()
         for path in kernels
     }

@@ -23,8 +23,8 @@ from lora_jax.tree import flat, nested
 HEAD = ("bert/pooler", "classifier")
 STEPS = 10  # batches of one bucket in a row, one call of the compiled program
 EVALUATION_BATCH = 109  # 872 validation sentences fall into few, nearly whole batches per bucket
-TARGETS = {"LoRA": ("query", "value"), "LoRA, all linear": ("bert/encoder/*",)}
-REGIMES = ("head only", "LoRA", "full", "from scratch", "LoRA, all linear")
+TARGETS = {"LoRA": ("query", "value"), "LoRA all linear": ("bert/encoder/*",)}
+REGIMES = ("head only", "LoRA", "full", "from scratch", "LoRA all linear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,9 @@ def on_device(buckets: Sequence[Bucket]) -> list[dict[str, jax.Array]]:
     return [{"x": jnp.asarray(b.input_ids), "y": jnp.asarray(b.labels, jnp.int32)} for b in buckets]
 
 
-def features(model: bert.BertForSequenceClassification, params: dict, buckets: list[dict[str, jax.Array]]) -> list[dict]:
+def features(
+    model: bert.BertForSequenceClassification, params: dict, buckets: list[dict[str, jax.Array]]
+) -> list[dict]:
     """One bucket of what the frozen encoder gives the head, {"x" [N, D], "y" [N]}, in the buckets' order."""
 
     @jax.jit
@@ -88,7 +90,15 @@ def features(model: bert.BertForSequenceClassification, params: dict, buckets: l
     return [{"x": jnp.concatenate(found), "y": jnp.concatenate([bucket["y"] for bucket in buckets])}]
 
 
-def train_group(folder: RunFolder, phase: str, task: Task, regime: str, members: list[sweep.Member], recipe: Recipe, strategy: str = "auto") -> Outcome:
+def train_group(
+    folder: RunFolder,
+    phase: str,
+    task: Task,
+    regime: str,
+    members: list[sweep.Member],
+    recipe: Recipe,
+    strategy: str = "auto",
+) -> Outcome:
     """Trains the members together, each on its own seed's batches; scored `blocks_per_epoch` times an epoch.
 
     Args:
@@ -124,7 +134,9 @@ def train_group(folder: RunFolder, phase: str, task: Task, regime: str, members:
         loss=np.stack([line["loss"] for line in history[1:]]),
         parameters=parameters,
         traces=len(trainer.traces),
-        seconds_per_step=float(np.median(times[len(task.train):]) / STEPS / len(members)) if len(times) > 2 * len(task.train) else None,
+        seconds_per_step=float(np.median(times[len(task.train) :]) / STEPS / len(members))
+        if len(times) > 2 * len(task.train)
+        else None,
         state=state,
         shared=shared,
     )
@@ -197,14 +209,18 @@ def members_of(task: Task, regime: str, members: list[sweep.Member]):
     stacked = {**flat(sweep.broadcast(head, len(members))), **_fresh_classifiers(task, seeds)}
     if regime == "head only":
         return task.model, nested(stacked), shared, HEAD
-    adapted = lora_jax.LoRA(task.model, lora_jax.LoRAConfig(rank=1, scaling="constant", alpha=1.0, targets=TARGETS[regime]))
+    adapted = lora_jax.LoRA(
+        task.model, lora_jax.LoRAConfig(rank=1, scaling="constant", alpha=1.0, targets=TARGETS[regime])
+    )
     adapters = sweep.init_adapters(adapted, members, jnp.ones((1, 8), jnp.int32))
     return adapted, nested({**flat(adapters), **stacked}), shared, HEAD
 
 
 def _fresh(task: Task, seeds: list[int]) -> dict[str, Any]:
     """Parameters [M, ...] drawn anew."""
-    draw = jax.jit(lambda keys: jax.lax.map(lambda key: task.model.init(key, jnp.ones((1, 8), jnp.int32))["params"], keys))
+    draw = jax.jit(
+        lambda keys: jax.lax.map(lambda key: task.model.init(key, jnp.ones((1, 8), jnp.int32))["params"], keys)
+    )
     return draw(jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)))
 
 

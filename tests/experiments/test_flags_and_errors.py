@@ -36,6 +36,7 @@ BAD_FLAGS = [
 MISTAKES = [
     (SWEEP, ["smoke"], "there is no argument 'smoke'; settings are flags"),
     (SWEEP, ["--ranks=1,1024"], "1024 is above 512"),
+    (SWEEP, ["--ranks=4,1,4"], "--ranks: 4 is named 2 times; name each value once"),
     (SWEEP, ["--task=linear_teacher", "--ranks=64"], "64 is not below 64"),
     (SWEEP, ["--task=linear_teacher", "--learning_rates=1"], "--learning_rates has no meaning with --task=linear_teacher"),
     (SWEEP, ["--task=linear_teacher", "--data_dir=x"], "--data_dir has no meaning with --task=linear_teacher"),
@@ -114,11 +115,6 @@ def test_an_error_of_ours_keeps_its_traceback(run_entry, monkeypatch):
     monkeypatch.setattr(main, "execute", lambda *args, **kwargs: pathlib.Path("/nonexistent").read_text())
     with pytest.raises(FileNotFoundError):
         run_entry(LINEAR, *NEVER)
-
-
-def test_choices_are_sorted_and_counted_once():
-    assert main.chosen([4, 1, 4]) == (1, 4)
-    assert main.chosen(None) is None
 
 
 def test_ctrl_c_says_one_sentence_and_nothing_saved_is_lost(tmp_path):

@@ -1,0 +1,191 @@
+"""Figures and table of S2, part II, from its summary."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments.common import style
+from experiments.common.statistics import estimate, text
+
+COLORS = {**style.COLORS, "from scratch": "#9467bd", "LoRA all linear": "#17becf"}
+RULE_COLORS = {"alpha = c r": "#1f77b4", "alpha fixed": "#ff7f0e", "alpha/sqrt(r)": "#2ca02c"}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """One line per regime and rank, then LoRA against full seed by seed, then what padding cost."""
+    lines = [
+        f"{'regime':<16} {'rank':>4} {'lr':>7} {'parameters':>10} {'share':>8}  {'validation accuracy, mean [95 % interval]':<42} {'ms/step':>7}  n"
+    ]
+    for row in summary["rows"]:
+        ms = "" if row["seconds_per_step"] is None else f"{1000 * row['seconds_per_step']:.1f}"
+        lines.append(
+            f"{row['regime']:<16} {row['rank'] or '':>4} {row['learning_rate']:>7g} {row['parameters']:>10,} {100 * row['share']:>7.2f}%  "
+            f"{text(row['accuracy'], 2, 100) + ' %':<42} {ms:>7}  {row['accuracy']['n']}"
+        )
+    lines.append(f"always the commoner class: {100 * summary['majority']:.2f} %")
+    for rank, e in summary["paired"].items():
+        lines.append(f"LoRA r = {rank} minus full, seed by seed: {text(e, 2, 100)} points")
+    padding = summary["padding"]
+    lines.append(
+        f"padding is {100 * padding['share_wasted']:.0f} % of the training tokens in length buckets, "
+        f"{100 * padding['share_wasted_in_one_length']:.0f} % in one length; {padding['cut_sentences']} sentences cut"
+    )
+    return "\n".join(lines)
+
+
+def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Accuracy against rank and against parameters, learning curves, scaling x rank, spectrum; what the run has."""
+    figures = [
+        _learning_curves(summary, folder / "learning_curves.png"),
+        _pareto(summary, folder / "accuracy_vs_parameters.png"),
+    ]
+    if _rows(summary, "LoRA"):
+        figures.append(_against_rank(summary, folder / "accuracy_vs_rank.png"))
+    if summary["scaling"]:
+        figures.append(_scaling(summary, folder / "scaling_vs_rank.png"))
+    if summary["spectrum"]:
+        figures.append(_spectrum(summary, folder / "full_update_spectrum.png"))
+    return figures
+
+
+def _rows(summary: dict[str, Any], regime: str) -> list[dict[str, Any]]:
+    return [row for row in summary["rows"] if row["regime"] == regime]
+
+
+def _title(summary: dict[str, Any]) -> str:
+    data = summary["data"]
+    kind = "SST-2" if data["is_full_sst2"] else "tweets, not SST-2"
+    return f"BERT on {kind} (mean and 95 % interval, n = {summary['rows'][0]['accuracy']['n']} seeds)"
+
+
+def _rank_axis(axis, ranks: list[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ranks, [str(rank) for rank in ranks])
+    axis.set_xlabel("LoRA rank r")
+
+
+def _points(axis, x, estimates, line: str, **kwargs) -> None:
+    bars = [[100 * v for v in side] for side in style.error_bars(estimates)]
+    axis.errorbar(x, [100 * e["mean"] for e in estimates], yerr=bars, fmt=line, capsize=3, **kwargs)
+
+
+def _band(axis, row: dict[str, Any]) -> None:
+    e, color = row["accuracy"], COLORS[row["regime"]]
+    name = "full fine-tuning" if row["regime"] == "full" else row["regime"]
+    axis.axhline(100 * e["mean"], color=color, linestyle="--", label=name)
+    if e["low"] is not None:
+        axis.axhspan(100 * e["low"], 100 * e["high"], color=color, alpha=0.15)
+
+
+def _against_rank(summary, path: pathlib.Path) -> pathlib.Path:
+    figure, axis = style.new()
+    rows = _rows(summary, "LoRA")
+    ranks = [row["rank"] for row in rows]
+    _points(axis, ranks, [row["accuracy"] for row in rows], "o-", color=COLORS["LoRA"], label="LoRA, query and value")
+    for row in _rows(summary, "LoRA all linear"):
+        _points(axis, [row["rank"]], [row["accuracy"]], "D", color=COLORS[row["regime"]], label=row["regime"])
+    for regime in ("full", "from scratch", "head only"):
+        for row in _rows(summary, regime):
+            _band(axis, row)
+    _rank_axis(axis, ranks)
+    axis.set_ylabel("validation accuracy, %")
+    axis.set_title(_title(summary), fontsize=9)
+    axis.legend(frameon=False, fontsize=8)
+    return style.save(figure, path)
+
+
+def _pareto(summary, path: pathlib.Path) -> pathlib.Path:
+    figure, axis = style.new()
+    for regime in dict.fromkeys(row["regime"] for row in summary["rows"]):
+        rows = _rows(summary, regime)
+        line = "o-" if regime == "LoRA" else "s"
+        _points(
+            axis,
+            [row["parameters"] for row in rows],
+            [row["accuracy"] for row in rows],
+            line,
+            color=COLORS[regime],
+            label=regime,
+        )
+    for row in _rows(summary, "LoRA"):
+        spot = (row["parameters"], 100 * row["accuracy"]["mean"])
+        axis.annotate(f"r={row['rank']}", spot, textcoords="offset points", xytext=(5, -12), fontsize=8)
+    axis.set_xscale("log")
+    axis.set_xlabel("trainable parameters")
+    axis.set_ylabel("validation accuracy, %")
+    axis.set_title(_title(summary), fontsize=9)
+    axis.legend(frameon=False, fontsize=8)
+    return style.save(figure, path)
+
+
+def _learning_curves(summary, path: pathlib.Path) -> pathlib.Path:
+    figure, axes = style.new(width=11, columns=2, sharey=True)
+    epochs = summary["settings"]["epochs"]
+    for row in summary["rows"]:
+        if row["regime"] != "LoRA" or row["rank"] == 8:
+            name = row["regime"] + (f", r = {row['rank']}" if row["rank"] else "")
+            _curve(axes[0], row, epochs, color=COLORS[row["regime"]], label=name)
+    rows = _rows(summary, "LoRA")
+    shades = style.plt.get_cmap("viridis")(np.linspace(0, 0.9, max(1, len(rows))))
+    for row, shade in zip(rows, shades, strict=False):
+        _curve(axes[1], row, epochs, color=shade, label=f"r = {row['rank']}")
+    for axis, title in zip(axes, ("regimes", "LoRA on query and value, by rank"), strict=True):
+        axis.set_xlabel("epochs")
+        axis.set_title(title, fontsize=9)
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel("validation accuracy, %, mean over seeds")
+    return style.save(figure, path)
+
+
+def _curve(axis, row: dict[str, Any], epochs: int, **kwargs) -> None:
+    mean = 100 * np.mean(row["curves"], axis=0)
+    axis.plot(np.linspace(0, epochs, len(mean)), mean, **kwargs)
+
+
+def _scaling(summary, path: pathlib.Path) -> pathlib.Path:
+    found = summary["scaling"]
+    figure, axes = style.new(width=12, columns=len(found["rates"]), sharey=True)
+    for axis, rate in zip(axes, found["rates"], strict=True):
+        for rule, color in RULE_COLORS.items():
+            rows = [row for row in found["rows"] if (row["rule"], row["learning_rate"]) == (rule, rate)]
+            ranks = [row["rank"] for row in rows]
+            _points(axis, ranks, [estimate(row["accuracies"]) for row in rows], "o-", color=color, label=rule)
+        _rank_axis(axis, ranks)
+        axis.set_title(f"learning rate {rate:.2g}", fontsize=9)
+    axes[0].set_ylabel("validation accuracy, %")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.suptitle(
+        f"Scaling rules, which agree at r = 8: {found['examples']:,} examples, {found['epochs']} epochs "
+        f"(mean and 95 % interval, n = {len(found['rows'][0]['accuracies'])})",
+        fontsize=9,
+    )
+    return style.save(figure, path)
+
+
+def energy(values: list[float]) -> np.ndarray:
+    """Share of the squared Frobenius norm in the first r singular values, r = 1, 2 ..."""
+    squares = np.square(values)
+    return np.cumsum(squares) / squares.sum()
+
+
+def _spectrum(summary, path: pathlib.Path) -> pathlib.Path:
+    figure, axis = style.new()
+    shown = {"query": "#1f77b4", "value": "#d62728", "other kernels": "#bbbbbb"}
+    for kernel, values in summary["spectrum"].items():
+        kind = next((name for name in ("query", "value") if f"/{name}/" in kernel), "other kernels")
+        axis.plot(
+            np.arange(1, len(values) + 1),
+            100 * energy(values),
+            color=shown[kind],
+            zorder=1 if kind == "other kernels" else 2,
+        )
+    for name, color in shown.items():
+        axis.plot([], [], color=color, label=name)
+    _rank_axis(axis, [1, 2, 4, 8, 16, 32, 64, 128])
+    axis.set_xlabel("rank r")
+    axis.set_ylabel("energy of the full fine-tuning update in rank r, %")
+    axis.set_title("Singular values of W_full - W_base per kernel of the encoder, mean over seeds", fontsize=9)
+    axis.legend(frameon=False)
+    return style.save(figure, path)
