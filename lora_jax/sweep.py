@@ -182,9 +182,7 @@ class Sweep:
         `shared` is the base, the same for all; `order` is [S, B] for all or [M, S, B] with one per member.
         """
 
-        def run(state: SweepState, shared: Params, data: Any, order: jax.Array):
-            self.traces.append(f"members={len(state.learning_rate)} order={order.shape}")
-
+        def some(state: SweepState, shared: Params, data: Any, order: jax.Array):
             def member(train, own, rate, order):
                 step = training.make_step(self.loss_fn, self.optimizer(rate))
                 return training.scan_steps(step, train, combine(shared, own), data, order)
@@ -192,20 +190,23 @@ class Sweep:
             train, metrics = self._map(member, order.ndim == 3)(state.train, state.own, state.learning_rate, order)
             return SweepState(train, state.own, state.learning_rate), metrics
 
+        def run(state: SweepState, shared: Params, data: Any, order: jax.Array):
+            self.traces.append(f"members={len(state.learning_rate)} order={order.shape}")
+            return _over_devices(some, state, shared, data, order, by_member=(True, False, False, order.ndim == 3))
+
         return jax.jit(run, donate_argnums=0)
 
     def evaluation(self, metric_fn: Callable, batch_size: int) -> Callable:
         """`evaluate(state, shared, data) -> sums [M, ...]`, jitted; see `training.make_evaluation`."""
         evaluate_one = training.make_evaluation(metric_fn, batch_size)
 
-        @jax.jit
-        def evaluate(state: SweepState, shared: Params, data: Any):
+        def some(state: SweepState, shared: Params, data: Any):
             def member(train, own, rate, _):
                 return evaluate_one(combine(shared, own, train.trainable), data)
 
             return self._map(member, False)(state.train, state.own, state.learning_rate, None)
 
-        return evaluate
+        return jax.jit(lambda *args: _over_devices(some, *args, by_member=(True, False, False)))
 
     def _map(self, member: Callable, order_per_member: bool) -> Callable:
         """`member` over the leading axis of its arguments; the last one may be shared."""
@@ -215,6 +216,19 @@ class Sweep:
         if order_per_member:
             return lambda *args: jax.lax.map(lambda each: member(*each), args)
         return lambda *args: jax.lax.map(lambda each: member(*each, args[-1]), args[:-1])
+
+
+def _over_devices(fn: Callable, state: SweepState, *args: Any, by_member: tuple[bool, ...]) -> Any:
+    """`fn(state, *args)`, each device with its share of the members; together where they do not divide evenly.
+
+    Members never meet, so the program has no communication. `by_member` says which arguments have a leading axis [M].
+    """
+    devices = jax.devices()
+    if len(devices) == 1 or len(state.learning_rate) % len(devices):
+        return fn(state, *args)
+    mesh = jax.sharding.Mesh(devices, ("members",))
+    specs = tuple(jax.P("members") if split else jax.P() for split in by_member)
+    return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=jax.P("members"), check_vma=False)(state, *args)
 
 
 def member_params(state: SweepState, shared: Params, index: int) -> dict:

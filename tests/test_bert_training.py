@@ -77,12 +77,15 @@ def test_dropout_of_a_projection_comes_before_its_residual(key):
 
 
 def test_dropout_of_attention_takes_away_what_the_values_say(key):
-    model = encoder(hidden_dropout_prob=0.0, attention_probs_dropout_prob=NEARLY_ALL)
-    got, _ = encode(*inputs(), model=model, key=key, train=True)
-    params = {p: 0 * leaf if "/self/value/" in p else leaf for p, leaf in flat(folder().params["bert"]).items()}
-    expected, _ = encode(*inputs(), params=unflatten_dict(params, sep="/"))
-    assert_close(got[-1], expected[-1])
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": NEARLY_ALL}
+    leaves = {p: 0 * leaf if "/self/value/" in p else leaf for p, leaf in flat(folder().params).items()}
+    silent = unflatten_dict(leaves, sep="/")
+    got, _ = encode(*inputs(), model=encoder(**rates), key=key, train=True)
+    assert_close(got[-1], encode(*inputs(), params=silent["bert"])[0][-1])
     assert moved(got[-1], golden()["states"][-1]) > 0.1
+    logits = run(classifier(**rates), folder().params, *inputs(), key=key, train=True)
+    assert_close(logits, run(classifier(), silent, *inputs()))
+    assert moved(logits, golden()["logits"]) > 0.01
 
 
 def test_the_classifier_drops_what_it_reads(key):

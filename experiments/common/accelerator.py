@@ -1,5 +1,7 @@
 """The accelerator, settled before JAX starts a backend."""
 
+import contextlib
+
 import jax
 
 from experiments.common.errors import UserError
@@ -7,12 +9,19 @@ from experiments.common.errors import UserError
 ABSENT = (RuntimeError, AssertionError)  # which of them JAX 0.10 raises depends on the platform named
 
 
-def settle(name: str) -> str:
+def settle(name: str, *, cpu_devices: int = 1) -> str:
     """Makes `name` ("auto", "cpu", "gpu" or "tpu") JAX's platform; returns what runs now.
+
+    Args:
+      cpu_devices: more than 1 makes a CPU look like that many devices, which share a sweep's members; without effect
+        once JAX has started.
 
     Raises:
       UserError: when it is absent; asking for one is never answered with another.
     """
+    if cpu_devices > 1:
+        with contextlib.suppress(RuntimeError):  # JAX has started
+            jax.config.update("jax_num_cpu_devices", cpu_devices)
     if name == "cpu":
         jax.config.update("jax_platforms", "cpu")
     elif name != "auto":

@@ -1,6 +1,7 @@
 """The flow that all experiments share: settle the device, find or make the run, record, print, draw."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -69,8 +70,11 @@ def load_mnist() -> mnist.Mnist:
 
 
 def load_sst2() -> bert_base.Inputs:
-    """SST-2 as --data_dir and --download say, and the base that --bert names."""
-    accelerator.settle(FLAGS.accelerator)
+    """SST-2 as --data_dir and --download say, and the base that --bert names.
+
+    The cores of a CPU become devices: a small BERT's products are too small to be cut over cores, its members are not.
+    """
+    accelerator.settle(FLAGS.accelerator, cpu_devices=os.cpu_count() or 1)
     base = bert_base.load(FLAGS.bert)
     return bert_base.Inputs(sst2.load(FLAGS.data_dir, download=FLAGS.download), base)
 

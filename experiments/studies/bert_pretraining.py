@@ -41,8 +41,8 @@ class Settings:
 
     method: str = "distil"
     vocab_size: int | None = None
-    shards: int = 40
-    epochs: int = 3
+    shards: int = 22
+    epochs: int = 4
     tokens_per_batch: int = 2048
     scored_rows: float = 0.25
     learning_rate: float = 1e-3

@@ -104,6 +104,8 @@ def train_group(
     Args:
       members: alpha is the scale c of the update; rank 0 for a regime without adapters.
     """
+    n = len(members)
+    members = members + members[-1:] * (-n % jax.device_count())  # so that the devices share them evenly
     adapted, stacked, shared, train = members_of(task, regime, members)
     sizes = [len(bucket["y"]) for bucket in task.train]
     calls = recipe.epochs * sum(piece_counts(sizes, recipe.batch_size, STEPS))
@@ -129,10 +131,10 @@ def train_group(
     state, history = phases.train_blocks(folder, phase, state, shared, advance, blocks=blocks, follow=follow)
     return Outcome(
         regime=regime,
-        members=members,
-        accuracy=np.stack([line["accuracy"] for line in history]),
-        loss=np.stack([line["loss"] for line in history[1:]]),
-        parameters=parameters,
+        members=members[:n],
+        accuracy=np.stack([line["accuracy"][:n] for line in history]),
+        loss=np.stack([line["loss"][:n] for line in history[1:]]),
+        parameters=parameters[:n],
         traces=len(trainer.traces),
         seconds_per_step=float(np.median(times[len(task.train) :]) / STEPS / len(members))
         if len(times) > 2 * len(task.train)
