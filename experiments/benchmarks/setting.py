@@ -1,4 +1,7 @@
-"""What is measured: S3's LoRA training. MLP 784-512-256-128-10, dropout 0.2, batch 64, r = 16 on every layer, Adam."""
+"""S3's LoRA training: MLP 784-512-256-128-10, dropout 0.2, batch 64, r = 16 on every layer, Adam.
+
+`Rival` and `order` serve every setting. Letters: N examples, S steps, B batch.
+"""
 
 from typing import NamedTuple
 
@@ -12,24 +15,43 @@ from lora_jax import training
 from lora_jax.models.mlp import MLP
 
 HIDDEN, DROPOUT, BATCH, RANK, RATE = (512, 256, 128), 0.2, 64, 16, 1e-3
+EXAMPLES = 4096
 
 
 class Rival(NamedTuple):
-    """One way to fine-tune: its loss, optimiser, frozen tree and a fresh state."""
+    """One way to fine-tune: its loss, optimiser, frozen tree, what trains, and its data [N, ...] in batches."""
 
     loss: training.LossFn
     tx: optax.GradientTransformation
     frozen: dict
     trainable: dict
+    data: dict[str, jax.Array]
+    batch: int
 
     def state(self) -> training.TrainState:
+        """A fresh one."""
         return training.init_state(self.trainable, self.tx, jax.random.key(2))
 
+    def order(self, steps: int) -> jax.Array:
+        """Indices [S, B] into the data."""
+        return order((steps, self.batch), len(self.data["y"]))
 
-def data(examples: int = 4096) -> dict[str, jax.Array]:
+
+def rival(loss: training.LossFn, optimizer: optax.GradientTransformation, params: dict, mask: dict, data, batch: int):
+    """The rival that trains what `mask` marks of `params`."""
+    frozen, trainable = lora_jax.partition(params, mask)
+    return Rival(loss, lora_jax.lora_optimizer(optimizer, mask), frozen, trainable, data, batch)
+
+
+def order(shape: tuple[int, ...], examples: int) -> jax.Array:
+    """Indices of that shape into the examples, drawn with replacement."""
+    return jax.random.randint(jax.random.key(5), shape, 0, examples, jnp.int32)
+
+
+def data() -> dict[str, jax.Array]:
     """Noise in the shape of MNIST: speed does not depend on the pixels."""
-    x = jax.random.normal(jax.random.key(0), (examples, 784))
-    return {"x": x, "y": jax.random.randint(jax.random.key(1), (examples,), 0, 10)}
+    x = jax.random.normal(jax.random.key(0), (EXAMPLES, 784))
+    return {"x": x, "y": jax.random.randint(jax.random.key(1), (EXAMPLES,), 0, 10)}
 
 
 def base() -> dict:
@@ -52,10 +74,4 @@ def full() -> Rival:
 
 
 def _rival(model, params, mask) -> Rival:
-    frozen, trainable = lora_jax.partition(params, mask)
-    return Rival(cross_entropy(model), lora_jax.lora_optimizer(optax.adam(RATE), mask), frozen, trainable)
-
-
-def order(steps: int) -> jax.Array:
-    """Indices [S, B] into `data()`."""
-    return jax.random.randint(jax.random.key(5), (steps, BATCH), 0, 4096, jnp.int32)
+    return rival(cross_entropy(model), optax.adam(RATE), params, mask, data(), BATCH)

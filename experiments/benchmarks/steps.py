@@ -8,63 +8,82 @@ import numpy as np
 from experiments.benchmarks import setting, timing
 from lora_jax import training
 
+COMPARED = ("median_ms", "flops", "optimizer_bytes", "temporary_bytes")
+
 
 def lora_against_full(steps: int, rounds: int) -> dict[str, Any]:
-    """Time per step in a scanned epoch, XLA's FLOPs of a step, bytes of optimiser state."""
-    rivals = {"LoRA": setting.lora(), "full": setting.full()}
+    """See `measured`."""
+    rows, rate = measured({"LoRA": setting.lora(), "full": setting.full()}, steps, rounds)
+    return {"rows": rows, "ratio": ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate / 1e9}
+
+
+def measured(rivals: dict[str, setting.Rival], steps: int, rounds: int) -> tuple[dict[str, Any], float]:
+    """Each rival's time per step in a scanned epoch and what its step costs, and the FLOP/s of a matrix product.
+
+    Of the compiled step: XLA's count of FLOPs, and the bytes it allocates beside its arguments and results. The share of
+    the rate of a matrix product is what a step reaches of the hardware; its inverse, times the floor, is the time over
+    that of the FLOPs at this rate.
+    """
     times = timing.alternate({name: scanned_epoch(rival, steps) for name, rival in rivals.items()}, rounds)
     rate = timing.matmul_rate()
     rows = {}
     for name, rival in rivals.items():
-        flops = _step_flops(rival)
-        row = timing.summarise(times[name], per=steps)
+        row = timing.summarise(times[name], per=steps) | _cost(rival)
+        per_second = row["flops"] / row["median_ms"] * 1e3
         rows[name] = row | {
-            "flops": flops,
-            "optimizer_bytes": _bytes(rival.tx.init(rival.trainable)),
-            "times_the_floor": row["median_ms"] / (flops / rate * 1e3),
+            "gflops_per_s": per_second / 1e9,
+            "share_of_matmul_rate": per_second / rate,
+            "times_the_floor": rate / per_second,
         }
-    ratios = {key: rows["LoRA"][key] / rows["full"][key] for key in ("median_ms", "flops", "optimizer_bytes")}
-    return {"rows": rows, "ratio": ratios, "matmul_gflops": rate / 1e9}
+    return rows, rate
+
+
+def ratios(row: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """What `row` costs over what the other does."""
+    return {key: row[key] / other[key] for key in COMPARED}
 
 
 def scan_against_loop(steps: int, rounds: int) -> dict[str, Any]:
     """The same LoRA steps as one `lax.scan`, and as a loop over jitted steps on batches gathered on the device."""
     rival = setting.lora()
-    times = timing.alternate({"scan": scanned_epoch(rival, steps), "loop": _loop(rival, steps)}, rounds)
+    times = timing.alternate({"scan": scanned_epoch(rival, steps), "loop": loop(rival, steps)}, rounds)
     rows = {name: timing.summarise(values, per=steps) for name, values in times.items()}
     return {"rows": rows, "ratio": {"loop / scan": rows["loop"]["median_ms"] / rows["scan"]["median_ms"]}}
 
 
 def scanned_epoch(rival: setting.Rival, steps: int):
+    """The epoch as one program, to be called again and again; each call goes on training and returns the losses [S]."""
     run = training.make_epoch(rival.loss, rival.tx)
-    data, order, states = setting.data(), setting.order(steps), [rival.state()]
+    order, states = rival.order(steps), [rival.state()]
 
     def work():
-        states[0], (losses, _) = run(states[0], rival.frozen, data, order)
+        states[0], (losses, _) = run(states[0], rival.frozen, rival.data, order)
         return losses
 
     return work
 
 
-def _loop(rival: setting.Rival, steps: int):
+def loop(rival: setting.Rival, steps: int):
+    """The same as a Python loop; returns the last loss."""
     step = training.make_train_step(rival.loss, rival.tx)
     gather = jax.jit(lambda data, rows: jax.tree.map(lambda leaf: leaf[rows], data))
-    data, order, states = setting.data(), np.asarray(setting.order(steps)), [rival.state()]
+    order, states = np.asarray(rival.order(steps)), [rival.state()]
 
     def work():
         for rows in order:
-            states[0], (loss, _) = step(states[0], rival.frozen, gather(data, rows))
+            states[0], (loss, _) = step(states[0], rival.frozen, gather(rival.data, rows))
         return loss
 
     return work
 
 
-def _step_flops(rival: setting.Rival) -> float:
-    """XLA's own count for the compiled step."""
-    batch = jax.tree.map(lambda leaf: leaf[: setting.BATCH], setting.data())
-    step = jax.jit(training.make_step(rival.loss, rival.tx))
-    return float(step.lower(rival.state(), rival.frozen, batch).compile().cost_analysis()["flops"])
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+def _cost(rival: setting.Rival) -> dict[str, float]:
+    """XLA's own figures for the compiled step, and the size of the optimiser's state."""
+    batch = jax.tree.map(lambda leaf: leaf[: rival.batch], rival.data)
+    state = rival.state()
+    step = training.make_train_step(rival.loss, rival.tx).lower(state, rival.frozen, batch).compile()
+    return {
+        "flops": float(step.cost_analysis()["flops"]),
+        "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
+        "temporary_bytes": step.memory_analysis().temp_size_in_bytes,
+    }

@@ -48,14 +48,22 @@ def _members() -> list[sweep.Member]:
 
 
 def _sweep(strategy: str, steps: int):
-    """Draws all adapters, starts and trains them; returned is the training alone, to be repeated."""
-    model, members, shared = setting.wrapped(), _members(), setting.base()
-    stacked = sweep.init_adapters(model, members, jnp.ones((1, 784)))
+    model, members = setting.wrapped(), _members()
     trainer = sweep.Sweep(cross_entropy(model), optax.adam, strategy)
+    stacked = sweep.init_adapters(model, members, jnp.ones((1, 784)))
+    return training_of(trainer, members, stacked, shared=setting.base(), data=setting.data(), order=_order(steps))
+
+
+def training_of(trainer: sweep.Sweep, members: list[sweep.Member], stacked, train=(), *, shared, data, order):
+    """Starts the members; returned is the training alone, to be repeated, whose losses are [M, S].
+
+    Args:
+      stacked: what differs between members; of it the adapters train, and what `train` names.
+    """
     rates = [member.learning_rate for member in members]
     seeds = [member.seed for member in members]
-    states = [trainer.start(stacked, lora_jax.trainable_mask(stacked), learning_rates=rates, seeds=seeds)]
-    data, order = setting.data(), setting.order(steps)
+    mask = lora_jax.trainable_mask(stacked, train=train)
+    states = [trainer.start(stacked, mask, learning_rates=rates, seeds=seeds)]
 
     def work():
         states[0], (losses, _) = trainer.run(states[0], shared, data, order)
@@ -64,9 +72,13 @@ def _sweep(strategy: str, steps: int):
     return work
 
 
+def _order(steps: int) -> jax.Array:
+    return setting.order((steps, setting.BATCH), setting.EXAMPLES)
+
+
 def _serial(steps: int):
     """One run after another, each a scanned epoch; runs of a rank share its compiled programs, as a careful user's would."""
-    shared, data, order = setting.base(), setting.data(), setting.order(steps)
+    shared, data, order = setting.base(), setting.data(), _order(steps)
     runs = []
     for rank in RANKS:
         model = setting.wrapped(rank)

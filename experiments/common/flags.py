@@ -85,3 +85,32 @@ def define_bert() -> None:
     flags.DEFINE_integer("epochs", None, "epochs of fine-tuning", lower_bound=1)
     flags.DEFINE_integer("train_limit", None, "train on a fixed sample of this many sentences", lower_bound=1)
     flags.DEFINE_float("dropout", None, "dropout of the whole model; by default none", lower_bound=0.0, upper_bound=0.9)
+
+
+def define_finetuning() -> tuple[str, ...]:
+    """The flags of one model that is fine-tuned on SST-2 or on a user's sentences; returns their names."""
+    before = set(FLAGS)
+    flags.DEFINE_string("regime", None, "what trains: LoRA (the default), head only, full, LoRA all linear")
+    flags.DEFINE_integer("rank", None, "LoRA's rank; by default 8", lower_bound=1)
+    flags.DEFINE_float("learning_rate", None, "by default one that suits the regime and the model's width")
+    flags.DEFINE_integer(
+        "seed",
+        None,
+        "of the new head, the adapter and the order of the sentences; by default 0",
+        lower_bound=0,
+        upper_bound=2**32 - 1,
+    )
+    flags.DEFINE_integer(
+        "batch_size", None, "sentences a step; by default 32, fewer where there are few", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "max_tokens",
+        None,
+        "what is longer is cut; by default 72, which holds all of SST-2",
+        lower_bound=3,  # [CLS], one, [SEP]
+    )
+    flags.DEFINE_string(
+        "train_file", None, "sentences of yours in place of SST-2: .tsv, .csv or .jsonl with sentence and label"
+    )
+    flags.DEFINE_string("validation_file", None, "sentences to measure on; by default a tenth of --train_file")
+    return tuple(sorted(set(FLAGS) - before))

@@ -5,10 +5,12 @@ transposed (torch's Linear is [out, in]).
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import re
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +56,7 @@ def read(path: str | os.PathLike) -> BertFolder:
         raise ModelError(f"{folder}: {DECODER} is not the embedding matrix; only tied ones are supported.")
     paths = {_path(name): name for name in tensors}
     shapes = {path: _turned(path, tensors[name].shape) for path, name in paths.items()}
-    expected = _shapes(config, shapes)
+    expected = _shapes(config, _labels(shapes))
     kept = {path: name for path, name in paths.items() if path in expected or path.startswith("bert/")}
     problems = _problems(expected, {path: shapes[path] for path in kept})
     problems += [
@@ -134,16 +136,22 @@ def _turned(path: str, shape: Shape) -> Shape:
 
 
 def _as_ours(path: str, tensor: np.ndarray) -> jax.Array:
-    return jnp.asarray(tensor.T if path.endswith("/kernel") else tensor, jnp.float32)
+    return jnp.asarray(np.asarray(tensor.T if path.endswith("/kernel") else tensor, np.float32))
 
 
-def _shapes(config: BertConfig, given: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Every leaf that can be there: encoder, pooler and both heads, with as many labels as the `given` shapes have."""
-    kernel = given.get("classifier/kernel", ())
-    models = (BertForMaskedLM(config), BertForSequenceClassification(config, kernel[-1] if kernel else 1))
+def _labels(shapes: Mapping[str, Shape]) -> int:
+    """How many labels a classifier has; 1 where there is none."""
+    kernel = shapes.get("classifier/kernel", ())
+    return kernel[-1] if kernel else 1
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(config: BertConfig, labels: int) -> Mapping[str, Shape]:
+    """Every leaf that can be there: encoder, pooler and both heads."""
+    models = (BertForMaskedLM(config), BertForSequenceClassification(config, labels))
     ids = jnp.ones((1, 1), jnp.int32)
     trees = [jax.eval_shape(model.init, jax.random.key(0), ids)["params"] for model in models]
-    return {path: leaf.shape for tree in trees for path, leaf in flat(tree).items()}
+    return types.MappingProxyType({path: leaf.shape for tree in trees for path, leaf in flat(tree).items()})
 
 
 def _problems(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:
@@ -210,17 +218,17 @@ def write(path: str | os.PathLike, config: BertConfig, params: Mapping[str, Any]
     if adapters:
         raise ModelError(f"{adapters[0]} is no parameter of a BERT; merge or strip adapters before writing.")
     shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
-    _raise_for("the parameters do not fit the config", _problems(_shapes(config, shapes), shapes))
+    _raise_for("the parameters do not fit the config", _problems(_shapes(config, _labels(shapes)), shapes))
     folder = pathlib.Path(path)
     weight_files.write(folder, {_name(leaf): _as_theirs(leaf, value, dtype) for leaf, value in leaves.items()})
     about = {"model_type": "bert", **dataclasses.asdict(config), "pad_token_id": 0}
     about["architectures"] = [next((name for head, name in ARCHITECTURES.items() if head in params), "BertModel")]
     if "classifier/kernel" in shapes:
-        labels = {i: f"LABEL_{i}" for i in range(shapes["classifier/kernel"][-1])}
+        labels = {i: f"LABEL_{i}" for i in range(_labels(shapes))}
         about |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
     weight_files.write_atomically(folder / "config.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _as_theirs(path: str, leaf: Any, dtype: Any) -> np.ndarray:
-    array = np.asarray(jnp.asarray(leaf, dtype))
+    array = np.asarray(leaf).astype(jnp.dtype(dtype))
     return array.T if path.endswith("/kernel") else array

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,7 +12,6 @@ import safetensors.numpy
 from lora_jax.errors import ModelError
 
 SAFE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 FILES = (SAFE, INDEX, "model-*.safetensors", "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -30,7 +28,7 @@ def locate(name: str | os.PathLike) -> pathlib.Path:
     if path.is_dir():
         return path
     no_name = f"{name}: there is no such folder, and it is no name on the Hugging Face hub (owner/model)."
-    if path.exists() or not HUB_NAME.fullmatch(str(name)):
+    if path.exists():
         raise ModelError(no_name)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

@@ -1,0 +1,51 @@
+"""Members of a sweep over BERT-tiny, together (`vmap`) or one after another inside the program (`sequential`)."""
+
+from typing import Any
+
+import lora_jax
+from experiments.benchmarks import bert_setting, setting, sweeps, timing
+from lora_jax import sweep
+
+MEMBERS, TOKENS = 6, 16  # 16: the middle of SST-2's lengths
+STRATEGIES = ("vmap", "sequential")
+
+
+def strategies(steps: int, rounds: int) -> dict[str, Any]:
+    """Time per member step, each member on batches of its own, as seeds are, or all on the same, as rates of one seed are.
+
+    This decides the default for transformers on a platform. The two kinds of batches differ: on common ones `vmap`
+    computes once for all members what comes before the first adapter.
+    """
+    kinds = {"own batches": (MEMBERS, steps, bert_setting.BATCH), "common batches": (steps, bert_setting.BATCH)}
+    works = {f"{name}, {kind}": members(name, shape) for kind, shape in kinds.items() for name in STRATEGIES}
+    times = timing.alternate(works, rounds)
+    rows = {
+        name: timing.summarise(values, per=MEMBERS * steps) | {"members": MEMBERS} for name, values in times.items()
+    }
+    ratio = {
+        f"vmap / sequential, {kind}": rows[f"vmap, {kind}"]["median_ms"] / rows[f"sequential, {kind}"]["median_ms"]
+        for kind in kinds
+    }
+    return {"rows": rows, "ratio": ratio}
+
+
+def members(strategy: str, order: tuple[int, ...]):
+    """Seeds at one rank and rate, each with its own classifier to train; see `sweeps.training_of`.
+
+    Args:
+      order: shape of the batches' indices, [S, B] or [M, S, B].
+    """
+    model, shared = bert_setting.wrapped(), bert_setting.base()
+    chosen = sweep.grid(ranks=(bert_setting.RANK,), learning_rates=(bert_setting.RATE,), seeds=range(MEMBERS))
+    head = {bert_setting.HEAD: shared.pop(bert_setting.HEAD)}
+    adapters = sweep.init_adapters(model, chosen, bert_setting.example())
+    stacked = lora_jax.combine(adapters, sweep.broadcast(head, MEMBERS))
+    return sweeps.training_of(
+        sweep.Sweep(bert_setting.loss(model), bert_setting.optimizer, strategy),
+        chosen,
+        stacked,
+        bert_setting.HEAD,
+        shared=shared,
+        data=bert_setting.data(TOKENS),
+        order=setting.order(order, bert_setting.EXAMPLES),
+    )

@@ -1,0 +1,176 @@
+"""Does every part of the benchmark run, measure what it says it does, and come out as text? At sizes where speed means nothing."""
+
+import json
+import math
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.benchmarks import (
+    against_peft,
+    bert_lengths,
+    bert_setting,
+    bert_sweep,
+    peft_steps,
+    report,
+    setting,
+    steps,
+    sweeps,
+)
+from lora_jax.models import bert
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+TINY = bert.BertConfig(
+    vocab_size=40,
+    hidden_size=4,
+    intermediate_size=8,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
+WORKER = """
+import json, sys
+assert sys.argv[1] in ("mlp", "bert"), sys.argv
+steps, rounds = map(int, sys.argv[2:])
+about = dict(torch="2", peft="0", transformers="5", threads=2, trainable=9)
+print("a warning"); print(json.dumps(dict(seconds=[steps] * rounds, **about)))
+"""
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(bert_setting, "CONFIG", TINY)
+    monkeypatch.setattr(bert_setting, "TOKENS", 8)
+    monkeypatch.setattr(setting, "HIDDEN", (4,))
+    monkeypatch.setattr(sweeps, "RANKS", (1, 2))
+    monkeypatch.setattr(sweeps, "SEEDS", 2)
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch) -> pathlib.Path:
+    """In the place of the one that needs torch: says that a step takes a second."""
+    path = tmp_path / "worker.py"
+    path.write_text(WORKER)
+    monkeypatch.setattr(against_peft, "WORKER", path)
+    return path
+
+
+def test_all_parts(tiny, worker, run_entry, monkeypatch, tmp_path):
+    monkeypatch.setattr(against_peft, "is_installed", lambda python: True)
+    status, stdout, _ = run_entry("benchmark.py", "--preset=smoke", f"--workdir={tmp_path}")
+    assert status == 0
+    results = json.loads((tmp_path / "benchmark-cpu" / "benchmark.json").read_text())["results"]
+    assert len(results) == 8
+    for title, result in results.items():
+        assert title in stdout
+        for row in result["rows"].values():
+            assert row["median_ms"] > 0 and row["n"] >= 2
+        assert all(math.isfinite(ratio) and ratio > 0 for ratio in result["ratio"].values()), title
+    assert stdout.startswith((tmp_path / "benchmark-cpu" / "table.txt").read_text())
+    against = results["BERT-tiny: LoRA training against PEFT, per step"]
+    assert against["rows"]["PEFT"]["median_ms"] == 1000 and against["trainable"] == 9
+    assert list(against["ratio"]) == ["PEFT / lora_jax", "PEFT / lora_jax, loop"]
+
+
+def test_a_choice_of_parts_without_peft(tiny, run_entry, monkeypatch, tmp_path):
+    """It goes to a folder of its own, and what is not measured is said to be so."""
+    monkeypatch.setattr(against_peft, "is_installed", lambda python: False)
+    chosen = ("--only=bert_peft", "--only=scan")
+    status, stdout, _ = run_entry("benchmark.py", "--preset=smoke", *chosen, f"--workdir={tmp_path}")
+    folder = tmp_path / "benchmark-cpu-scan-bert_peft"
+    results = json.loads((folder / "benchmark.json").read_text())["results"]
+    assert status == 0 and list(results.values())[1] is None and len(results) == 2
+    assert f"BERT-tiny: LoRA training against PEFT, per step\n  not measured: {report.NOT_MEASURED}\n" in stdout
+
+
+def test_an_interpreter_is_not_looked_for_in_vain(tiny, run_entry, tmp_path):
+    arguments = ("--only=scan", "--peft_python=/nonexistent", f"--workdir={tmp_path}")
+    assert run_entry("benchmark.py", "--preset=smoke", *arguments)[0] == 0
+
+
+def test_peft_that_fails(worker, capsys):
+    worker.write_text("raise SystemExit('no such layer')")
+    assert against_peft.in_turns(sys.executable, "bert", {"lora_jax": lambda: 0}, 1, 1) is None
+    assert capsys.readouterr().err == "PEFT fails: no such layer\n"
+
+
+def test_table():
+    row = {"median_ms": 1.0, "quartile_low_ms": 0.5, "quartile_high_ms": 2000.0, "n": 3}
+    results = {
+        "one": {"rows": {"a": row | {"flops": 12345678, "members": 6}}, "ratio": {"a / b": 0.5, "bytes": 0.00193}},
+        "two": {"rows": {"a name of some length": row, "b": row}, "ratio": {}},
+        "three": None,
+    }
+    assert report.table(results).splitlines() == [
+        "one",
+        "  a            1.000 ms [0.500, 2000.000], n = 3  flops 1.235e+07",
+        "  a / b: 0.50",
+        "  bytes: 0.0019",
+        "two",
+        "  a name of some length 1.000 ms [0.500, 2000.000], n = 3  ",
+        "  b                     1.000 ms [0.500, 2000.000], n = 3  ",
+        "three",
+        f"  not measured: {report.NOT_MEASURED}",
+    ]
+
+
+def test_the_whole_last_layer_has_the_same_logits(tiny):
+    params = bert_setting.base()
+    params = jax.tree.map(lambda leaf: leaf + jax.random.normal(jax.random.key(6), leaf.shape), params)
+    ids = bert_setting.data()["x"][:5]
+    ours, whole = (
+        kind(TINY).apply({"params": params}, ids)
+        for kind in (bert.BertForSequenceClassification, bert_setting.WholeLastLayer)
+    )
+    np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", [bert_setting.lora, bert_setting.full])
+def test_scan_and_loop_train_alike(way, tiny):
+    scan, loop = steps.scanned_epoch(way(), 3), steps.loop(way(), 3)
+    for _ in range(2):
+        losses = scan()
+        assert losses.shape == (3,) and jnp.isfinite(losses).all()
+        np.testing.assert_allclose(losses[-1], loop(), rtol=1e-4)
+
+
+def test_lora_trains_what_peft_does():
+    """8 x (128 + 128) for query and value of 2 layers, and the classifier with its bias; PEFT's worker prints as many."""
+    rival = bert_setting.lora()
+    assert sum(leaf.size for leaf in jax.tree.leaves(rival.trainable)) == 2 * 2 * 8 * 256 + 2 * 128 + 2
+    assert sum(leaf.size for leaf in jax.tree.leaves(bert_setting.full().trainable)) == 4_386_178
+
+
+def test_sentences_have_the_shares_of_sst2(tiny):
+    drawn = bert_lengths.sentences(100)
+    assert [len(bucket.rows) // 32 for bucket in drawn] == [41, 31, 15, 11, 2]
+    shortest = 3
+    for bucket in drawn:
+        tokens = np.count_nonzero(bucket.input_ids, axis=1)
+        assert tokens.min() == shortest and tokens.max() == bucket.length
+        assert ((bucket.input_ids != 0) == (np.arange(bucket.length) < tokens[:, None])).all()  # padding at the end
+        shortest = bucket.length + 1
+
+
+def test_a_pass_over_buckets_trains_on_every_sentence(tiny):
+    losses = bert_lengths.one_pass(bert_lengths.sentences(10))()
+    assert [len(part) for part in losses] == [4, 3, 1, 1, 1]
+    assert all(jnp.isfinite(part).all() for part in losses)
+
+
+@pytest.mark.parametrize("order", [(6, 2, 4), (2, 4)])
+def test_both_strategies_train_alike(order, tiny):
+    together, one_by_one = (bert_sweep.members(strategy, order)() for strategy in bert_sweep.STRATEGIES)
+    assert together.shape == (6, 2) and jnp.isfinite(together).all()
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-4)
+
+
+def test_the_real_worker(capsys):
+    for name in ("torch", "peft", "transformers"):
+        pytest.importorskip(name)
+    peft_steps.main("bert", 1, 1)
+    about = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert about["trainable"] == 8_450 and about["seconds"][0] > 0

@@ -1,0 +1,191 @@
+"""The study of BERT on sentences, with a tiny BERT: what must be exact, and that it runs from the command line."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.common.errors import UserError
+from experiments.data import bert_base
+from experiments.data.bert_base import Inputs
+from experiments.studies import sst2, sst2_training
+from experiments.studies.sst2_training import Recipe, Task, train_group
+from lora_jax import sweep
+from lora_jax.models import bert, bert_folder
+from lora_jax.tree import flat
+from tests.experiments import tiny_bert
+
+RECIPE = Recipe(epochs=1, batch_size=8, warm_up=0.1, weight_decay=0.01, blocks_per_epoch=2)
+SMALL = dataclasses.replace(
+    sst2.PRESETS["smoke"], ranks=(1, 4), batch_size=8, train_limit=None, scaling_limit=200, lora_rates=(1e-3, 1e-2)
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Inputs:
+    return Inputs(tiny_bert.data(), bert_base.load(str(tiny_bert.write(tmp_path_factory.mktemp("bert")))))
+
+
+@pytest.fixture(scope="module")
+def study(inputs, tmp_path_factory) -> sst2.Study:
+    from experiments.common.recording import RunFolder
+
+    return sst2.Study(RunFolder(str(tmp_path_factory.mktemp("runs")), "study", {"settings": {}}), SMALL, inputs)
+
+
+def one_length(study) -> list[dict]:
+    """The first bucket alone, so that batches of tokens and of features come in the same order."""
+    return study._buckets("train", features=False)[:1]
+
+
+def members(regime: str, ranks=(4,), seeds=(0, 1)) -> list[sweep.Member]:
+    return [sweep.Member(r, 2.0 if regime.startswith("LoRA") else None, 1e-2, s) for r in ranks for s in seeds]
+
+
+def test_head_only_on_cached_features_is_head_only_on_sentences(study, folder):
+    bucket = one_length(study)
+    features = sst2_training.features(study.model, study.base, bucket)
+    on_sentences = Task(study.model, study.base, bucket, bucket)
+    on_features = Task(study.model, study.base, features, features, features=True)
+    found = [
+        train_group(folder, name, task, "head only", members("head only", ranks=(0,)), RECIPE)
+        for name, task in (("sentences", on_sentences), ("features", on_features))
+    ]
+    chex.assert_trees_all_close(found[0].state.train.trainable, found[1].state.train.trainable, atol=1e-5)
+    np.testing.assert_allclose(found[0].accuracy, found[1].accuracy)
+    moved = flat(found[0].state.train.trainable)["classifier/kernel"]
+    assert not np.allclose(moved, flat(sst2_training.members_of(on_features, "head only", found[0].members)[1])["classifier/kernel"])
+
+
+def test_leaving_out_unused_word_embeddings_changes_no_logit(study, inputs):
+    found = inputs.base.folder
+    config = dataclasses.replace(found.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = bert.BertForSequenceClassification(config)
+    params, _ = bert_folder.initialised(model, jax.random.key(0), {"bert": found.params["bert"]})
+    encoding = inputs.base.tokenizer.encode(inputs.data.validation.sentences[0])
+    bucket, row = next(
+        (b, int(np.flatnonzero(b.rows == 0)[0])) for b in study.encoded["validation"] if 0 in b.rows
+    )
+    few = jnp.asarray(bucket.input_ids[row : row + 1])
+    ids = jnp.asarray([encoding.ids])
+    assert study.model.config.vocab_size < config.vocab_size
+    np.testing.assert_allclose(
+        study.model.apply({"params": study.base}, few, few != 0), model.apply({"params": params}, ids), atol=1e-5
+    )
+
+
+def test_regimes_of_a_seed_start_with_one_classifier_and_lora_starts_at_the_base(study):
+    task = Task(study.model, study.base, [], [])
+    ids = study._buckets("train", features=False)[0]["x"][:3]
+    kernels, logits = [], []
+    for regime in ("head only", "LoRA", "full"):
+        model, stacked, shared, _ = sst2_training.members_of(task, regime, members(regime))
+        kernels.append(flat(stacked)["classifier/kernel"])
+        params = jax.tree.map(lambda leaf: leaf[1], stacked)
+        whole = sst2.nested({**flat(shared), **flat(params)})
+        logits.append(model.apply({"params": whole}, ids, ids != 0))
+    for kernel in kernels[1:]:
+        np.testing.assert_array_equal(kernel, kernels[0])
+    assert not np.allclose(kernels[0][0], kernels[0][1])
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-6)
+    np.testing.assert_allclose(logits[2], logits[0], atol=1e-6)
+
+
+def test_members_from_scratch_differ_from_each_other_and_from_the_base(study):
+    task = Task(study.model, study.base, [], [])
+    _, stacked, shared, _ = sst2_training.members_of(task, "from scratch", members("from scratch"))
+    kernel = flat(stacked)["bert/encoder/layer/0/attention/self/query/kernel"]
+    assert not shared and not np.allclose(kernel[0], kernel[1])
+    assert not np.allclose(kernel[0], flat(study.base)["bert/encoder/layer/0/attention/self/query/kernel"])
+
+
+def test_a_group_takes_one_trace_per_length_and_learns(study, folder):
+    task = study._task("LoRA", "train", "tuning")
+    recipe = dataclasses.replace(RECIPE, epochs=4)
+    outcome = train_group(folder, "group", task, "LoRA", members("LoRA", ranks=(1, 4)), recipe, "vmap")
+    assert outcome.traces == len(task.train) > 1
+    assert outcome.loss[-1].max() < outcome.loss[0].min()
+    layers, width = 1, 8
+    head = width * width + width + 2 * width + 2
+    assert outcome.parameters == [head + 2 * layers * 2 * width * rank for rank in (1, 1, 4, 4)]
+
+
+def test_strategies_agree(study, folder):
+    task = study._task("LoRA", "train", "tuning")
+    found = [train_group(folder, s, task, "LoRA", members("LoRA"), RECIPE, s) for s in ("vmap", "sequential")]
+    chex.assert_trees_all_close(found[0].state.train.trainable, found[1].state.train.trainable, atol=2e-5)
+
+
+def test_an_interrupted_group_goes_on_exactly(study, folder, tmp_path, monkeypatch):
+    from experiments.common import phases
+    from experiments.common.recording import RunFolder
+
+    monkeypatch.setattr(phases, "SAVE_EVERY_S", 0.0)
+    task = study._task("LoRA", "train", "tuning")
+    whole = train_group(folder, "group", task, "LoRA", members("LoRA"), RECIPE)
+    other = RunFolder(str(tmp_path), "other", {"settings": {}})
+    saved = phases.checkpoint.save_state
+
+    def dies(directory, *args, step, **kwargs):
+        saved(directory, *args, step=step, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phases.checkpoint, "save_state", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_group(other, "group", task, "LoRA", members("LoRA"), RECIPE)
+    monkeypatch.setattr(phases.checkpoint, "save_state", saved)
+    again = train_group(other, "group", task, "LoRA", members("LoRA"), RECIPE)
+    chex.assert_trees_all_equal(again.state.train.trainable, whole.state.train.trainable)
+    np.testing.assert_array_equal(again.accuracy, whole.accuracy)
+
+
+def test_scaling_rules_meet_at_the_reference_rank():
+    at = {rank: [sst2.scale_of(rule, rank, 2.0) for rule in sst2.RULES] for rank in (2, 8, 32)}
+    np.testing.assert_allclose(at[8], 2.0)
+    np.testing.assert_allclose(at[2], [2.0, 8.0, 4.0])  # alpha = 16: 16 / 2; alpha = 2 sqrt(8): 5.66 / sqrt(2)
+    np.testing.assert_allclose(at[32], [2.0, 0.5, 1.0])
+
+
+def test_the_spectrum_is_that_of_the_update(study, folder):
+    task = study._task("full", "train", "tuning")
+    outcome = train_group(folder, "full", task, "full", members("full"), RECIPE)
+    path = "bert/encoder/layer/0/attention/self/query/kernel"
+    updates = [np.asarray(flat(outcome.state.train.trainable)[path][m] - flat(study.base)[path]) for m in (0, 1)]
+    found = sst2.spectrum(study.base, outcome)[path]
+    np.testing.assert_allclose(found, np.mean([np.linalg.svd(u, compute_uv=False) for u in updates], axis=0), rtol=1e-4)
+    np.testing.assert_allclose(found[0], np.mean([np.linalg.norm(u, 2) for u in updates]), rtol=1e-4)
+
+
+def test_a_limit_is_a_fixed_sample():
+    texts = tiny_bert.texts(50, 3)
+    few = sst2.limited(texts, 20)
+    assert len(few.labels) == 20 and set(few.sentences) <= set(texts.sentences)
+    assert few.sentences == sst2.limited(texts, 20).sentences
+    assert sst2.limited(texts, 50) is texts and sst2.limited(texts, None) is texts
+
+
+def test_an_unknown_regime_is_one_sentence():
+    with pytest.raises(UserError, match="there is no regime 'lora'; there are head only, LoRA, full"):
+        sst2.Settings(regimes=("lora",))
+
+
+def test_the_study_runs_resumes_and_says_what_it_found(run_entry, tmp_path, monkeypatch):
+    """The whole study, on made-up sentences; a second call finds it complete."""
+    from experiments.common import main
+
+    monkeypatch.setattr(main.sst2, "load", lambda *args, **kwargs: tiny_bert.data())
+    monkeypatch.setitem(sst2.PRESETS, "smoke", SMALL)
+    bert_path = tiny_bert.write(tmp_path / "bert")
+    command = ["rank_sweep.py", "--task=sst2", "--preset=smoke", f"--bert={bert_path}", f"--workdir={tmp_path}/runs"]
+    status, out, err = run_entry(*command)
+    assert (status, err) == (0, "")
+    assert "LoRA r = 4 minus full, seed by seed" in out
+    for figure in ("accuracy_vs_rank", "accuracy_vs_parameters", "learning_curves", "scaling_vs_rank", "full_update_spectrum"):
+        assert list(tmp_path.glob(f"runs/bert_sst2-*/{figure}.png"))
+    status, out, _ = run_entry(*command)
+    assert status == 0 and "is complete" in out
