@@ -1,4 +1,4 @@
-"""How fast, against what: LoRA and full steps, scan and loop, sweeps and serial runs, length buckets, and PEFT if installed.
+"""How fast, against what: LoRA and full steps, scan and loop, sweep and serial runs, length buckets and padding, PEFT.
 
 python experiments/benchmark.py                                  # 6 minutes on 2 cores
 python experiments/benchmark.py --peft_python=/path/to/python    # an interpreter that has torch and peft

@@ -71,11 +71,13 @@ def _settings_and_inputs() -> tuple[sst2_jobs.Settings, bert_base.Inputs]:
 
 def _inputs() -> bert_base.Inputs:
     """The user's own sentences, or SST-2."""
+    accelerator.settle(
+        FLAGS.accelerator
+    )  # as one device, before load_sst2 would make one of each core: there is one member
     if FLAGS.train_file is None:
         main.refuse(("validation_file",), "without --train_file")
         return main.load_sst2()
     main.refuse(("data_dir", "download"), "with --train_file")
-    accelerator.settle(FLAGS.accelerator)
     data = sentences.load(FLAGS.train_file, FLAGS.validation_file)
     return bert_base.Inputs(data, bert_base.load(FLAGS.bert))
 

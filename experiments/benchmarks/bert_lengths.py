@@ -13,8 +13,8 @@ from experiments.benchmarks import bert_setting, timing
 from experiments.data import buckets
 from lora_jax import training
 
-# Tokens of a sentence -> how many of SST-2's training set have at most as many, and more than the line above. The longest
-# has 66, so a last bucket of 64 flatters neither side.
+# Tokens -> how many sentences of SST-2's training set have at most as many, and more than the entry before. The longest
+# has 66, so that a last bucket of 64 changes next to nothing.
 SST2 = {8: 25_678, 16: 19_182, 24: 9_292, 40: 6_992, 64: 1_189}
 SHORTEST = 3  # [CLS], a word, [SEP]
 

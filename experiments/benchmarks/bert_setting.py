@@ -1,6 +1,6 @@
 """BERT-tiny as a classifier: random weights, no dropout, 32 sentences of 64 tokens, r = 8 on query and value, AdamW.
 
-Beside the adapters the output layer trains, and the pooler does not: what PEFT's `modules_to_save=["classifier"]` trains.
+Beside the adapters the output layer trains, and the pooler does not, as with PEFT's `modules_to_save=["classifier"]`.
 Speed depends on neither weights nor ids. Letters: N examples, T tokens, S steps, B batch.
 """
 
@@ -20,7 +20,7 @@ HEAD = "classifier"
 
 
 class WholeLastLayer(bert.BertForSequenceClassification):
-    """The classifier as textbooks and Hugging Face have it: every token of the last layer, though only the first is read.
+    """The classifier as Hugging Face has it: all tokens of the last layer are computed, though only the first is read.
 
     Ours computes the last layer for the first token alone. Its logits are the same; its FLOPs are fewer.
     """

@@ -11,7 +11,7 @@ STRATEGIES = ("vmap", "sequential")
 
 
 def strategies(steps: int, rounds: int) -> dict[str, Any]:
-    """Time per member step, each member on batches of its own, as seeds are, or all on the same, as rates of one seed are.
+    """Time per member step, each member on its own batches, as seeds are, or all on the same, as rates of a seed are.
 
     This decides the default for transformers on a platform. The two kinds of batches differ: on common ones `vmap`
     computes once for all members what comes before the first adapter.

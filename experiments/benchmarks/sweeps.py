@@ -77,7 +77,7 @@ def _order(steps: int) -> jax.Array:
 
 
 def _serial(steps: int):
-    """One run after another, each a scanned epoch; runs of a rank share its compiled programs, as a careful user's would."""
+    """Runs one by one, each a scanned epoch; those of a rank share its compiled programs, as a careful user's would."""
     shared, data, order = setting.base(), setting.data(), _order(steps)
     runs = []
     for rank in RANKS:

@@ -45,10 +45,11 @@ class Settings:
     head_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     lora_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
     full_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
-    tuning_epochs: int = 2
-    scaling_limit: int = 8000
-    scaling_epochs: int = 5
+    tuning_epochs: int = 1
+    scaling_limit: int = 6000
+    scaling_epochs: int = 3
     scaling_seeds: int = 3
+    lengths: tuple[int, ...] = length_buckets.LENGTHS
     strategy: str = "auto"
 
     def __post_init__(self):
@@ -73,22 +74,19 @@ class Settings:
         return self.full_rates if regime in ("full", "from scratch") else self.lora_rates
 
 
+QUICK_LENGTHS = (24, 40, 72)  # a short run is mostly compilation
+
 PRESETS = {
     "smoke": Settings(
-        (1, 4),
-        seeds=2,
-        epochs=1,
-        train_limit=1500,
-        tuning_epochs=1,
-        scaling_limit=1000,
-        scaling_epochs=1,
-        scaling_seeds=2,
+        (1, 4), seeds=2, epochs=1, train_limit=1500, tuning_epochs=1, head_rates=(1e-2,), lora_rates=(2e-3,),
+        full_rates=(3e-4,), scaling_limit=1000, scaling_epochs=1, scaling_seeds=2, lengths=QUICK_LENGTHS,
     ),
     "quick": Settings(
-        seeds=3, epochs=3, train_limit=4000, tuning_epochs=2, scaling_limit=1500, scaling_epochs=2, scaling_seeds=2
+        seeds=3, epochs=2, train_limit=3000, tuning_epochs=1, scaling_limit=1000, scaling_epochs=1, scaling_seeds=2,
+        lengths=QUICK_LENGTHS,
     ),
     "full": Settings(),
-}
+}  # fmt: skip
 
 
 def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]:
@@ -133,7 +131,8 @@ class Study:
         base, self.new = bert_folder.initialised(model, jax.random.key(0), loaded)
         self.size = sum(leaf.size for leaf in jax.tree.leaves(base))
         limit = config.max_position_embeddings
-        self._lengths = (*(n for n in length_buckets.LENGTHS if n < limit), min(length_buckets.LENGTHS[-1], limit))
+        lengths = settings.lengths
+        self._lengths = (*(n for n in lengths if n < limit), min(lengths[-1], limit))
         self._tokenizer = inputs.base.tokenizer
         texts = {
             "train": limited(inputs.data.train, settings.train_limit),
@@ -149,10 +148,11 @@ class Study:
         self._on_device: dict[tuple[str, bool], list] = {}
 
     def _encode(self, name: str, texts: Texts) -> list[length_buckets.Bucket]:
+        """What is only scored takes two lengths: it is little, and every length compiles a program."""
+        if name not in ("train", "scaling"):
+            return length_buckets.encode(self._tokenizer, texts, self._lengths[-2:])
         found = length_buckets.encode(self._tokenizer, texts, self._lengths)
-        if name in ("train", "scaling"):
-            return length_buckets.merge_small(found, self.settings.batch_size, training.STEPS)
-        return found
+        return length_buckets.merge_small(found, self.settings.batch_size, training.STEPS)
 
     def _buckets(self, name: str, features: bool) -> list[dict[str, jax.Array]]:
         if (name, features) not in self._on_device:

@@ -11,7 +11,6 @@ import pytest
 
 from experiments.data import text, wordpiece
 from experiments.studies import bert_pretraining, bert_teacher
-from experiments.studies.bert_pretraining import Material
 from lora_jax.models import bert, bert_folder
 from tests.experiments import tiny_bert
 
@@ -122,7 +121,9 @@ def test_examples_are_sentences_and_every_other_one_a_span(teacher, monkeypatch)
 @pytest.fixture
 def corpus(tmp_path) -> str:
     texts = tiny_bert.texts(400, 5, lengths=(5, 14)).sentences
-    lines = [json.dumps({"text": ". ".join(s.capitalize() for s in texts[i : i + 10]) + "."}) for i in range(0, 400, 10)]
+    lines = [
+        json.dumps({"text": ". ".join(s.capitalize() for s in texts[i : i + 10]) + "."}) for i in range(0, 400, 10)
+    ]
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
     return str(tmp_path / "corpus.jsonl")
 
@@ -134,7 +135,13 @@ def test_a_student_learns_and_is_written_as_a_folder(method, corpus, tmp_path, r
     monkeypatch.setattr(bert_pretraining, "STEPS", 2)
     monkeypatch.setitem(bert_pretraining.PRESETS, "smoke", TINY)
     teacher = tiny_bert.write(tmp_path / "teacher", layers=2)
-    command = ["pretrain_bert.py", "--preset=smoke", f"--corpus={corpus}", f"--method={method}", f"--workdir={tmp_path}/runs"]
+    command = [
+        "pretrain_bert.py",
+        "--preset=smoke",
+        f"--corpus={corpus}",
+        f"--method={method}",
+        f"--workdir={tmp_path}/runs",
+    ]
     command += [f"--teacher={teacher}"] if method == "distil" else []
     status, out, err = run_entry(*command, f"--export={tmp_path}/model")
     assert (status, err) == (0, "")

@@ -16,22 +16,16 @@ from experiments.studies import sst2_jobs
 from experiments.studies.sst2_jobs import RATES, Settings
 from lora_jax.models import bert_folder
 from lora_jax.models.bert import BertConfig, BertForSequenceClassification
-from tests.cases import flat
+from lora_jax.tree import flat, nested
+from tests.experiments import tiny_bert
 from tests.experiments.test_flags_and_errors import assert_one_sentence
 from tests.experiments.test_sentences import as_jsonl, as_tsv
 
 ENTRY = "bert_sst2.py"
-ROWS = [
-    (f"{opening} {noun} is {word}", label)
-    for noun in ("film", "cast", "plot")
-    for opening in ("the", "this long and winding", "i say that once more the very same")
-    for word, label in (("a joy", 1), ("fresh", 1), ("good", 1), ("dull", 0), ("so flat", 0), ("bad", 0))
-]
-ASKED = [
-    "a fresh cast",
-    f"{'so ' * 30}bad",
-    *(sentence for sentence, _ in ROWS[48:]),
-]  # one too long, and the validation
+WORDED = tiny_bert.texts(54, 0, (1, 5))  # one word decides, and a BERT of width 8 can learn which
+ROWS = list(zip(WORDED.sentences, WORDED.labels.tolist(), strict=True))
+ASKED = [ROWS[0][0], f"{'so ' * 30}bad", *(sentence for sentence, _ in ROWS[48:])]  # one too long, and the validation
+BRIEF = ("--epochs=15", "--learning_rate=0.01")
 TOLERANCE = 1e-5  # of logits of a merged model
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -41,17 +35,34 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 def home(tmp_path_factory) -> pathlib.Path:
     """A BERT folder of width 8 without a head, sentences to train on, to validate on and to ask about."""
     home = tmp_path_factory.mktemp("home")
-    tokenizer = wordpiece.trained([sentence for sentence, _ in ROWS], 120)
-    config = BertConfig(tokenizer.get_vocab_size(), 8, 1, 2, 16, max_position_embeddings=16)
+    vocabulary = [
+        *wordpiece.SPECIAL,
+        *tiny_bert.WORDS,
+        *tiny_bert.GOOD,
+        *tiny_bert.BAD,
+    ]  # trained, it varies by process
+    config = BertConfig(len(vocabulary), 8, 1, 2, 16, max_position_embeddings=16)
     shapes = jax.eval_shape(BertForSequenceClassification(config).init, jax.random.key(0), jnp.ones((1, 1), jnp.int32))
     random = np.random.default_rng(0)
-    leaves = jax.tree.map(lambda leaf: np.float32(random.normal(size=leaf.shape) / 4), shapes["params"])
-    bert_folder.write(home / "bert", config, {"bert": leaves["bert"]})
-    wordpiece.write_vocabulary(tokenizer, home / "bert")
+    leaves = {path: weights(random, path, leaf.shape) for path, leaf in flat(shapes["params"]["bert"]).items()}
+    bert_folder.write(home / "bert", config, {"bert": nested(leaves)})
+    (home / "bert" / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     (home / "train.tsv").write_text(as_tsv(ROWS[:48]))
     (home / "validation.jsonl").write_text(as_jsonl(ROWS[48:]))
     (home / "ask.txt").write_text("\n\n".join([ASKED[0], "\n".join(ASKED[1:])]))
     return home
+
+
+def weights(random: np.random.Generator, path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Of a size that gives every word a say, which a fresh BERT's have not."""
+    size = 0.1 if len(shape) == 1 else 0.9 if "word_embeddings" in path else 0.3
+    return np.float32(size * random.normal(size=shape) + path.endswith("scale"))
+
+
+@pytest.fixture(autouse=True)
+def examples(monkeypatch):
+    """Sentences of words that the tiny model knows."""
+    monkeypatch.setattr(sst2_jobs, "EXAMPLES", ASKED[2:])
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +81,14 @@ def job(run_entry, home, tmp_path):
     return run
 
 
-BRIEF = ("--epochs=6", "--learning_rate=0.02")
-
-
 @pytest.fixture
 def run(trained, job, tmp_path_factory, tmp_path):
-    """`run(regime) -> folder`: a copy of the complete run, in tmp_path; its standard output is in `run.said`."""
+    """`run(regime) -> folder`: a copy of the complete run, in tmp_path."""
 
     def get(regime: str) -> pathlib.Path:
         if regime not in trained:
             trained[regime] = tmp_path_factory.mktemp("trained")
-            status, get.said, stderr = job("finetune", f"--regime={regime}", workdir=trained[regime])
+            status, _, stderr = job("finetune", f"--regime={regime}", workdir=trained[regime])
             assert (status, stderr) == (0, "")
         shutil.copytree(trained[regime], tmp_path, dirs_exist_ok=True)
         (folder,) = tmp_path.glob("bert_sst2_finetune-*")
@@ -115,7 +123,7 @@ def test_the_model_trained_is_the_one_asked_and_the_one_written(regime, run, job
     assert stdout.splitlines()[-len(expected) - 1 : -1] == expected
     logits = np.asarray([p["logits"] for p in predictions])
     np.testing.assert_allclose(logits, logits_of(folder / "merged", sst2_jobs.EXAMPLES), atol=TOLERANCE)
-    assert np.ptp(logits, axis=0).min() > 1e-3  # sentences differ, so an order that is lost would be seen
+    assert np.ptp(logits, axis=0).min() > 1e4 * TOLERANCE  # so that what trained, and the order, would be missed
 
 
 @pytest.mark.parametrize("regime", RATES)
@@ -130,24 +138,19 @@ def test_only_what_the_regime_trains_differs_from_the_base(regime, run, home):
     assert moved == expected[regime] and len(attention) == 2 and len(kernels) == 6
 
 
-def test_the_summary_and_what_is_printed(run, home):
+def test_the_summary_and_what_is_printed(run):
     folder = run("LoRA")
-    summary = read(folder / "summary.json")
-    assert (summary["sentences"], summary["batch_size"], summary["left_out_of_an_epoch"]) == (
-        48,
-        4,
-        pytest.approx(1 / 6),
-    )
-    assert summary["parameters"] == 2 * 8 * (8 + 8) + (8 * 8 + 8) + (8 * 2 + 2)  # rank 8: query and value, pooler, head
-    assert summary["base_parameters"] == sum(
-        leaf.size for leaf in flat(bert_folder.read(folder / "merged").params).values()
-    )
-    assert summary["settings"]["rank"] == 8 and summary["settings"]["learning_rate"] == 0.02
-    assert len(summary["accuracies"]) == 6 + 1 and summary["accuracy"] >= summary["majority"] == 0.5
-    assert summary["losses"][-1] < summary["losses"][0]
+    summary, merged = read(folder / "summary.json"), flat(bert_folder.read(folder / "merged").params)
+    assert (summary["sentences"], summary["batch_size"]) == (48, 4)
+    assert summary["left_out_of_an_epoch"] == pytest.approx(8 / 48)
+    assert summary["parameters"] == 2 * 8 * (8 + 8) + (8 * 8 + 8) + (8 * 2 + 2)  # query and value, pooler, classifier
+    assert summary["base_parameters"] == sum(leaf.size for leaf in merged.values())
+    assert (summary["settings"]["rank"], summary["settings"]["learning_rate"]) == (8, 0.01)
+    assert len(summary["accuracies"]) == 15 + 1 and summary["majority"] == 0.5
+    assert summary["losses"][-1] < summary["losses"][0] / 2
     assert not (folder / "phases").exists()
     table = (folder / "table.txt").read_text()
-    assert "LoRA, rank 8, seed 0: 346 parameters" in table and "6 x 48 sentences in batches of 4" in table
+    assert "LoRA, rank 8, seed 0: 346 parameters" in table and "15 x 48 sentences in batches of 4" in table
     assert f"validation accuracy: {100 * summary['accuracy']:.2f} % of 6 sentences" in table
 
 
@@ -261,6 +264,12 @@ def test_flags_of_the_jobs_mean_nothing_to_the_study(flag, run_entry):
     assert_one_sentence(stderr, f"{flag.partition('=')[0]} has no meaning with --job=study")
 
 
+def test_without_files_it_is_sst2(run_entry, home):
+    status, _, stderr = run_entry(ENTRY, "--job=finetune", f"--bert={home / 'bert'}", "--data_dir=/nonexistent")
+    assert status == 2
+    assert_one_sentence(stderr, "--data_dir=/nonexistent: there is no such folder; name one that holds glue/sst2/")
+
+
 def test_a_validation_file_needs_a_training_file(run_entry, home):
     status, _, stderr = run_entry(ENTRY, "--job=finetune", f"--validation_file={home / 'validation.jsonl'}")
     assert status == 2
@@ -306,7 +315,7 @@ def test_longer_sentences_have_longer_buckets(longest, lengths, home, capsys):
     tokenizer = wordpiece.of_folder(home / "bert", 512)
     model = BertForSequenceClassification(BertConfig())
     classifier = sst2_jobs.Classifier(Settings(max_tokens=longest), model, {}, tokenizer)
-    texts = Texts(("a joy", "so " * 120), np.zeros(2, np.int32))
+    texts = Texts(("a joy", "a " * 120), np.zeros(2, np.int32))
     assert [bucket.length for bucket in classifier.encode(texts, "sentences")] == lengths
     expected = (
         "" if longest == 512 else f"data: 1 of 2 sentences are cut to {longest} tokens; --max_tokens takes up to 512\n"

@@ -20,7 +20,13 @@ from tests.experiments import tiny_bert
 
 RECIPE = Recipe(epochs=1, batch_size=8, warm_up=0.1, weight_decay=0.01, blocks_per_epoch=2)
 SMALL = dataclasses.replace(
-    sst2.PRESETS["smoke"], ranks=(1, 4), batch_size=8, train_limit=None, scaling_limit=200, lora_rates=(1e-3, 1e-2)
+    sst2.PRESETS["smoke"],
+    ranks=(1, 4),
+    batch_size=8,
+    train_limit=None,
+    scaling_limit=200,
+    lengths=(10, 20),
+    lora_rates=(1e-3, 1e-2),
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -59,7 +65,9 @@ def test_head_only_on_cached_features_is_head_only_on_sentences(study, folder):
     chex.assert_trees_all_close(found[0].state.train.trainable, found[1].state.train.trainable, atol=1e-5)
     np.testing.assert_allclose(found[0].accuracy, found[1].accuracy)
     moved = flat(found[0].state.train.trainable)["classifier/kernel"]
-    assert not np.allclose(moved, flat(sst2_training.members_of(on_features, "head only", found[0].members)[1])["classifier/kernel"])
+    assert not np.allclose(
+        moved, flat(sst2_training.members_of(on_features, "head only", found[0].members)[1])["classifier/kernel"]
+    )
 
 
 def test_leaving_out_unused_word_embeddings_changes_no_logit(study, inputs):
@@ -68,9 +76,7 @@ def test_leaving_out_unused_word_embeddings_changes_no_logit(study, inputs):
     model = bert.BertForSequenceClassification(config)
     params, _ = bert_folder.initialised(model, jax.random.key(0), {"bert": found.params["bert"]})
     encoding = inputs.base.tokenizer.encode(inputs.data.validation.sentences[0])
-    bucket, row = next(
-        (b, int(np.flatnonzero(b.rows == 0)[0])) for b in study.encoded["validation"] if 0 in b.rows
-    )
+    bucket, row = next((b, int(np.flatnonzero(b.rows == 0)[0])) for b in study.encoded["validation"] if 0 in b.rows)
     few = jnp.asarray(bucket.input_ids[row : row + 1])
     ids = jnp.asarray([encoding.ids])
     assert study.model.config.vocab_size < config.vocab_size
@@ -185,7 +191,13 @@ def test_the_study_runs_resumes_and_says_what_it_found(run_entry, tmp_path, monk
     status, out, err = run_entry(*command)
     assert (status, err) == (0, "")
     assert "LoRA r = 4 minus full, seed by seed" in out
-    for figure in ("accuracy_vs_rank", "accuracy_vs_parameters", "learning_curves", "scaling_vs_rank", "full_update_spectrum"):
+    for figure in (
+        "accuracy_vs_rank",
+        "accuracy_vs_parameters",
+        "learning_curves",
+        "scaling_vs_rank",
+        "full_update_spectrum",
+    ):
         assert list(tmp_path.glob(f"runs/bert_sst2-*/{figure}.png"))
     status, out, _ = run_entry(*command)
     assert status == 0 and "is complete" in out

@@ -10,8 +10,11 @@ from experiments.data import wordpiece
 from experiments.data.sst2 import Sst2, Texts
 from lora_jax.models import bert, bert_folder
 
-WORDS = "the a film plot cast was is seems rather quite very long short slow quick and but with without music".split()
-GOOD, BAD = "lovely brilliant moving".split(), "dull awful tedious".split()
+WORDS = (
+    *("the", "a", "film", "plot", "cast", "was", "is", "seems", "rather", "quite", "very", "long", "short", "slow"),
+    *("quick", "and", "but", "with", "without", "music"),
+)
+GOOD, BAD = ("lovely", "brilliant", "moving"), ("dull", "awful", "tedious")
 
 
 def texts(n: int, seed: int, lengths: tuple[int, int] = (3, 12)) -> Texts:
@@ -31,7 +34,7 @@ def data(train: int = 700, other: int = 60) -> Sst2:
 
 def write(path: pathlib.Path, *, layers: int = 1, seed: int = 0) -> pathlib.Path:
     """A folder as Hugging Face has it, random weights of a size that gives every token a say."""
-    tokenizer = wordpiece.trained([" ".join(WORDS + GOOD + BAD)] * 5, 400)
+    tokenizer = wordpiece.trained([" ".join((*WORDS, *GOOD, *BAD))] * 5, 400)
     config = bert.BertConfig(
         tokenizer.get_vocab_size(), 8, layers, 2, 16, max_position_embeddings=20, layer_norm_eps=1e-5
     )
