@@ -36,7 +36,7 @@ def run() -> None:
 def _study() -> None:
     main.refuse((*OF_A_JOB, "sentences"), "with --job=study")
     settings = main.settings_from_flags(sst2.PRESETS, ranks=main.chosen("ranks"), **main.bert_settings())
-    inputs = main.load_sst2()
+    inputs = main.load_sst2(FLAGS.bert)
     main.execute(NAME, settings, lambda folder: sst2.run(folder, settings, inputs), figures, data=inputs)
 
 
@@ -76,7 +76,7 @@ def _inputs() -> bert_base.Inputs:
     )  # as one device, before load_sst2 would make one of each core: there is one member
     if FLAGS.train_file is None:
         main.refuse(("validation_file",), "without --train_file")
-        return main.load_sst2()
+        return main.load_sst2(FLAGS.bert)
     main.refuse(("data_dir", "download"), "with --train_file")
     data = sentences.load(FLAGS.train_file, FLAGS.validation_file)
     return bert_base.Inputs(data, bert_base.load(FLAGS.bert))

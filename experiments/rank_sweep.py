@@ -52,7 +52,7 @@ def _sst2() -> None:
     settings = main.settings_from_flags(
         sst2.PRESETS, ranks=main.chosen("ranks"), strategy=FLAGS.strategy, **_rates(), **main.bert_settings()
     )
-    inputs = main.load_sst2()
+    inputs = main.load_sst2(FLAGS.bert)
     main.execute("bert_sst2", settings, lambda folder: sst2.run(folder, settings, inputs), sst2_figures, data=inputs)
 
 

@@ -69,13 +69,18 @@ def load_mnist() -> mnist.Mnist:
     return mnist.load(FLAGS.data_dir, download=FLAGS.download)
 
 
-def load_sst2() -> bert_base.Inputs:
-    """SST-2 as --data_dir and --download say, and the base that --bert names.
+def settle_with_cores() -> None:
+    """The accelerator; the cores of a CPU become devices, as far as JAX has not started."""
+    accelerator.settle(FLAGS.accelerator, cpu_devices=os.cpu_count() or 1)
+
+
+def load_sst2(bert: str | None = None) -> bert_base.Inputs:
+    """SST-2 as --data_dir and --download say, and the base that `bert` names.
 
     The cores of a CPU become devices: a small BERT's products are too small to be cut over cores, its members are not.
     """
-    accelerator.settle(FLAGS.accelerator, cpu_devices=os.cpu_count() or 1)
-    base = bert_base.load(FLAGS.bert)
+    settle_with_cores()
+    base = bert_base.load(bert)
     return bert_base.Inputs(sst2.load(FLAGS.data_dir, download=FLAGS.download), base)
 
 
