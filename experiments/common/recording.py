@@ -124,7 +124,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -107,7 +107,7 @@ def merge_small(buckets: Sequence[Bucket], batch_size: int, steps: int) -> list[
     if len(merged[-1].rows) < need:
         raise UserError(
             f"{len(merged[-1].rows):,} training sentences do not fill {steps} batches of {batch_size}, which run as one; "
-            "take smaller batches, or fewer at a time."
+            "give it more sentences."
         )
     return merged
 

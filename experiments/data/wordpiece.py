@@ -55,7 +55,11 @@ def _lowercase(folder: pathlib.Path) -> bool:
 
 
 def trained(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
-    """A lower-casing WordPiece vocabulary of at most `vocab_size` tokens, learned from text."""
+    """A lower-casing WordPiece vocabulary of at most `vocab_size` tokens, learned from text.
+
+    The library breaks ties by chance: equal text can give another numbering, and a few other rare tokens. So a
+    vocabulary is kept with the model, never made again.
+    """
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
     with_ends = BertWordPieceTokenizer(tokenizer.get_vocab(), lowercase=True)  # now [CLS] and [SEP] have numbers

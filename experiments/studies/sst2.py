@@ -43,7 +43,7 @@ class Settings:
     warm_up: float = 0.06
     weight_decay: float = 0.01
     head_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-    lora_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
+    lora_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     full_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
     tuning_epochs: int = 1
     scaling_limit: int = 6000
@@ -126,6 +126,10 @@ class Study:
         config = dataclasses.replace(
             found, hidden_dropout_prob=settings.dropout, attention_probs_dropout_prob=settings.dropout
         )
+        if max(settings.ranks) > config.hidden_size:
+            raise UserError(
+                f"--ranks: {max(settings.ranks)} is above {config.hidden_size}, the width of this BERT's query and value."
+            )
         model = bert.BertForSequenceClassification(config, num_labels=2)
         loaded = {"bert": inputs.base.folder.params["bert"]}  # each member starts a classifier of its own
         base, self.new = bert_folder.initialised(model, jax.random.key(0), loaded)

@@ -4,6 +4,7 @@ One program per bucket shape trains all members of a group. Letters: M members, 
 """
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ class Outcome:
     loss: np.ndarray
     parameters: list[int]  # trainable, per member, without padding
     traces: int  # compiled programs
-    seconds_per_step: float | None  # of one member; None for a group that was resumed
+    seconds_per_step: float | None  # of one member, median over blocks but the first, which compiles
     state: sweep.SweepState
     shared: dict[str, Any]
 
@@ -120,7 +121,9 @@ def train_group(
     parameters = _parameters(state, members)
     evaluate = trainer.evaluation(_correct(adapted, task), EVALUATION_BATCH)
     examples = sum(len(bucket["y"]) for bucket in task.score)
-    blocks = recipe.epochs * recipe.blocks_per_epoch
+    per_epoch = min(recipe.blocks_per_epoch, sum(piece_counts(sizes, recipe.batch_size, STEPS)))
+    recipe = dataclasses.replace(recipe, blocks_per_epoch=per_epoch)  # no block is empty
+    blocks = recipe.epochs * per_epoch
     times: list[float] = []
 
     def follow(state):
@@ -136,9 +139,7 @@ def train_group(
         loss=np.stack([line["loss"][:n] for line in history[1:]]),
         parameters=parameters[:n],
         traces=len(trainer.traces),
-        seconds_per_step=float(np.median(times[len(task.train) :]) / STEPS / len(members))
-        if len(times) > 2 * len(task.train)
-        else None,
+        seconds_per_step=float(np.median(times[1:]) / STEPS / n) if len(times) > 1 else None,
         state=state,
         shared=shared,
     )
@@ -154,10 +155,12 @@ def _advance(trainer, shared, task: Task, members, recipe: Recipe, sizes, blocks
         calls = member_pieces(seeds, epoch, sizes, recipe.batch_size, STEPS)
         ends = np.linspace(0, len(calls), recipe.blocks_per_epoch + 1).astype(int)
         losses = []
+        started = time.perf_counter()
         for bucket, rows in calls[ends[part] : ends[part + 1]]:
             order = rows[0] if len(seeds) == 1 else rows[own]
             state, (loss, _) = trainer.run(state, shared, task.train[bucket], jnp.asarray(order))
-            losses.append(loss.mean(axis=1))
+            losses.append(jax.block_until_ready(loss.mean(axis=1)))
+        times.append((time.perf_counter() - started) / len(losses))
         return state, {"loss": jnp.stack(losses).mean(axis=0)}
 
     return advance

@@ -34,12 +34,15 @@ def data(train: int = 700, other: int = 60) -> Sst2:
 
 def write(path: pathlib.Path, *, layers: int = 1, seed: int = 0) -> pathlib.Path:
     """A folder as Hugging Face has it, random weights of a size that gives every token a say."""
-    tokenizer = wordpiece.trained([" ".join((*WORDS, *GOOD, *BAD))] * 5, 400)
+    letters = [mark + letter for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz"]
+    tokens = [*wordpiece.SPECIAL, *WORDS, *GOOD, *BAD, *letters]  # fixed: a trained vocabulary differs from run to run
+    path.mkdir(exist_ok=True)
+    (path / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    tokenizer = wordpiece.of_vocabulary(path / "vocab.txt")
     config = bert.BertConfig(
         tokenizer.get_vocab_size(), 8, layers, 2, 16, max_position_embeddings=20, layer_norm_eps=1e-5
     )
     params = bert.BertForMaskedLM(config).init(jax.random.key(seed), jnp.ones((1, 1), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: leaf * 10 if leaf.ndim == 2 else leaf, params)
     bert_folder.write(path, config, params)
-    wordpiece.write_vocabulary(tokenizer, path)
     return path
