@@ -102,7 +102,7 @@ def test_the_entry_hands_its_flags_on(run_entry, monkeypatch, small_mnist, tmp_p
 
     monkeypatch.setattr(rank_mnist, "run", run)
     monkeypatch.setattr(mnist, "load", lambda *args, **kwargs: small_mnist)
-    given = ("--ranks=8,2,8", "--learning_rates=1e-2,1e-3", "--seeds=3", "--strategy=vmap", f"--workdir={tmp_path}")
+    given = ("--ranks=8,2", "--learning_rates=1e-2,1e-3", "--seeds=3", "--strategy=vmap", f"--workdir={tmp_path}")
     assert run_entry("rank_sweep.py", "--preset=smoke", *given)[0] == 2
     rates = (1e-3, 1e-2)
     assert seen == [
@@ -114,7 +114,7 @@ def test_the_entry_hands_its_flags_on(run_entry, monkeypatch, small_mnist, tmp_p
 
 def test_the_linear_teacher_from_the_command_line(run_entry, monkeypatch, tmp_path):
     monkeypatch.setitem(linear.PRESETS, "smoke", linear.Settings(ranks=(1,), seeds=1, steps=20, blocks=2))
-    given = ("--task=linear_teacher", "--preset=smoke", "--ranks=3,1,3", f"--workdir={tmp_path}")
+    given = ("--task=linear_teacher", "--preset=smoke", "--ranks=3,1", f"--workdir={tmp_path}")
     status, stdout, stderr = run_entry("rank_sweep.py", *given)
     assert (status, stderr) == (0, "")
     (run,) = tmp_path.glob("rank_sweep_linear_teacher-*")
