@@ -14,8 +14,9 @@ from experiments.common import accelerator, cli, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common
 from experiments.common.recording import make_folder
+from experiments.data import text
 from experiments.figures import pretraining as figures
-from experiments.studies import bert_pretraining
+from experiments.studies import bert_corpus, bert_pretraining
 from lora_jax.models.weight_files import locate
 
 define_common()
@@ -38,13 +39,14 @@ NAME = "pretrain_bert"
 def run() -> None:
     if not FLAGS.corpus:
         raise UserError("--corpus is missing: name the text files to train on, e.g. --corpus=a.jsonl.gz,b.txt.")
+    text.require(FLAGS.corpus)
     main.refuse(("seeds",), "here, where one model is trained")
     settings = main.settings_from_flags(
         bert_pretraining.PRESETS,
         method=FLAGS.method, vocab_size=FLAGS.vocab_size, shards=FLAGS.shards, epochs=FLAGS.epochs,
     )  # fmt: skip
     teacher = _teacher() if settings.method == "distil" else None
-    material = bert_pretraining.Material(tuple(FLAGS.corpus), FLAGS.field, teacher)
+    material = bert_corpus.Material(tuple(FLAGS.corpus), FLAGS.field, teacher)
     if FLAGS.export:
         make_folder(pathlib.Path(FLAGS.export), "--export")
     accelerator.settle(FLAGS.accelerator)

@@ -18,9 +18,9 @@ def lora_against_full(steps: int, rounds: int) -> dict[str, Any]:
 
 
 def measured(rivals: dict[str, setting.Rival], steps: int, rounds: int) -> tuple[dict[str, Any], float]:
-    """Each rival's time per step in a scanned epoch, what a step costs, and the FLOP/s of a matrix product.
+    """Each rival's time per step in a scanned epoch, what a step costs, and FLOP/s of a matrix product.
 
-    Of the compiled step: XLA's count of FLOPs, and the bytes it allocates beside its arguments and results. The share of
+    Of the compiled step: XLA's FLOPs, and the bytes it allocates beside its arguments and results. The share of
     the rate of a matrix product is what a step reaches of the hardware; its inverse, times the floor, is the time over
     that of the FLOPs at this rate.
     """

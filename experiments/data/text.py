@@ -12,18 +12,28 @@ from experiments.common.errors import UserError
 SENTENCE_END = re.compile(r"(?<=[.!?])[”’\"']?\s+(?=[“‘\"'A-Z])")
 
 
+def require(paths: Sequence[str]) -> None:
+    """UserError for a file that is not there, or of a kind that is not read."""
+    for path in map(pathlib.Path, paths):
+        if not path.is_file():
+            raise UserError(f"--corpus: there is no file {path}.")
+        if _kind(path) not in ("txt", "jsonl"):
+            raise UserError(f"--corpus: {path} is of no known kind; give .txt or .jsonl files, also with .gz.")
+
+
+def _kind(path: pathlib.Path) -> str:
+    return path.name.removesuffix(".gz").rpartition(".")[2]
+
+
 def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
     """Every document of `.txt` (the file is one) and `.jsonl` files (one a line, under `field`), gzipped or not.
 
     Raises:
       UserError: for a file that is missing, of another kind, damaged, not UTF-8, or without the field.
     """
+    require(paths)
     for path in map(pathlib.Path, paths):
-        kind = path.name.removesuffix(".gz").rpartition(".")[2]
-        if not path.is_file():
-            raise UserError(f"--corpus: there is no file {path}.")
-        if kind not in ("txt", "jsonl"):
-            raise UserError(f"--corpus: {path} is of no known kind; give .txt or .jsonl files, also with .gz.")
+        kind = _kind(path)
         opened = gzip.open if path.name.endswith(".gz") else open
         try:
             with opened(path, "rt", encoding="utf-8") as file:

@@ -20,15 +20,15 @@ from experiments.common import phases
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import text, wordpiece
-from experiments.studies import bert_teacher
-from experiments.studies.bert_teacher import LENGTHS, SHARD
+from experiments.studies import bert_corpus, bert_teacher
+from experiments.studies.bert_teacher import SHARD
 from lora_jax import training
-from lora_jax.models import bert
+from lora_jax.models import bert, bert_folder
 
 MASKED = 0.15  # of the tokens; of these 80 % become [MASK], 10 % a random token, 10 % stay (Devlin et al., section 3.1)
-HELD_OUT = 2048  # examples of the first file, which is never trained on
 STEPS = 16  # per compiled call
 BLOCKS = 20  # measurements
+POSITIONS = 512  # as BERT has; a teacher with fewer gives what it has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,11 @@ class Settings:
         if self.shards < 2:
             raise UserError("--shards: the first file is held out, so at least 2 are needed.")
 
-    def config(self, vocab_size: int) -> bert.BertConfig:
+    def config(self, vocab_size: int, positions: int) -> bert.BertConfig:
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        return bert.BertConfig(vocab_size, **{name: getattr(self, name) for name in sizes})
+        return bert.BertConfig(
+            vocab_size, max_position_embeddings=positions, **{name: getattr(self, name) for name in sizes}
+        )
 
 
 PRESETS = {
@@ -71,30 +73,7 @@ PRESETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Material:
-    """What is learned from: text files, where a .jsonl line has its text, and the teacher's folder, if any."""
-
-    corpus: tuple[str, ...]
-    field: str
-    teacher: pathlib.Path | None
-
-    @functools.cached_property
-    def checksum(self) -> str:
-        """SHA-256 over the text and the teacher's files."""
-        files = [] if self.teacher is None else sorted(str(path) for path in self.teacher.glob("*.*") if path.is_file())
-        return text.checksum([*self.corpus, *files])
-
-    def record(self) -> dict[str, Any]:
-        """What a summary says about it."""
-        return {
-            "corpus": [pathlib.Path(path).name for path in self.corpus],
-            "teacher": None if self.teacher is None else self.teacher.parent.name + "/" + self.teacher.name,
-            "sha256": self.checksum,
-        }
-
-
-def run(folder: RunFolder, settings: Settings, material: Material) -> dict[str, Any]:
+def run(folder: RunFolder, settings: Settings, material: bert_corpus.Material) -> dict[str, Any]:
     """Trains; leaves the student in `folder/model` and returns the summary."""
     sentences = text.sentences(material.corpus, material.field)
     if len(sentences) < settings.shards * SHARD:
@@ -104,17 +83,18 @@ def run(folder: RunFolder, settings: Settings, material: Material) -> dict[str, 
     teacher = bert_teacher.load(material.teacher) if settings.method == "distil" else None
     tokenizer = _tokenizer(settings, sentences, teacher)
     started = time.monotonic()
-    held_out, train = _data(
+    held_out, train = bert_corpus.load(
         folder.path.parent / f"teacher-{material.checksum[:8]}", settings, sentences, teacher, tokenizer
     )
     ready = time.monotonic()
-    config = settings.config(tokenizer.get_vocab_size())
+    positions = POSITIONS if teacher is None else min(POSITIONS, teacher.folder.config.max_position_embeddings)
+    config = settings.config(tokenizer.get_vocab_size(), positions)
     start = _start(settings, config, tokenizer, teacher)
     params, history, steps = _train(folder, settings, config, start, train, held_out, tokenizer.token_to_id("[MASK]"))
     write_student(folder.path / "model", config, params, tokenizer)
     return {
         "held_out": {name: float(value) for name, value in history[-1].items() if name != "loss"},
-        "unigram_loss": _unigram(train, held_out, tokenizer),
+        "unigram_loss": bert_corpus.unigram_loss(train, held_out, tokenizer),
         "vocab_size": config.vocab_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["student"])),
         "examples": sum(len(b["ids"]) for b in train),
@@ -130,8 +110,6 @@ def run(folder: RunFolder, settings: Settings, material: Material) -> dict[str, 
 
 def write_student(path: pathlib.Path, config, params, tokenizer) -> None:
     """A Hugging Face folder with encoder, pooler and masked-LM head, in bfloat16."""
-    from lora_jax.models import bert_folder
-
     bert_folder.write(path, config, params["student"], dtype=jnp.bfloat16)
     wordpiece.write_vocabulary(tokenizer, path)
 
@@ -140,52 +118,6 @@ def _tokenizer(settings: Settings, sentences: list[str], teacher):
     if settings.vocab_size is None:
         return teacher.tokenizer
     return wordpiece.trained(sentences, settings.vocab_size)
-
-
-# ---- data
-
-
-def _data(cache: pathlib.Path, settings: Settings, sentences, teacher, tokenizer):
-    """(held out, train), each a list of buckets {"ids" [N, T], and for distillation "words" [N, T, D], "sentence" [N, D]}."""
-    if teacher is None:
-        shards = [
-            bert_teacher.Targets(bert_teacher.examples(sentences, tokenizer, s), None, None)
-            for s in range(settings.shards)
-        ]
-    else:
-        files = bert_teacher.prepare(cache, teacher, sentences, settings.shards, settings.hidden_size)
-        shards = list(map(bert_teacher.read, files))
-    first = _arrays(tokenizer, [_head(shards[0], HELD_OUT)])
-    return first, _arrays(tokenizer, shards[1:])
-
-
-def _head(targets: bert_teacher.Targets, n: int) -> bert_teacher.Targets:
-    return bert_teacher.Targets(*(part if part is None else part[:n] for part in targets))
-
-
-def _arrays(tokenizer, shards: list[bert_teacher.Targets]) -> list[dict[str, np.ndarray]]:
-    words = [sentence for shard in shards for sentence in shard.words]
-    encodings = tokenizer.encode_batch(words, is_pretokenized=True)
-    has_targets = shards[0].word_vectors is not None
-    vectors = [v for shard in shards for v in shard.word_vectors] if has_targets else None
-    sentence = np.concatenate([shard.sentence_vectors for shard in shards]) if has_targets else None
-    buckets = []
-    for length, rows in bert_teacher.by_length([len(e.ids) for e in encodings], LENGTHS):
-        ids, owner = bert_teacher._arrays([encodings[i] for i in rows], len(rows), length)
-        bucket = {"ids": ids}
-        if has_targets:
-            bucket |= {"words": _at_first_pieces(owner, [vectors[i] for i in rows]), "sentence": sentence[rows]}
-        buckets.append(bucket)
-    return buckets
-
-
-def _at_first_pieces(owner: np.ndarray, vectors: list[np.ndarray]) -> np.ndarray:
-    """[N, T, D] float16: a word's vector where its first piece stands, zeros elsewhere."""
-    placed = np.zeros((*owner.shape, vectors[0].shape[1]), np.float16)
-    for row, (word, vector) in enumerate(zip(owner, vectors, strict=True)):
-        first = (word >= 0) & (word < len(vector)) & (word != np.r_[-2, word[:-1]])
-        placed[row, first] = vector[word[first]]
-    return placed
 
 
 # ---- the student before training
@@ -198,7 +130,7 @@ def _start(settings: Settings, config: bert.BertConfig, tokenizer, teacher) -> d
     if teacher is None:
         return {"student": student}
     tables = teacher.embeddings
-    reduce = bert_teacher.pca(tables["word_embeddings"], config.hidden_size)
+    reduce = bert_teacher.PCA(tables["word_embeddings"], config.hidden_size)
     pieces = teacher.tokenizer.encode_batch(wordpiece.vocabulary(tokenizer), add_special_tokens=False)
     same = tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
     word = (
@@ -346,17 +278,3 @@ def _held_out(measure, params, held_out) -> dict[str, jax.Array]:
         parts.append(measure(params, {name: jnp.asarray(leaf) for name, leaf in data.items()}, jax.random.key(0)))
         sizes.append(size)
     return {name: sum(p[name] * n for p, n in zip(parts, sizes, strict=True)) / sum(sizes) for name in parts[0]}
-
-
-def _unigram(train, held_out, tokenizer) -> float:
-    """The loss of a model that knows how frequent tokens are, and nothing else."""
-    size = tokenizer.get_vocab_size()
-    special = [tokenizer.token_to_id(token) for token in wordpiece.SPECIAL]
-
-    def counts(buckets) -> np.ndarray:
-        total = sum(np.bincount(data["ids"].reshape(-1), minlength=size) for data in buckets).astype(float)
-        total[special] = 0
-        return total
-
-    seen, asked = counts(train) + 1, counts(held_out)
-    return float(-(asked * np.log(seen / seen.sum())).sum() / asked.sum())

@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 from tqdm import tqdm
 
+from experiments.common.errors import UserError
 from experiments.data import wordpiece
 from lora_jax.models import bert, bert_folder
 from lora_jax.models.weight_files import locate
@@ -48,9 +49,13 @@ class Teacher:
 
 
 def load(name: str) -> Teacher:
-    """The teacher of a folder or hub name."""
+    """The teacher of a folder or hub name. Raises UserError for one that reads too few tokens."""
     path = locate(name)
     folder = bert_folder.read(path)
+    if folder.config.max_position_embeddings < LENGTHS[-1]:
+        raise UserError(
+            f"--teacher={name}: it reads {folder.config.max_position_embeddings} tokens; at least {LENGTHS[-1]} are needed."
+        )
     return Teacher(folder, wordpiece.of_folder(path, folder.config.vocab_size))
 
 
@@ -76,8 +81,8 @@ class Projector:
         self._model = bert.BertModel(teacher.folder.config)
         self._run = jax.jit(self._vectors)
         of_words, of_sentences = self._raw(fit_on)
-        self.word_basis = pca(np.concatenate(of_words), width)
-        self.sentence_basis = pca(of_sentences, width)
+        self.word_basis = PCA(np.concatenate(of_words), width)
+        self.sentence_basis = PCA(of_sentences, width)
 
     def __call__(self, words: list[list[str]]) -> Targets:
         of_words, of_sentences = self._raw(words)
@@ -102,7 +107,7 @@ class Projector:
             size = TOKENS_PER_BATCH // length
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
-                ids, owner = _arrays([encodings[i] for i in part], size, length)
+                ids, owner = arrays([encodings[i] for i in part], size, length)
                 vectors, sentence = map(np.asarray, self._run(self._teacher.folder.params["bert"], ids, owner))
                 of_sentences[part] = sentence[: len(part)]
                 for j, i in enumerate(part):
@@ -116,7 +121,7 @@ def by_length(lengths: list[int], limits: tuple[int, ...]) -> list[tuple[int, np
     return [(limit, np.flatnonzero(group == g)) for g, limit in enumerate(limits) if (group == g).any()]
 
 
-def _arrays(encodings, size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def arrays(encodings, size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """ids [size, length], 0 where padded, and the word each token belongs to, -1 for none."""
     ids, owner = np.zeros((size, length), np.int32), np.full((size, length), -1, np.int32)
     for row, encoding in enumerate(encodings):
@@ -126,7 +131,7 @@ def _arrays(encodings, size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     return ids, owner
 
 
-class pca:  # noqa: N801 (a function that remembers)
+class PCA:
     """Centres rows and turns them to their `width` leading principal directions. `share` of the variance is kept."""
 
     def __init__(self, rows: np.ndarray, width: int):

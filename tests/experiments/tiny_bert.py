@@ -40,7 +40,7 @@ def write(path: pathlib.Path, *, layers: int = 1, seed: int = 0) -> pathlib.Path
     (path / "vocab.txt").write_text("\n".join(tokens) + "\n")
     tokenizer = wordpiece.of_vocabulary(path / "vocab.txt")
     config = bert.BertConfig(
-        tokenizer.get_vocab_size(), 8, layers, 2, 16, max_position_embeddings=20, layer_norm_eps=1e-5
+        tokenizer.get_vocab_size(), 8, layers, 2, 16, max_position_embeddings=64, layer_norm_eps=1e-5
     )
     params = bert.BertForMaskedLM(config).init(jax.random.key(seed), jnp.ones((1, 1), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: leaf * 10 if leaf.ndim == 2 else leaf, params)
