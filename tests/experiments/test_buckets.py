@@ -98,7 +98,7 @@ def test_a_small_bucket_joins_the_next_longer(tokenizer, sizes, expected):
 
 
 def test_too_few_for_one_piece(tokenizer):
-    with pytest.raises(UserError, match=r"^4 training sentences do not fill 1 batches of 5, .*take smaller batches"):
+    with pytest.raises(UserError, match=r"^4 training sentences do not fill 1 batches of 5, .*give it more sentences"):
         merged(tokenizer, (2, 2), need=5)
 
 

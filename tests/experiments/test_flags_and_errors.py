@@ -30,7 +30,7 @@ BAD_FLAGS = [
     (SWEEP, ["--task=cifar"], "mnist|linear_teacher"),
     (DIGIT9, ["--digit=12"], "[0, 9]"),
     (NEW, ["--job=infer"], "pretrain|finetune|inference|all"),
-    ("reproduce.py", ["--only=s9"], "s0|s1|s2|s3|rank"),
+    ("reproduce.py", ["--only=s9"], "s0|s1|s2|sst2|s3|rank"),
     ("benchmark.py", ["--only=bert"], "bert_step|bert_peft|bert_lengths|bert_sweep"),
 ]  # fmt: skip
 

@@ -54,7 +54,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     with pytest.raises(ValueError, match="JSON compliant"):
         recording.write_json(path, {"new": float("nan")})
 
-    def full(self, text):
+    def full(self, text, **kwargs):
         self.touch()
         raise OSError(28, "No space left on device")
 

@@ -188,6 +188,7 @@ def test_the_study_runs_resumes_and_says_what_it_found(run_entry, tmp_path, monk
     monkeypatch.setitem(sst2.PRESETS, "smoke", SMALL)
     bert_path = tiny_bert.write(tmp_path / "bert")
     command = ["rank_sweep.py", "--task=sst2", "--preset=smoke", f"--bert={bert_path}", f"--workdir={tmp_path}/runs"]
+    command += ["--regimes=LoRA,full,head only"]
     status, out, err = run_entry(*command)
     assert (status, err) == (0, "")
     assert "LoRA r = 4 minus full, seed by seed" in out
