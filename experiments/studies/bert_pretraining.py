@@ -185,6 +185,7 @@ def make_loss(config: bert.BertConfig, mask_id: int, scored_rows: float):
         ids = batch["ids"]
         rows = max(1, round(scored_rows * len(ids)))
         seen, positions, weight = masked(ids, key, mask_id=mask_id, vocab_size=config.vocab_size)
+        seen = jnp.concatenate([seen[:rows], ids[rows:]])  # what is not scored is seen whole
         hidden, pooled, logits = model.apply({"params": params["student"]}, seen, positions, rows, method=forward)
         true = jnp.take_along_axis(ids, positions, axis=1)[:rows]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, true)
