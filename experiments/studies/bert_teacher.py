@@ -1,7 +1,9 @@
 """What a student BERT is distilled from: a teacher's vectors for words and sentences, computed once, kept in files.
 
-A word's vector is the mean over its pieces of the teacher's last hidden states, so the student may cut words in its
-own way. Both kinds of vectors are reduced to the student's width by PCA. Letters: B examples, T tokens, W words.
+A word's vector is the mean over its pieces of the teacher's hidden states in the middle layer, so the student may cut words
+in its own way. The last layer of a teacher of sentences has lost what a fine-tuning needs (BUILD_NOTES has the comparison);
+a sentence's vector is the mean of its states there. Both kinds are reduced to the student's width by PCA.
+Letters: B examples, T tokens, W words.
 """
 
 import dataclasses
@@ -37,6 +39,11 @@ class Targets(NamedTuple):
 class Teacher:
     folder: bert_folder.BertFolder
     tokenizer: tokenizers.Tokenizer
+
+    @property
+    def middle(self) -> int:
+        """The layer that words' vectors are taken from."""
+        return max(1, self.folder.config.num_hidden_layers // 2)
 
     @property
     def embeddings(self) -> dict[str, np.ndarray]:
@@ -92,11 +99,12 @@ class Projector:
 
     def _vectors(self, params, ids, word_of_token):
         """[B, W, D] means over pieces, W = T; [B, D] normalised means over all tokens, as this teacher was trained to compare."""
-        hidden = self._model.apply({"params": params}, ids, ids != 0)[0][-1]
+        states, _ = self._model.apply({"params": params}, ids, ids != 0)
+        hidden = states[self._teacher.middle]
         pick = jax.nn.one_hot(word_of_token, ids.shape[1], axis=1, dtype=hidden.dtype)  # [B, W, T]; -1 gives zeros
         words = pick @ hidden / jnp.maximum(pick.sum(-1, keepdims=True), 1)
         real = (ids != 0).astype(hidden.dtype)
-        sentence = (hidden * real[..., None]).sum(1)
+        sentence = (states[-1] * real[..., None]).sum(1)
         return words.astype(jnp.float16), sentence / jnp.linalg.norm(sentence, axis=-1, keepdims=True)
 
     def _raw(self, words: list[list[str]]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -149,7 +157,7 @@ def prepare(
 ) -> list[pathlib.Path]:
     """Computes what is missing of the first `shards` files; an interrupted preparation goes on."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"targets_{shard:03d}.npz" for shard in range(shards)]
+    files = [folder / f"layer{teacher.middle}_{shard:03d}.npz" for shard in range(shards)]
     missing = [shard for shard, file in enumerate(files) if not file.exists()]
     if not missing:
         return files
