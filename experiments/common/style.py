@@ -31,3 +31,10 @@ def error_bars(estimates: list[dict]) -> list[list[float]]:
     below = [e["mean"] - e["low"] if e["low"] is not None else 0.0 for e in estimates]
     above = [e["high"] - e["mean"] if e["high"] is not None else 0.0 for e in estimates]
     return [below, above]
+
+
+def rank_axis(axis, ranks: list[int], label: str = "rank r") -> None:
+    """Ranks on a binary logarithmic axis, each with its tick."""
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ranks, [str(rank) for rank in ranks])
+    axis.set_xlabel(label)

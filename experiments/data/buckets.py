@@ -44,11 +44,16 @@ def encode(tokenizer: tokenizers.Tokenizer, texts: Texts, lengths: Sequence[int]
     """
     encodings = _as_is(tokenizer).encode_batch(list(texts.sentences))
     ids = [encoding.ids for encoding in encodings]
-    place = np.searchsorted(lengths[:-1], [len(tokens) for tokens in ids])  # beyond the last but one: the last
-    rows = [np.flatnonzero(place == index) for index in range(len(lengths))]
     return [
-        _bucket(length, chosen, ids, texts.labels) for length, chosen in zip(lengths, rows, strict=True) if len(chosen)
+        _bucket(length, rows, ids, texts.labels) for length, rows in by_length([len(tokens) for tokens in ids], lengths)
     ]
+
+
+def by_length(sizes: Sequence[int], limits: Sequence[int]) -> list[tuple[int, np.ndarray]]:
+    """(limit, positions of the sizes it holds), ascending, none empty; what exceeds the last limit goes there too."""
+    place = np.searchsorted(limits[:-1], sizes)  # beyond the last but one: the last
+    groups = [(limit, np.flatnonzero(place == index)) for index, limit in enumerate(limits)]
+    return [(limit, rows) for limit, rows in groups if len(rows)]
 
 
 def _as_is(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -34,12 +34,6 @@ def _by_rule(summary, rule: str) -> list[dict[str, Any]]:
     return [row for row in summary["rows"] if row["rule"] == rule]
 
 
-def _rank_axis(axis, ranks: list[int]) -> None:
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(ranks, [str(rank) for rank in ranks])
-    axis.set_xlabel("rank r")
-
-
 def _error_vs_rank(summary, path: pathlib.Path) -> pathlib.Path:
     figure, axis = style.new()
     for (rule, color), marker, size in zip(RULE_COLORS.items(), ("o", "x"), (10, 6), strict=True):
@@ -57,7 +51,7 @@ def _error_vs_rank(summary, path: pathlib.Path) -> pathlib.Path:
             label=f"LoRA, {rule}",
         )
     axis.plot(ranks, [row["bound"]["mean"] for row in rows], "k--", label="Eckart-Young bound")
-    _rank_axis(axis, ranks)
+    style.rank_axis(axis, ranks)
     axis.set_yscale("log")
     axis.set_ylabel("squared error of the learned matrix")
     axis.set_title(
@@ -89,7 +83,7 @@ def _artifact(summary, path: pathlib.Path) -> pathlib.Path:
         top = rows[-1]
         right.plot(summary["curve_steps"], top["curve"], color=color, label=f"{rule}, r = {top['rank']}")
     left.axhline(1, color="k", linestyle="--", linewidth=1)
-    _rank_axis(left, ranks)
+    style.rank_axis(left, ranks)
     left.set_yscale("log")
     left.set_ylabel("error / Eckart-Young bound")
     left.set_title("A fixed alpha makes high ranks look worse, early", fontsize=10)

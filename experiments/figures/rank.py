@@ -65,9 +65,7 @@ def _against_rank(summary, path: pathlib.Path) -> pathlib.Path:
         )
         if e["low"] is not None:
             axis.axhspan(100 * e["low"], 100 * e["high"], color=style.COLORS[regime], alpha=0.15)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks([row["rank"] for row in rows], [str(row["rank"]) for row in rows])
-    axis.set_xlabel("LoRA rank r (alpha = c r)")
+    style.rank_axis(axis, [row["rank"] for row in rows], "LoRA rank r (alpha = c r)")
     axis.set_ylabel("test accuracy, %")
     axis.set_title(_title(summary), fontsize=9)
     axis.legend(frameon=False)

@@ -59,12 +59,6 @@ def _title(summary: dict[str, Any]) -> str:
     return f"BERT on {kind} (mean and 95 % interval, n = {summary['rows'][0]['accuracy']['n']} seeds)"
 
 
-def _rank_axis(axis, ranks: list[int]) -> None:
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(ranks, [str(rank) for rank in ranks])
-    axis.set_xlabel("LoRA rank r")
-
-
 def _points(axis, x, estimates, line: str, **kwargs) -> None:
     bars = [[100 * v for v in side] for side in style.error_bars(estimates)]
     axis.errorbar(x, [100 * e["mean"] for e in estimates], yerr=bars, fmt=line, capsize=3, **kwargs)
@@ -88,7 +82,7 @@ def _against_rank(summary, path: pathlib.Path) -> pathlib.Path:
     for regime in ("full", "from scratch", "head only"):
         for row in _rows(summary, regime):
             _band(axis, row)
-    _rank_axis(axis, ranks)
+    style.rank_axis(axis, ranks, "LoRA rank r")
     axis.set_ylabel("validation accuracy, %")
     axis.set_title(_title(summary), fontsize=9)
     axis.legend(frameon=False, fontsize=8)
@@ -152,7 +146,7 @@ def _scaling(summary, path: pathlib.Path) -> pathlib.Path:
             rows = [row for row in found["rows"] if (row["rule"], row["learning_rate"]) == (rule, rate)]
             ranks = [row["rank"] for row in rows]
             _points(axis, ranks, [estimate(row["accuracies"]) for row in rows], "o-", color=color, label=rule)
-        _rank_axis(axis, ranks)
+        style.rank_axis(axis, ranks, "LoRA rank r")
         axis.set_title(f"learning rate {rate:.2g}", fontsize=9)
     axes[0].set_ylabel("validation accuracy, %")
     axes[0].legend(frameon=False, fontsize=8)
@@ -183,8 +177,7 @@ def _spectrum(summary, path: pathlib.Path) -> pathlib.Path:
         )
     for name, color in shown.items():
         axis.plot([], [], color=color, label=name)
-    _rank_axis(axis, [1, 2, 4, 8, 16, 32, 64, 128])
-    axis.set_xlabel("rank r")
+    style.rank_axis(axis, [1, 2, 4, 8, 16, 32, 64, 128])
     axis.set_ylabel("energy of the full fine-tuning update in rank r, %")
     axis.set_title("Singular values of W_full - W_base per kernel of the encoder, mean over seeds", fontsize=9)
     axis.legend(frameon=False)

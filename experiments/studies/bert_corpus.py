@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.data import text, wordpiece
+from experiments.data.buckets import by_length
 from experiments.studies import bert_teacher
 from experiments.studies.bert_teacher import LENGTHS
 
@@ -65,7 +66,7 @@ def arrays(tokenizer, shards: list[bert_teacher.Targets]) -> list[dict[str, np.n
     vectors = [v for shard in shards for v in shard.word_vectors] if has_targets else None
     sentence = np.concatenate([shard.sentence_vectors for shard in shards]) if has_targets else None
     buckets = []
-    for length, rows in bert_teacher.by_length([len(e.ids) for e in encodings], LENGTHS):
+    for length, rows in by_length([len(e.ids) for e in encodings], LENGTHS):
         ids, owner = bert_teacher.arrays([encodings[i] for i in rows], len(rows), length)
         bucket = {"ids": ids}
         if has_targets:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from experiments.common.errors import UserError
 from experiments.data import wordpiece
+from experiments.data.buckets import by_length
 from lora_jax.models import bert, bert_folder
 from lora_jax.models.weight_files import locate
 
@@ -121,12 +122,6 @@ class Projector:
                 for j, i in enumerate(part):
                     of_words[i] = vectors[j, : owner[j].max() + 1].astype(np.float32)
         return of_words, of_sentences
-
-
-def by_length(lengths: list[int], limits: tuple[int, ...]) -> list[tuple[int, np.ndarray]]:
-    """(limit, positions of what it holds); what exceeds the last limit is cut to it by the caller."""
-    group = np.minimum(np.searchsorted(limits, lengths), len(limits) - 1)
-    return [(limit, np.flatnonzero(group == g)) for g, limit in enumerate(limits) if (group == g).any()]
 
 
 def arrays(encodings, size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
