@@ -13,6 +13,7 @@ import numpy as np
 
 from lora_jax.models import bert_folder
 from lora_jax.models.bert import BertForMaskedLM, BertForSequenceClassification, BertModel
+from tests.cases import flat
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TOLERANCE = 1e-5
@@ -74,6 +75,19 @@ def classify(*args, **kwargs):
 def assert_close(got, expected, tolerance: float = TOLERANCE) -> None:
     assert np.shape(got) == np.shape(expected), f"{np.shape(got)}, expected {np.shape(expected)}"
     assert moved(got, expected) <= tolerance, f"off by {moved(got, expected):.1e}, tolerance {tolerance:.0e}"
+
+
+def assert_same(got, expected) -> None:
+    """Equal trees, leaf by leaf, bit by bit."""
+    got, expected = flat(got), flat(expected)
+    assert got.keys() == expected.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(got[path], leaf, err_msg=path)
+
+
+def contents(path: pathlib.Path) -> dict[str, bytes]:
+    """The files of a folder."""
+    return {entry.name: entry.read_bytes() for entry in path.iterdir()}
 
 
 def moved(got, expected) -> float:

@@ -21,7 +21,7 @@ from lora_jax import LoRAError
 from lora_jax.errors import ModelError
 from lora_jax.models import bert_folder
 from lora_jax.models.bert import BertConfig, BertModel
-from tests.bert_golden import GOLDEN, LABELS, assert_close, encode, folder, golden
+from tests.bert_golden import GOLDEN, LABELS, assert_close, assert_same, encode, folder, golden
 from tests.cases import flat
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -47,17 +47,6 @@ def folder_of(path: pathlib.Path, tensors=None, config=None, name="bert_odd") ->
     (path / "config.json").write_text(json.dumps({key: value for key, value in about.items() if value is not ...}))
     safetensors.numpy.save_file(tensors or tensors_of(GOLDEN / name), path / "model.safetensors")
     return path
-
-
-def assert_same(got, expected) -> None:
-    got, expected = flat(got), flat(expected)
-    assert got.keys() == expected.keys()
-    for path, leaf in expected.items():
-        np.testing.assert_array_equal(got[path], leaf, err_msg=path)
-
-
-def contents(path: pathlib.Path) -> dict[str, bytes]:
-    return {entry.name: entry.read_bytes() for entry in path.iterdir()}
 
 
 # Reading

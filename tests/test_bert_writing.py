@@ -18,7 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from lora_jax.errors import ModelError
 from lora_jax.models import bert_folder, weight_files
 from lora_jax.models.bert import BertForMaskedLM, BertForSequenceClassification
-from tests.bert_golden import GOLDEN, LABELS, classifier, folder, masked_lm
+from tests.bert_golden import GOLDEN, LABELS, assert_same, classifier, contents, folder, masked_lm
 from tests.cases import flat
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -29,17 +29,6 @@ BOTH = pytest.mark.parametrize("name", ["bert_odd", "bert_odd_mlm"])
 def write(path, name="bert_odd", **kwargs) -> pathlib.Path:
     bert_folder.write(path, folder(name).config, folder(name).params, **kwargs)
     return path
-
-
-def assert_same(got, expected) -> None:
-    got, expected = flat(got), flat(expected)
-    assert got.keys() == expected.keys()
-    for path, leaf in expected.items():
-        np.testing.assert_array_equal(got[path], leaf, err_msg=path)
-
-
-def contents(path: pathlib.Path) -> dict[str, bytes]:
-    return {entry.name: entry.read_bytes() for entry in path.iterdir()}
 
 
 # Writing

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.common import style
 from experiments.common.statistics import estimate, text
+from experiments.figures.regimes import against_parameters, band, points, rows_of
 
 COLORS = {**style.COLORS, "from scratch": "#9467bd", "LoRA all linear": "#17becf"}
 RULE_COLORS = {"alpha = c r": "#1f77b4", "alpha fixed": "#ff7f0e", "alpha/sqrt(r)": "#2ca02c"}
@@ -38,9 +39,16 @@ def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
     """Accuracy against rank and against parameters, learning curves, scaling x rank, spectrum; what the run has."""
     figures = [
         _learning_curves(summary, folder / "learning_curves.png"),
-        _pareto(summary, folder / "accuracy_vs_parameters.png"),
+        against_parameters(
+            summary,
+            folder / "accuracy_vs_parameters.png",
+            COLORS,
+            title=_title(summary),
+            ylabel="validation accuracy, %",
+            fontsize=8,
+        ),  # fmt: skip
     ]
-    if _rows(summary, "LoRA"):
+    if rows_of(summary, "LoRA"):
         figures.append(_against_rank(summary, folder / "accuracy_vs_rank.png"))
     if summary["scaling"]:
         figures.append(_scaling(summary, folder / "scaling_vs_rank.png"))
@@ -49,64 +57,23 @@ def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
     return figures
 
 
-def _rows(summary: dict[str, Any], regime: str) -> list[dict[str, Any]]:
-    return [row for row in summary["rows"] if row["regime"] == regime]
-
-
 def _title(summary: dict[str, Any]) -> str:
     data = summary["data"]
     kind = "SST-2" if data["is_full_sst2"] else "tweets, not SST-2"
     return f"BERT on {kind} (mean and 95 % interval, n = {summary['rows'][0]['accuracy']['n']} seeds)"
 
 
-def _points(axis, x, estimates, line: str, **kwargs) -> None:
-    bars = [[100 * v for v in side] for side in style.error_bars(estimates)]
-    axis.errorbar(x, [100 * e["mean"] for e in estimates], yerr=bars, fmt=line, capsize=3, **kwargs)
-
-
-def _band(axis, row: dict[str, Any]) -> None:
-    e, color = row["accuracy"], COLORS[row["regime"]]
-    name = "full fine-tuning" if row["regime"] == "full" else row["regime"]
-    axis.axhline(100 * e["mean"], color=color, linestyle="--", label=name)
-    if e["low"] is not None:
-        axis.axhspan(100 * e["low"], 100 * e["high"], color=color, alpha=0.15)
-
-
 def _against_rank(summary, path: pathlib.Path) -> pathlib.Path:
     figure, axis = style.new()
-    rows = _rows(summary, "LoRA")
+    rows = rows_of(summary, "LoRA")
     ranks = [row["rank"] for row in rows]
-    _points(axis, ranks, [row["accuracy"] for row in rows], "o-", color=COLORS["LoRA"], label="LoRA, query and value")
-    for row in _rows(summary, "LoRA all linear"):
-        _points(axis, [row["rank"]], [row["accuracy"]], "D", color=COLORS[row["regime"]], label=row["regime"])
+    points(axis, ranks, [row["accuracy"] for row in rows], "o-", color=COLORS["LoRA"], label="LoRA, query and value")
+    for row in rows_of(summary, "LoRA all linear"):
+        points(axis, [row["rank"]], [row["accuracy"]], "D", color=COLORS[row["regime"]], label=row["regime"])
     for regime in ("full", "from scratch", "head only"):
-        for row in _rows(summary, regime):
-            _band(axis, row)
+        for row in rows_of(summary, regime):
+            band(axis, row, COLORS[row["regime"]])
     style.rank_axis(axis, ranks, "LoRA rank r")
-    axis.set_ylabel("validation accuracy, %")
-    axis.set_title(_title(summary), fontsize=9)
-    axis.legend(frameon=False, fontsize=8)
-    return style.save(figure, path)
-
-
-def _pareto(summary, path: pathlib.Path) -> pathlib.Path:
-    figure, axis = style.new()
-    for regime in dict.fromkeys(row["regime"] for row in summary["rows"]):
-        rows = _rows(summary, regime)
-        line = "o-" if regime == "LoRA" else "s"
-        _points(
-            axis,
-            [row["parameters"] for row in rows],
-            [row["accuracy"] for row in rows],
-            line,
-            color=COLORS[regime],
-            label=regime,
-        )
-    for row in _rows(summary, "LoRA"):
-        spot = (row["parameters"], 100 * row["accuracy"]["mean"])
-        axis.annotate(f"r={row['rank']}", spot, textcoords="offset points", xytext=(5, -12), fontsize=8)
-    axis.set_xscale("log")
-    axis.set_xlabel("trainable parameters")
     axis.set_ylabel("validation accuracy, %")
     axis.set_title(_title(summary), fontsize=9)
     axis.legend(frameon=False, fontsize=8)
@@ -120,7 +87,7 @@ def _learning_curves(summary, path: pathlib.Path) -> pathlib.Path:
         if row["regime"] != "LoRA" or row["rank"] == 8:
             name = row["regime"] + (f", r = {row['rank']}" if row["rank"] else "")
             _curve(axes[0], row, epochs, color=COLORS[row["regime"]], label=name)
-    rows = _rows(summary, "LoRA")
+    rows = rows_of(summary, "LoRA")
     shades = style.plt.get_cmap("viridis")(np.linspace(0, 0.9, max(1, len(rows))))
     for row, shade in zip(rows, shades, strict=False):
         _curve(axes[1], row, epochs, color=shade, label=f"r = {row['rank']}")
@@ -145,7 +112,7 @@ def _scaling(summary, path: pathlib.Path) -> pathlib.Path:
         for rule, color in RULE_COLORS.items():
             rows = [row for row in found["rows"] if (row["rule"], row["learning_rate"]) == (rule, rate)]
             ranks = [row["rank"] for row in rows]
-            _points(axis, ranks, [estimate(row["accuracies"]) for row in rows], "o-", color=color, label=rule)
+            points(axis, ranks, [estimate(row["accuracies"]) for row in rows], "o-", color=color, label=rule)
         style.rank_axis(axis, ranks, "LoRA rank r")
         axis.set_title(f"learning rate {rate:.2g}", fontsize=9)
     axes[0].set_ylabel("validation accuracy, %")
