@@ -32,6 +32,16 @@ class ModelError(LoRAError):
     """A model whose configuration, input or files cannot be used."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, to be quoted in a sentence of ours.
+
+    >>> first_line(OSError("disk full\\nsecond line")), first_line(KeyError())
+    ('disk full', 'KeyError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def closest(wanted: str, existing: Iterable[str], n: int = 3) -> str:
     """The `n` names most like `wanted`, for an error message.
 

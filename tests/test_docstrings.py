@@ -12,7 +12,7 @@ import lora_jax
 
 MODULES = ["lora_jax", *(module.name for module in pkgutil.walk_packages(lora_jax.__path__, "lora_jax."))]
 WITH_EXAMPLES = {
-    "adapter", "checkpoint", "config", "contraction", "errors", "initializers", "lowrank", "merge", "module",
+    "adapter", "bert", "checkpoint", "config", "contraction", "errors", "initializers", "lowrank", "merge", "module",
     "optim", "partition", "report", "sweep", "targets", "training", "tree",
 }  # fmt: skip
 

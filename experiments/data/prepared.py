@@ -10,6 +10,7 @@ from typing import Any
 
 from experiments.common.errors import UserError
 from experiments.common.recording import make_folder
+from lora_jax.errors import first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Prepared:
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
         except Exception as error:  # tfds raises many kinds: of the net, of a checksum, of the disk
             raise UserError(
-                f"--download: {self.title} could not be prepared ({type(error).__name__}: {_first_line(error)})."
+                f"--download: {self.title} could not be prepared ({type(error).__name__}: {first_line(error)})."
             ) from error
 
     def _check_download(self) -> None:
@@ -101,10 +102,5 @@ def read(info: pathlib.Path, splits: Sequence[str], decode: Callable[[Any], Any]
         return [decode(builder.as_data_source(split=name)) for name in splits]
     except Exception as error:  # tfds and array_record raise many kinds; each means the folder cannot be read
         raise UserError(
-            f"{folder} is damaged or incomplete ({type(error).__name__}: {_first_line(error)}); remove it, and --download prepares it again."
+            f"{folder} is damaged or incomplete ({type(error).__name__}: {first_line(error)}); remove it, and --download prepares it again."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else "no message"

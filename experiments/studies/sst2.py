@@ -123,9 +123,7 @@ class Study:
     def __init__(self, folder: RunFolder, settings: Settings, inputs: Inputs):
         self.folder, self.settings = folder, settings
         found = inputs.base.folder.config
-        config = dataclasses.replace(
-            found, hidden_dropout_prob=settings.dropout, attention_probs_dropout_prob=settings.dropout
-        )
+        config = found.with_dropout(settings.dropout)
         if max(settings.ranks) > config.hidden_size:
             raise UserError(
                 f"--ranks: {max(settings.ranks)} is above {config.hidden_size}, the width of this BERT's query and value."

@@ -123,8 +123,7 @@ class Classifier:
 
     @classmethod
     def over(cls, base: Base, settings: Settings) -> "Classifier":
-        rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), settings.dropout)
-        model = bert.BertForSequenceClassification(dataclasses.replace(base.folder.config, **rates), len(CLASSES))
+        model = bert.BertForSequenceClassification(base.folder.config.with_dropout(settings.dropout), len(CLASSES))
         loaded = {"bert": base.folder.params["bert"]}  # a classifier of its own
         params, _ = bert_folder.initialised(model, jax.random.key(0), loaded)
         return cls(settings, model, params, base.tokenizer)

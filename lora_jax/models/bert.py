@@ -44,6 +44,7 @@ class BertConfig:
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None  # before the classifier; None is hidden_dropout_prob
 
     def __post_init__(self):
         for name in (field.name for field in dataclasses.fields(self) if field.type is int):
@@ -59,11 +60,22 @@ class BertConfig:
             raise ModelError(
                 f"BertConfig: hidden_act is {self.hidden_act!r}; there is code for {', '.join(sorted(ACTIVATIONS))}."
             )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        rates = ["hidden_dropout_prob", "attention_probs_dropout_prob"]
+        for name in rates + ["classifier_dropout"] * (self.classifier_dropout is not None):
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise ModelError(f"BertConfig: {name} is {getattr(self, name)!r}; it must be a number in [0, 1).")
         if not (_is_number(self.layer_norm_eps) and self.layer_norm_eps > 0):
             raise ModelError(f"BertConfig: layer_norm_eps is {self.layer_norm_eps!r}; it must be a positive number.")
+
+    def with_dropout(self, rate: float) -> "BertConfig":
+        """The same sizes, with `rate` at every dropout.
+
+        >>> BertConfig(classifier_dropout=0.3).with_dropout(0.0).classifier_dropout is None
+        True
+        """
+        return dataclasses.replace(
+            self, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate, classifier_dropout=None
+        )
 
 
 def _is_number(value) -> bool:
@@ -230,7 +242,8 @@ class BertForSequenceClassification(nn.Module):
 
     def setup(self):
         self.bert = BertModel(self.config)
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        rate = self.config.classifier_dropout
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob if rate is None else rate)
         self.classifier = nn.Dense(self.num_labels, kernel_init=INIT)
 
     def __call__(self, input_ids, attention_mask=None, token_type_ids=None, *, train: bool = False) -> jax.Array:

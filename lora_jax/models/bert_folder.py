@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax.adapter import is_adapter_leaf
 from lora_jax.errors import ModelError
 from lora_jax.models import weight_files
 from lora_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification
@@ -207,16 +206,13 @@ def write(path: str | os.PathLike, config: BertConfig, params: Mapping[str, Any]
     """Writes config.json and model.safetensors, which `transformers` and `read` load.
 
     Args:
-      params: as in `BertFolder.params`, without adapters (`lora_jax.merge` folds them in).
+      params: as in `BertFolder.params`; no leaf beside a BERT's own (adapters: `lora_jax.merge` folds them in).
       dtype: of the tensors in the file, e.g. jnp.bfloat16.
 
     Raises:
       ModelError: for parameters that are not those of a BERT of this config, or a folder that cannot be written.
     """
     leaves = flat(params)
-    adapters = [leaf for leaf in leaves if is_adapter_leaf(leaf)]
-    if adapters:
-        raise ModelError(f"{adapters[0]} is no parameter of a BERT; merge or strip adapters before writing.")
     shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
     _raise_for("the parameters do not fit the config", _problems(_shapes(config, _labels(shapes)), shapes))
     folder = pathlib.Path(path)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import safetensors.numpy
 
-from lora_jax.errors import ModelError
+from lora_jax.errors import ModelError, first_line
 
 SAFE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 FILES = (SAFE, INDEX, "model-*.safetensors", "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
@@ -24,6 +24,8 @@ def locate(name: str | os.PathLike) -> pathlib.Path:
     Raises:
       ModelError: when there is neither such a folder nor such a model within reach.
     """
+    if not str(name):
+        raise ModelError("the model's name is empty: give a folder, or a name on the Hugging Face hub (owner/model).")
     path = pathlib.Path(name).expanduser()
     if path.is_dir():
         return path
@@ -38,7 +40,7 @@ def locate(name: str | os.PathLike) -> pathlib.Path:
         raise ModelError(no_name) from error
     except HfHubHTTPError as error:
         raise ModelError(
-            f"{name}: no such folder here, and the Hugging Face hub answers {_first_line(error)}"
+            f"{name}: no such folder here, and the Hugging Face hub answers {first_line(error)}"
         ) from error
     except Exception as error:  # offline mode, no cache, no network: the hub's and its HTTP library's many kinds
         raise ModelError(
@@ -54,10 +56,6 @@ def _fetched(name: str) -> pathlib.Path:
     if not (folder / SAFE).is_file() and not (folder / INDEX).is_file():
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[PICKLED]))  # beside the others
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -89,7 +87,7 @@ def _read_safe(file: pathlib.Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(file)
     except Exception as error:  # its own error; OSError; AttributeError for a dtype that numpy lacks, as float8
         raise ModelError(
-            f"{file} cannot be read as safetensors ({type(error).__name__}: {_first_line(error)}); fetch it again."
+            f"{file} cannot be read as safetensors ({type(error).__name__}: {first_line(error)}); fetch it again."
         ) from error
 
 
@@ -105,7 +103,7 @@ def _read_pickled(file: pathlib.Path) -> dict[str, np.ndarray]:
         tensors = torch.load(file, map_location="cpu", weights_only=True)  # never runs code from the file
         return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
     except Exception as error:  # torch raises many kinds; AttributeError where it is no dict of tensors
-        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {_first_line(error)}).") from error
+        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}).") from error
 
 
 def write(folder: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
