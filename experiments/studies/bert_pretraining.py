@@ -41,7 +41,7 @@ class Settings:
 
     method: str = "distil"
     vocab_size: int | None = None
-    shards: int = 22
+    shards: int = 16
     epochs: int = 4
     tokens_per_batch: int = 2048
     scored_rows: float = 0.25
