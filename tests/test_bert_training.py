@@ -97,6 +97,14 @@ def test_the_classifier_drops_what_it_reads(key):
     assert_close(run(model, params, features, key=key, method="from_features"), golden()["logits"])
 
 
+@pytest.mark.parametrize(("encoders", "its_own", "dropped"), [(0.0, NEARLY_ALL, True), (0.9, 0.0, False)])
+def test_the_classifier_can_have_a_rate_of_its_own(encoders, its_own, dropped, key):
+    model, params = classifier(hidden_dropout_prob=encoders, classifier_dropout=its_own), folder().params
+    features = jnp.asarray(golden()["states"][-1][:, 0])
+    got = run(model, params, features, key=key, train=True, method="from_features")
+    assert_close(got, np.tile(params["classifier"]["bias"], (4, 1)) if dropped else golden()["logits"])
+
+
 def test_a_masked_lm_drops_out_in_its_encoder(key):
     model = masked_lm(hidden_dropout_prob=NEARLY_ALL, attention_probs_dropout_prob=0.0)
     got = np.asarray(run(model, masked_lm_params(), *inputs(), key=key, train=True))

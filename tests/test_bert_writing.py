@@ -219,6 +219,11 @@ def test_a_name_that_no_model_can_have_is_refused_without_the_network(name, monk
         weight_files.locate(name)
 
 
+def test_an_empty_name_is_not_the_working_directory():
+    with pytest.raises(ModelError, match="name is empty"):
+        weight_files.locate("")
+
+
 def test_a_model_that_is_not_in_the_cache_offline_is_a_sentence(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"not in the Hugging Face cache, and the hub cannot be reached \(LocalEntry"):

@@ -51,7 +51,7 @@ def load(name: str | None = None) -> Base:
     Raises:
       ModelError, UserError: when it is not there or cannot be used.
     """
-    path = locate(name) if name else OWN
+    path = OWN if name is None else locate(name)
     folder = bert_folder.read(path)
     source = name or "the repository's own BERT-tiny (experiments/base/bert_tiny), not Google's"
     print(f"base: {source}", flush=True)
