@@ -41,8 +41,8 @@ class Settings:
 
     method: str = "distil"
     vocab_size: int | None = None
-    shards: int = 16
-    epochs: int = 4
+    shards: int = 6
+    epochs: int = 2
     tokens_per_batch: int = 2048
     scored_rows: float = 0.25
     learning_rate: float = 1e-3
