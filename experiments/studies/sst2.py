@@ -25,7 +25,7 @@ from lora_jax.models import bert, bert_folder
 from lora_jax.tree import flat, nested
 
 REFERENCE_RANK = 8  # where the scaling rules meet, and at which LoRA's learning rate is tuned
-PARTS = ("tuning", "regimes", "scaling", "all linear")
+CONTROLS = ("from scratch", "LoRA all linear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Settings:
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     regimes: tuple[str, ...] = training.REGIMES
     seeds: int = 5
+    control_seeds: int = 3  # at most; from scratch and all linear layers stand beside the study, and cost as much as it
     epochs: int = 5
     train_limit: int | None = None
     batch_size: int = 32
@@ -47,7 +48,7 @@ class Settings:
     full_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
     tuning_epochs: int = 1
     scaling_limit: int = 6000
-    scaling_epochs: int = 3
+    scaling_epochs: int = 2
     scaling_seeds: int = 3
     lengths: tuple[int, ...] = length_buckets.LENGTHS
     strategy: str = "auto"
@@ -189,7 +190,8 @@ class Study:
     def train(self, regime: str, rate: float) -> Outcome:
         """Every rank and seed of a regime, in one group."""
         ranks = self.settings.ranks if regime == "LoRA" else (REFERENCE_RANK,)
-        members = [self._member(regime, rank, rate, seed) for rank in ranks for seed in range(self.settings.seeds)]
+        seeds = self.settings.seeds if regime not in CONTROLS else min(self.settings.seeds, self.settings.control_seeds)
+        members = [self._member(regime, rank, rate, seed) for rank in ranks for seed in range(seeds)]
         return self._group(regime, regime, members, self.settings.recipe(), score="validation")
 
     def _member(self, regime: str, rank: int, rate: float, seed: int) -> sweep.Member:
