@@ -60,7 +60,8 @@ def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
 def _title(summary: dict[str, Any]) -> str:
     data = summary["data"]
     kind = "SST-2" if data["is_full_sst2"] else "tweets, not SST-2"
-    return f"BERT on {kind} (mean and 95 % interval, n = {summary['rows'][0]['accuracy']['n']} seeds)"
+    seeds = sorted({row["accuracy"]["n"] for row in summary["rows"]}, reverse=True)  # controls may have fewer
+    return f"BERT on {kind} (mean and 95 % interval, n = {' or '.join(map(str, seeds))} seeds)"
 
 
 def _against_rank(summary, path: pathlib.Path) -> pathlib.Path:
