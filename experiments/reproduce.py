@@ -86,7 +86,7 @@ def _digit9(study: digit9.Settings, claims):
 
 
 def _sst2(folder: pathlib.Path, data) -> list[ledger.Claim]:
-    settings = main.settings_from_flags(sst2.PRESETS)
+    settings = main.settings_from_flags(sst2.PRESETS, control_seeds=FLAGS.seeds)
     inputs = main.load_sst2()
     summary = _run(folder, "bert_sst2", settings, lambda f: sst2.run(f, settings, inputs), sst2_figures, inputs)
     return sst2_claims.claims(summary, _command("bert_sst2.py"))

@@ -53,6 +53,7 @@ def bert_settings() -> dict[str, Any]:
         "epochs": FLAGS.epochs,
         "train_limit": FLAGS.train_limit,
         "dropout": FLAGS.dropout,
+        "control_seeds": FLAGS.seeds,  # who asks for seeds means all of them
     }
 
 
