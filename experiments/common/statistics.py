@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 
-def estimate(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and two-sided 95 % Student interval over seeds: {"mean", "low", "high", "n"}; no interval for n = 1.
+def estimate(values: Sequence[float], level: float = 0.95) -> dict[str, Any]:
+    """Mean and two-sided Student interval of confidence `level` over seeds: {"mean", "low", "high", "n"}; no interval for n = 1.
 
     >>> estimate([1.0, 2.0, 3.0])["mean"]
     2.0
@@ -17,7 +17,7 @@ def estimate(values: Sequence[float]) -> dict[str, Any]:
     n, mean = len(values), float(values.mean())
     if n < 2:
         return {"mean": mean, "low": None, "high": None, "n": n}
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 

@@ -10,19 +10,19 @@ from experiments.common.statistics import estimate, text
 from experiments.figures.regimes import against_parameters, band, points, rows_of
 
 COLORS = {**style.COLORS, "from scratch": "#9467bd", "LoRA all linear": "#17becf"}
+NEEDED = 0.005  # of accuracy
 RULE_COLORS = {"alpha = c r": "#1f77b4", "alpha fixed": "#ff7f0e", "alpha/sqrt(r)": "#2ca02c"}
 
 
 def table(summary: dict[str, Any]) -> str:
-    """One line per regime and rank, then LoRA against full seed by seed, then what padding cost."""
+    """One line per regime and rank, LoRA against full seed by seed, what padding cost, and how learning rates were chosen."""
     lines = [
-        f"{'regime':<16} {'rank':>4} {'lr':>7} {'parameters':>10} {'share':>8}  {'validation accuracy, mean [95 % interval]':<42} {'ms/step':>7}  n"
+        f"{'regime':<16} {'rank':>4} {'lr':>7} {'parameters':>10} {'share':>8}  {'validation accuracy, mean [95 % interval]':<42}  n"
     ]
     for row in summary["rows"]:
-        ms = "" if row["seconds_per_step"] is None else f"{1000 * row['seconds_per_step']:.1f}"
         lines.append(
             f"{row['regime']:<16} {row['rank'] or '':>4} {row['learning_rate']:>7g} {row['parameters']:>10,} {100 * row['share']:>7.2f}%  "
-            f"{text(row['accuracy'], 2, 100) + ' %':<42} {ms:>7}  {row['accuracy']['n']}"
+            f"{text(row['accuracy'], 2, 100) + ' %':<42}  {row['accuracy']['n']}"
         )
     lines.append(f"always the commoner class: {100 * summary['majority']:.2f} %")
     for rank, e in summary["paired"].items():
@@ -32,7 +32,41 @@ def table(summary: dict[str, Any]) -> str:
         f"padding is {100 * padding['share_wasted']:.0f} % of the training tokens in length buckets, "
         f"{100 * padding['share_wasted_in_one_length']:.0f} % in one length; {padding['cut_sentences']} sentences cut"
     )
-    return "\n".join(lines)
+    lines.append("intervals are over training seeds; the base and the validation sentences are the same for all")
+    return "\n".join([*lines, *_spectrum_line(summary), *_tuning(summary)])
+
+
+def _tuning(summary: dict[str, Any]) -> list[str]:
+    """What the tuning split said of each learning rate."""
+    lines = ["tuning split, accuracy at each learning rate after a shorter training (one seed; LoRA at r = 8):"]
+    for regime, found in summary["tuning"].items():
+        of_rate = ", ".join(
+            f"{float(rate):g} {'diverged' if value is None else f'{100 * value:.2f} %'}"
+            for rate, value in found["accuracy"].items()
+        )
+        edge = ", the edge of its range" if found["at_edge"] else ""
+        lines.append(f"  {regime:<16} {of_rate}; taken: {found['best']:g}{edge}")
+    return lines
+
+
+def needed_rank(summary: dict[str, Any]) -> int | None:
+    """The smallest rank whose mean accuracy is within half a point of the best rank's."""
+    rows = rows_of(summary, "LoRA")
+    best = max((row["accuracy"]["mean"] for row in rows), default=None)
+    return next((row["rank"] for row in rows if row["accuracy"]["mean"] >= best - NEEDED), None)
+
+
+def _spectrum_line(summary: dict[str, Any]) -> list[str]:
+    """The full update's energy in the rank that LoRA needed."""
+    rank, spectra = needed_rank(summary), summary["spectrum"]
+    if rank is None or not spectra:
+        return []
+    adapted = [energy(values) for path, values in spectra.items() if "/query/" in path or "/value/" in path]
+    shares = [shares[min(rank, len(shares)) - 1] for shares in adapted]
+    return [
+        f"LoRA is within {100 * NEEDED:g} points of its best rank from r = {rank} on; so many directions hold "
+        f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of the energy of full fine-tuning's updates of query and value"
+    ]
 
 
 def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
@@ -143,6 +177,9 @@ def _spectrum(summary, path: pathlib.Path) -> pathlib.Path:
             color=shown[kind],
             zorder=1 if kind == "other kernels" else 2,
         )
+    rank = needed_rank(summary)
+    if rank is not None:
+        axis.axvline(rank, color="black", linestyle=":", label=f"LoRA is within {100 * NEEDED:g} points of its best")
     for name, color in shown.items():
         axis.plot([], [], color=color, label=name)
     style.rank_axis(axis, [1, 2, 4, 8, 16, 32, 64, 128])

@@ -133,9 +133,8 @@ class Study:
         loaded = {"bert": inputs.base.folder.params["bert"]}  # each member starts a classifier of its own
         base, self.new = bert_folder.initialised(model, jax.random.key(0), loaded)
         self.size = sum(leaf.size for leaf in jax.tree.leaves(base))
-        limit = config.max_position_embeddings
-        lengths = settings.lengths
-        self._lengths = (*(n for n in lengths if n < limit), min(lengths[-1], limit))
+        longest = min(settings.lengths[-1], config.max_position_embeddings)
+        self._lengths = (*(n for n in settings.lengths if n < longest), longest)
         self._tokenizer = inputs.base.tokenizer
         texts = {
             "train": limited(inputs.data.train, settings.train_limit),
@@ -179,12 +178,16 @@ class Study:
         members = [self._member(regime, REFERENCE_RANK, rate, seed=1000) for rate in rates]
         recipe = self.settings.recipe(epochs=self.settings.tuning_epochs, blocks_per_epoch=1)
         outcome = self._group(f"tune {regime}", regime, members, recipe, score="tuning")
-        scores = outcome.accuracy[-1].tolist()
+        scores = np.where(finite(outcome), outcome.accuracy[-1], -1.0)  # a diverged one is never the best
+        if max(scores) < 0:
+            raise UserError(f"training diverged at every learning rate of {regime}; give lower --learning_rates.")
         best = rates[int(np.argmax(scores))]
         return {
             "best": best,
-            "at_edge": best in (rates[0], rates[-1]),
-            "accuracy": dict(zip(map(str, rates), scores, strict=True)),
+            "at_edge": len(rates) > 1 and best in (rates[0], rates[-1]),
+            "accuracy": {
+                str(rate): score if score >= 0 else None for rate, score in zip(rates, scores.tolist(), strict=True)
+            },
         }
 
     def train(self, regime: str, rate: float) -> Outcome:
@@ -192,7 +195,10 @@ class Study:
         ranks = self.settings.ranks if regime == "LoRA" else (REFERENCE_RANK,)
         seeds = self.settings.seeds if regime not in CONTROLS else min(self.settings.seeds, self.settings.control_seeds)
         members = [self._member(regime, rank, rate, seed) for rank in ranks for seed in range(seeds)]
-        return self._group(regime, regime, members, self.settings.recipe(), score="validation")
+        outcome = self._group(regime, regime, members, self.settings.recipe(), score="validation")
+        if not finite(outcome).all():
+            raise UserError(f"{regime} diverged at the learning rate {rate:g}; give lower --learning_rates.")
+        return outcome
 
     def _member(self, regime: str, rank: int, rate: float, seed: int) -> sweep.Member:
         has_adapter = regime.startswith("LoRA")
@@ -217,9 +223,11 @@ class Study:
         recipe = s.recipe(epochs=s.scaling_epochs, blocks_per_epoch=1)
         outcome = self._group("scaling", "LoRA", members, recipe, score="validation", train="scaling")
         final = dict(zip(outcome.members, outcome.accuracy[-1].tolist(), strict=True))
+        converged = dict(zip(outcome.members, finite(outcome).tolist(), strict=True))
         rows = [
             {"rule": rule, "rank": rank, "scale": scale, "learning_rate": r,
-             "accuracies": [final[sweep.Member(rank, scale, r, seed)] for seed in range(s.scaling_seeds)]}
+             "accuracies": [final[sweep.Member(rank, scale, r, seed)] for seed in range(s.scaling_seeds)],
+             "diverged": sum(not converged[sweep.Member(rank, scale, r, seed)] for seed in range(s.scaling_seeds))}
             for rule, scales in rules.items() for rank, scale in scales.items() for r in rates
         ]  # fmt: skip
         return {
@@ -228,6 +236,11 @@ class Study:
             "epochs": s.scaling_epochs,
             "rates": rates,
         }
+
+
+def finite(outcome: Outcome) -> np.ndarray:
+    """bool [M]: whose loss stayed finite; what is not still predicts something, and is right now and then."""
+    return np.isfinite(outcome.loss).all(axis=0)
 
 
 def _renumbered(bucket: length_buckets.Bucket, used: np.ndarray) -> length_buckets.Bucket:
@@ -284,7 +297,6 @@ def _rows(outcome: Outcome, study: Study) -> list[dict[str, Any]]:
                 "accuracies": outcome.accuracy[-1, where].tolist(),
                 "curves": outcome.accuracy[:, where].T.tolist(),
                 "loss": outcome.loss[:, where].mean(axis=1).tolist(),
-                "seconds_per_step": outcome.seconds_per_step,
             }
         )
     return rows

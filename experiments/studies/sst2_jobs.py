@@ -218,7 +218,6 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
         "accuracies": outcome.accuracy[:, 0].tolist(),
         "losses": outcome.loss[:, 0].tolist(),
         "majority": max(positive, 1 - positive),
-        "seconds_per_step": outcome.seconds_per_step,
         "examples": _predictions(EXAMPLES, classifier.logits(params, EXAMPLES)),
         "adapter": "adapter",
         "merged": "merged",
@@ -239,8 +238,7 @@ def _batches(settings: Settings, encoded: list[Bucket]) -> tuple[int, list[Bucke
         )
     for size in [settings.batch_size] if settings.batch_size is not None else sizes:
         merged = length_buckets.merge_small(encoded, size, STEPS)
-        lengths = [count] if settings.caches else [len(bucket.rows) for bucket in merged]  # features have one shape
-        left_out = length_buckets.left_out(lengths, size, STEPS)
+        left_out = length_buckets.left_out([len(bucket.rows) for bucket in merged], size, STEPS)
         if left_out <= MOST_LEFT_OUT:
             break
     return size, merged, left_out

@@ -4,7 +4,6 @@ One program per bucket shape trains all members of a group. Letters: M members, 
 """
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +62,6 @@ class Outcome:
     loss: np.ndarray
     parameters: list[int]  # trainable, per member, without padding
     traces: int  # compiled programs
-    seconds_per_step: float | None  # of one member, median over blocks but the first, which compiles
     state: sweep.SweepState
     shared: dict[str, Any]
 
@@ -76,7 +74,7 @@ def on_device(buckets: Sequence[Bucket]) -> list[dict[str, jax.Array]]:
 def features(
     model: bert.BertForSequenceClassification, params: dict, buckets: list[dict[str, jax.Array]]
 ) -> list[dict]:
-    """One bucket of what the frozen encoder gives the head, {"x" [N, D], "y" [N]}, in the buckets' order."""
+    """The buckets with what the frozen encoder gives the head instead of tokens, {"x" [N, D], "y" [N]}: same batches."""
 
     @jax.jit
     def of_batch(params, ids):
@@ -87,8 +85,8 @@ def features(
         size = max(1, 8192 // bucket["x"].shape[1])
         padded = jnp.pad(bucket["x"], ((0, -len(bucket["x"]) % size), (0, 0)), constant_values=1)
         parts = [of_batch(params, padded[i : i + size]) for i in range(0, len(padded), size)]
-        found.append(jnp.concatenate(parts)[: len(bucket["y"])])
-    return [{"x": jnp.concatenate(found), "y": jnp.concatenate([bucket["y"] for bucket in buckets])}]
+        found.append({"x": jnp.concatenate(parts)[: len(bucket["y"])], "y": bucket["y"]})
+    return found
 
 
 def train_group(
@@ -124,13 +122,12 @@ def train_group(
     per_epoch = min(recipe.blocks_per_epoch, sum(piece_counts(sizes, recipe.batch_size, STEPS)))
     recipe = dataclasses.replace(recipe, blocks_per_epoch=per_epoch)  # no block is empty
     blocks = recipe.epochs * per_epoch
-    times: list[float] = []
 
     def follow(state):
         right = sum(evaluate(state, shared, bucket)["correct"] for bucket in task.score)
         return {"accuracy": right / examples}
 
-    advance = _advance(trainer, shared, task, members, recipe, sizes, blocks, times)
+    advance = _advance(trainer, shared, task, members, recipe, sizes)
     state, history = phases.train_blocks(folder, phase, state, shared, advance, blocks=blocks, follow=follow)
     return Outcome(
         regime=regime,
@@ -139,13 +136,12 @@ def train_group(
         loss=np.stack([line["loss"][:n] for line in history[1:]]),
         parameters=parameters[:n],
         traces=len(trainer.traces),
-        seconds_per_step=float(np.median(times[1:]) / STEPS / n) if len(times) > 1 else None,
         state=state,
         shared=shared,
     )
 
 
-def _advance(trainer, shared, task: Task, members, recipe: Recipe, sizes, blocks: int, times: list[float]):
+def _advance(trainer, shared, task: Task, members, recipe: Recipe, sizes):
     """(state, block) -> (state, mean loss): the block's share of its epoch's pieces."""
     seeds = sorted({member.seed for member in members})
     own = np.asarray([seeds.index(member.seed) for member in members])
@@ -155,12 +151,10 @@ def _advance(trainer, shared, task: Task, members, recipe: Recipe, sizes, blocks
         calls = member_pieces(seeds, epoch, sizes, recipe.batch_size, STEPS)
         ends = np.linspace(0, len(calls), recipe.blocks_per_epoch + 1).astype(int)
         losses = []
-        started = time.perf_counter()
         for bucket, rows in calls[ends[part] : ends[part + 1]]:
             order = rows[0] if len(seeds) == 1 else rows[own]
             state, (loss, _) = trainer.run(state, shared, task.train[bucket], jnp.asarray(order))
             losses.append(jax.block_until_ready(loss.mean(axis=1)))
-        times.append((time.perf_counter() - started) / len(losses))
         return state, {"loss": jnp.stack(losses).mean(axis=0)}
 
     return advance
