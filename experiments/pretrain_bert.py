@@ -45,6 +45,8 @@ def run() -> None:
         bert_pretraining.PRESETS,
         method=FLAGS.method, vocab_size=FLAGS.vocab_size, shards=FLAGS.shards, epochs=FLAGS.epochs,
     )  # fmt: skip
+    if settings.method == "mlm":
+        main.refuse(("teacher",), "with --method=mlm")
     teacher = _teacher() if settings.method == "distil" else None
     material = bert_corpus.Material(tuple(FLAGS.corpus), FLAGS.field, teacher)
     if FLAGS.export:

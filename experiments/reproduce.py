@@ -4,6 +4,7 @@ python experiments/reproduce.py --preset=full    # the reference: writes experim
 python experiments/reproduce.py --preset=smoke   # to see it work: writes runs/claims-smoke/
 """
 
+import dataclasses
 import pathlib
 import shutil
 from typing import Any
@@ -19,6 +20,8 @@ from experiments.common import cli, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common, define_data
 from experiments.common.recording import environment, make_folder, write_json
+from experiments.data.bert_base import Inputs
+from experiments.data.mnist import Mnist
 from experiments.figures import digit9 as digit9_figures
 from experiments.figures import linear as linear_figures
 from experiments.figures import new_digits as new_digits_figures
@@ -37,20 +40,32 @@ def run() -> None:
     if FLAGS.seeds == 1:
         raise UserError("--seeds=1: a verdict needs an interval, and an interval needs at least 2 seeds.")
     main.settle_with_cores()  # as a study of BERT run by itself does, so that one can go on with the other's work
-    data = main.load_mnist()
-    folder = (
-        RESULTS if FLAGS.preset == "full" and data.is_full else pathlib.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
-    )
+    chosen = {key: study for key, study in STUDIES.items() if FLAGS.only is None or key in FLAGS.only}
+    data = Data(main.load_mnist(), main.load_sst2() if "sst2" in chosen else None)
+    is_reference = FLAGS.preset == "full" and data.is_full
+    folder = RESULTS if is_reference else pathlib.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
     make_folder(folder)
     about = environment()  # before the results folder changes: a commit that is clean should be said to be
     claims: list[ledger.Claim] = []
-    for key, study in STUDIES.items():
-        if FLAGS.only is None or key in FLAGS.only:
-            claims += study(folder, data)
+    for study in chosen.values():
+        claims += study(folder, data)
     for path in ledger.write(claims, about, folder) if FLAGS.only is None else []:
         print(f"ledger: {path}")
     for claim in claims:
         print(f"{claim.id:<7} {claim.verdict}: {claim.statement}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """What the studies learn from; `sentences` None where no study asks for them."""
+
+    mnist: Mnist
+    sentences: Inputs | None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is what a reference run takes: stand-ins are for trying things out."""
+        return self.mnist.is_full and (self.sentences is None or self.sentences.data.is_full)
 
 
 def _keep(folder: pathlib.Path, name: str, summary: dict[str, Any], run_path: pathlib.Path) -> None:
@@ -69,44 +84,53 @@ def _run(folder: pathlib.Path, name: str, settings, study, figures, data) -> dic
     return summary
 
 
-def _linear(folder: pathlib.Path, data) -> list[ledger.Claim]:
+def _linear(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
     settings = main.settings_from_flags(linear.PRESETS)
     summary = _run(folder, "linear_teacher", settings, lambda f: linear.summary(f, settings), linear_figures, None)
     return linear_claims.claims(summary, _command("linear_teacher.py"))
 
 
 def _digit9(study: digit9.Settings, claims):
-    def run(folder: pathlib.Path, data) -> list[ledger.Claim]:
+    def run(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
         settings = main.settings_from_flags(digit9.presets(study))
         name = f"mnist_digit9_{study.study}"
-        summary = _run(folder, name, settings, lambda f: digit9.run(f, settings, data), digit9_figures, data)
+        summary = _run(
+            folder, name, settings, lambda f: digit9.run(f, settings, data.mnist), digit9_figures, data.mnist
+        )
         return claims(summary, _command(f"mnist_digit9.py --study={study.study}"))
 
     return run
 
 
-def _sst2(folder: pathlib.Path, data) -> list[ledger.Claim]:
+def _sst2(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
     settings = main.settings_from_flags(sst2.PRESETS, control_seeds=FLAGS.seeds)
-    inputs = main.load_sst2()
+    inputs = data.sentences
     summary = _run(folder, "bert_sst2", settings, lambda f: sst2.run(f, settings, inputs), sst2_figures, inputs)
     return sst2_claims.claims(summary, _command("bert_sst2.py"))
 
 
-def _new_digits(folder: pathlib.Path, data) -> list[ledger.Claim]:
+def _new_digits(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
     settings = main.settings_from_flags(new_digits.PRESETS)
 
     def study(f):
-        new_digits_jobs.pretrain(f, settings, data)
-        return new_digits_jobs.finetune(f, settings, data)
+        new_digits_jobs.pretrain(f, settings, data.mnist)
+        return new_digits_jobs.finetune(f, settings, data.mnist)
 
-    summary = _run(folder, "mnist_new_digits", settings, study, new_digits_figures, data)
+    summary = _run(folder, "mnist_new_digits", settings, study, new_digits_figures, data.mnist)
     return new_digits_claims.claims(summary, _command("mnist_new_digits.py"))
 
 
-def _rank(folder: pathlib.Path, data) -> list[ledger.Claim]:
+def _rank(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
     """No claim of a study: the picture of the README."""
     settings = main.settings_from_flags(rank_mnist.PRESETS)
-    _run(folder, "rank_sweep_mnist", settings, lambda f: rank_mnist.run(f, settings, data), rank_figures, data)
+    _run(
+        folder,
+        "rank_sweep_mnist",
+        settings,
+        lambda f: rank_mnist.run(f, settings, data.mnist),
+        rank_figures,
+        data.mnist,
+    )
     return []
 
 

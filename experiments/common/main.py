@@ -13,6 +13,7 @@ from experiments.common.recording import RunFolder, write_text
 from experiments.data import bert_base, mnist, sst2
 
 FLAGS = flags.FLAGS
+MOST_DEVICES = 4  # that a CPU is split into: a group of members is padded to a multiple, and the smallest have four
 
 
 class Data(Protocol):
@@ -35,11 +36,13 @@ def chosen(name: str) -> tuple[Any, ...] | None:
     """The values of a list flag in order, so that the same choice is the same run; None where it is not given.
 
     Raises:
-      UserError: for a value that is named twice.
+      UserError: for a value that is named twice, or an empty list.
     """
     values = FLAGS[name].value
     if values is None:
         return None
+    if not values:
+        raise UserError(f"--{name}= is empty; name a value, or leave the flag out.")
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
         raise UserError(f"--{name}: {twice[0]} is named {values.count(twice[0])} times; name each value once.")
@@ -72,7 +75,8 @@ def load_mnist() -> mnist.Mnist:
 
 def settle_with_cores() -> None:
     """The accelerator; the cores of a CPU become devices, as far as JAX has not started."""
-    accelerator.settle(FLAGS.accelerator, cpu_devices=os.cpu_count() or 1)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    accelerator.settle(FLAGS.accelerator, cpu_devices=min(usable, MOST_DEVICES))
 
 
 def load_sst2(bert: str | None = None) -> bert_base.Inputs:

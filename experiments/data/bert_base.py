@@ -26,7 +26,7 @@ class Base:
     @functools.cached_property
     def checksum(self) -> str:
         """SHA-256 over config, weights and vocabulary."""
-        kinds = ("config.json", "*.safetensors", "*.bin", "vocab.txt", "tokenizer.json")
+        kinds = ("config.json", "*.safetensors", "*.bin", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
         return text.checksum(sorted({str(path) for kind in kinds for path in self.folder.path.glob(kind)}))
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 
 from experiments.common.errors import UserError
@@ -37,10 +38,11 @@ def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
         opened = gzip.open if path.name.endswith(".gz") else open
         try:
             with opened(path, "rt", encoding="utf-8") as file:
-                yield from (
-                    [file.read()] if kind == "txt" else (_field(path, n, line, field) for n, line in enumerate(file, 1))
-                )
-        except (OSError, UnicodeDecodeError, EOFError) as error:
+                if kind == "txt":
+                    yield file.read()
+                else:
+                    yield from (_field(path, n, line, field) for n, line in enumerate(file, 1) if line.strip())
+        except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
             raise UserError(f"--corpus: {path} cannot be read ({type(error).__name__}: {error}).") from error
 
 
@@ -52,6 +54,10 @@ def _field(path: pathlib.Path, number: int, line: str, field: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         names = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
         raise UserError(f"--corpus: line {number} of {path} has no text under {field!r}, only {names}; see --field.")
+    if any("\ud800" <= character <= "\udfff" for character in row[field]):
+        raise UserError(
+            f"--corpus: line {number} of {path} has half a surrogate pair in its text, which is no character."
+        )
     return row[field]
 
 

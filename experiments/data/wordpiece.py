@@ -1,5 +1,6 @@
 """WordPiece tokenizers (Hugging Face's `tokenizers`): of a model's folder, or trained on text."""
 
+import functools
 import json
 import os
 import pathlib
@@ -9,8 +10,10 @@ import tokenizers
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from experiments.common.errors import UserError
+from lora_jax.errors import first_line
 from lora_jax.models.weight_files import write_atomically
 
+VOCABULARY = "vocab.txt"  # one token a line, as every BERT tokenizer reads it
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # [PAD] is 0, as BERT has it
 
 
@@ -20,15 +23,15 @@ def of_folder(folder: pathlib.Path, vocab_size: int) -> tokenizers.Tokenizer:
     Raises:
       UserError: when there is neither, or it has more tokens than the model has embeddings.
     """
-    if (folder / "tokenizer.json").is_file():
-        try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises bare Exceptions
-            raise UserError(f"{folder / 'tokenizer.json'} cannot be read ({error}).") from error
-    elif (folder / "vocab.txt").is_file():
-        tokenizer = of_vocabulary(folder / "vocab.txt", lowercase=_lowercase(folder))
-    else:
-        raise UserError(f"{folder}: there is no vocabulary in it, neither tokenizer.json nor vocab.txt.")
+    file = next((folder / name for name in ("tokenizer.json", VOCABULARY) if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{folder}: there is no vocabulary in it, neither tokenizer.json nor {VOCABULARY}.")
+    lowercase = _lowercase(folder)
+    try:
+        read = functools.partial(of_vocabulary, lowercase=lowercase)
+        tokenizer = (read if file.name == VOCABULARY else tokenizers.Tokenizer.from_file)(str(file))
+    except Exception as error:  # the library raises bare Exceptions, and TypeError for [SEP] that is not there
+        raise UserError(f"{file} is no vocabulary of a BERT ({first_line(error)}).") from error
     if tokenizer.get_vocab_size() > vocab_size:
         raise UserError(
             f"{folder}: the vocabulary has {tokenizer.get_vocab_size()} tokens and the model {vocab_size} embeddings; "
@@ -51,7 +54,12 @@ def of_vocabulary(path: str | os.PathLike, *, lowercase: bool = True) -> tokeniz
 def _lowercase(folder: pathlib.Path) -> bool:
     """BERT's uncased models are the rule; `prajjwal1/bert-tiny` has no tokenizer_config.json at all."""
     file = folder / "tokenizer_config.json"
-    return json.loads(file.read_text()).get("do_lower_case", True) if file.is_file() else True
+    if not file.is_file():
+        return True
+    try:
+        return bool(json.loads(file.read_text()).get("do_lower_case", True))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file} is no JSON object ({first_line(error)}).") from error
 
 
 def trained(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -73,8 +81,7 @@ def vocabulary(tokenizer: tokenizers.Tokenizer) -> list[str]:
 
 
 def write_vocabulary(tokenizer: tokenizers.Tokenizer, folder: pathlib.Path) -> None:
-    """vocab.txt, which every BERT tokenizer reads."""
-    write_atomically(folder / "vocab.txt", ("\n".join(vocabulary(tokenizer)) + "\n").encode())
+    write_atomically(folder / VOCABULARY, ("\n".join(vocabulary(tokenizer)) + "\n").encode())
 
 
 def words(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[str]]:

@@ -5,6 +5,7 @@ Letters: N examples, T tokens, D width.
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from typing import Any
 
@@ -28,14 +29,15 @@ class Material:
 
     @functools.cached_property
     def checksum(self) -> str:
-        """SHA-256 over the text and the teacher's files."""
+        """SHA-256 over the text, where it stands, and the teacher's files."""
         files = [] if self.teacher is None else sorted(str(path) for path in self.teacher.glob("*.*") if path.is_file())
-        return text.checksum([*self.corpus, *files])
+        return hashlib.sha256(f"{self.field} {text.checksum([*self.corpus, *files])}".encode()).hexdigest()
 
     def record(self) -> dict[str, Any]:
         """What a summary says about it."""
         return {
             "corpus": [pathlib.Path(path).name for path in self.corpus],
+            "field": self.field,
             "teacher": None if self.teacher is None else self.teacher.parent.name + "/" + self.teacher.name,
             "sha256": self.checksum,
         }

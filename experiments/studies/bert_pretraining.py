@@ -81,7 +81,7 @@ def run(folder: RunFolder, settings: Settings, material: bert_corpus.Material) -
             f"--shards={settings.shards}: the corpus has {len(sentences):,} sentences, enough for {len(sentences) // SHARD} files of {SHARD:,}."
         )
     teacher = bert_teacher.load(material.teacher) if settings.method == "distil" else None
-    tokenizer = _tokenizer(settings, sentences, teacher)
+    tokenizer = _tokenizer(folder, settings, sentences, teacher)
     started = time.monotonic()
     held_out, train = bert_corpus.load(
         folder.path.parent / f"teacher-{material.checksum[:8]}", settings, sentences, teacher, tokenizer
@@ -114,10 +114,13 @@ def write_student(path: pathlib.Path, config, params, tokenizer) -> None:
     wordpiece.write_vocabulary(tokenizer, path)
 
 
-def _tokenizer(settings: Settings, sentences: list[str], teacher):
+def _tokenizer(folder: RunFolder, settings: Settings, sentences: list[str], teacher):
+    """The teacher's, or one trained on the text; that one is kept, for an interrupted run must go on with its numbers."""
     if settings.vocab_size is None:
         return teacher.tokenizer
-    return wordpiece.trained(sentences, settings.vocab_size)
+    if not (folder.path / wordpiece.VOCABULARY).is_file():
+        wordpiece.write_vocabulary(wordpiece.trained(sentences, settings.vocab_size), folder.path)
+    return wordpiece.of_vocabulary(folder.path / wordpiece.VOCABULARY)
 
 
 # ---- the student before training
@@ -174,7 +177,7 @@ def masked(ids: jax.Array, key: jax.Array, *, mask_id: int, vocab_size: int):
 
 
 def make_loss(config: bert.BertConfig, mask_id: int, scored_rows: float):
-    """`loss_fn(params, batch, key) -> (loss, parts)`, parts {"mlm", "words", "sentence"}."""
+    """`loss_fn(params, batch, key) -> (loss, parts)`, parts {"mlm", "words", "sentence"} -> (total, count)."""
     model = bert.BertForMaskedLM(config)
 
     def forward(module, ids, positions, rows):
@@ -189,23 +192,23 @@ def make_loss(config: bert.BertConfig, mask_id: int, scored_rows: float):
         hidden, pooled, logits = model.apply({"params": params["student"]}, seen, positions, rows, method=forward)
         true = jnp.take_along_axis(ids, positions, axis=1)[:rows]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, true)
-        parts = {"mlm": (losses * weight[:rows]).sum() / weight[:rows].sum()}
+        parts = {"mlm": ((losses * weight[:rows]).sum(), weight[:rows].sum())}
         if "words" in batch:
             words = batch["words"].astype(jnp.float32)
             placed = (words != 0).any(-1)
-            parts["words"] = _mean_distance(hidden @ params["word_map"], words, placed)
+            parts["words"] = _distance(hidden @ params["word_map"], words, placed)
             sentence = batch["sentence"].astype(jnp.float32)
-            parts["sentence"] = _mean_distance(pooled @ params["sentence_map"], sentence, jnp.ones(len(ids), bool))
-            return parts["words"] + parts["sentence"] + 0.1 * parts["mlm"], parts
-        return parts["mlm"], parts
+            parts["sentence"] = _distance(pooled @ params["sentence_map"], sentence, jnp.ones(len(ids), bool))
+        means = {name: total / count for name, (total, count) in parts.items()}
+        return means["mlm"] if len(means) == 1 else means["words"] + means["sentence"] + 0.1 * means["mlm"], parts
 
     return loss_fn
 
 
-def _mean_distance(x: jax.Array, y: jax.Array, where: jax.Array) -> jax.Array:
-    """The mean of 1 - cosine(x, y) over the rows that `where` names."""
+def _distance(x: jax.Array, y: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The total of 1 - cosine(x, y) over the rows that `where` names, and their number."""
     cosine = (x * y).sum(-1) * jax.lax.rsqrt((x * x).sum(-1) + 1e-12) * jax.lax.rsqrt((y * y).sum(-1) + 1e-12)
-    return jnp.where(where, 1 - cosine, 0).sum() / where.sum()
+    return jnp.where(where, 1 - cosine, 0).sum(), where.sum()
 
 
 # ---- training
@@ -228,7 +231,7 @@ def _train(folder: RunFolder, settings: Settings, config, start, train, held_out
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
     loss_fn = make_loss(config, mask_id, settings.scored_rows)
     epoch = training.make_epoch(loss_fn, tx)
-    measure = jax.jit(functools.partial(_measure, loss_fn))
+    measure = jax.jit(functools.partial(_measure, loss_fn, make_loss(config, mask_id, 1.0)))
     blocks = min(BLOCKS, len(calls))
     ends = np.linspace(0, len(calls), blocks + 1).astype(int)
 
@@ -267,15 +270,13 @@ def _pieces(settings: Settings, train, batch: dict[int, int], epoch: int) -> lis
     return [calls[i] for i in rng.permutation(len(calls))]
 
 
-def _measure(loss_fn, params, batch, key):
-    return loss_fn(params, batch, key)[1]
+def _measure(loss_fn, score_all, params, batch, key):
+    """The distances as in training, and masked LM on every row."""
+    return {**loss_fn(params, batch, key)[1], "mlm": score_all(params, batch, key)[1]["mlm"]}
 
 
 def _held_out(measure, params, held_out) -> dict[str, jax.Array]:
-    """The losses over the held-out examples, masked words the same every time; weighted by examples."""
-    parts, sizes = [], []
-    for data in held_out:
-        size = len(data["ids"])
-        parts.append(measure(params, {name: jnp.asarray(leaf) for name, leaf in data.items()}, jax.random.key(0)))
-        sizes.append(size)
-    return {name: sum(p[name] * n for p, n in zip(parts, sizes, strict=True)) / sum(sizes) for name in parts[0]}
+    """Means over the held-out masked tokens, words and sentences; masked are the same every time."""
+    batches = [{name: jnp.asarray(leaf) for name, leaf in data.items()} for data in held_out]
+    parts = [measure(params, batch, jax.random.key(0)) for batch in batches]
+    return {name: sum(part[name][0] for part in parts) / sum(part[name][1] for part in parts) for name in parts[0]}

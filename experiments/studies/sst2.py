@@ -45,7 +45,7 @@ class Settings:
     weight_decay: float = 0.01
     head_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     lora_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
-    full_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    full_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3)
     tuning_epochs: int = 1
     scaling_limit: int = 6000
     scaling_epochs: int = 2

@@ -194,7 +194,10 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
       UserError: for too few sentences, or training that diverged.
     """
     classifier = Classifier.over(inputs.base, settings)
-    train = classifier.encode(limited(inputs.data.train, settings.train_limit), "training sentences")
+    chosen = limited(inputs.data.train, settings.train_limit)
+    if len(np.unique(chosen.labels)) < len(CLASSES):
+        raise UserError(f"--train_limit={settings.train_limit}: the sentences drawn all have one label; take more.")
+    train = classifier.encode(chosen, "training sentences")
     score = classifier.encode(inputs.data.validation, "validation sentences")
     batch_size, train, left_out = _batches(settings, train)
     outcome = _train(folder, classifier, train, score, batch_size)

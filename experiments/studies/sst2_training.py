@@ -154,7 +154,7 @@ def _advance(trainer, shared, task: Task, members, recipe: Recipe, sizes):
         for bucket, rows in calls[ends[part] : ends[part + 1]]:
             order = rows[0] if len(seeds) == 1 else rows[own]
             state, (loss, _) = trainer.run(state, shared, task.train[bucket], jnp.asarray(order))
-            losses.append(jax.block_until_ready(loss.mean(axis=1)))
+            losses.append(loss.mean(axis=1))
         return state, {"loss": jnp.stack(losses).mean(axis=0)}
 
     return advance
