@@ -1,6 +1,7 @@
 """Masking, the teacher's vectors, and a run of each method on a few sentences with tiny models."""
 
 import dataclasses
+import gzip
 import json
 import pathlib
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.data import text, wordpiece
-from experiments.studies import bert_pretraining, bert_teacher
+from experiments.studies import bert_corpus, bert_pretraining, bert_teacher
 from lora_jax.models import bert, bert_folder
 from tests.experiments import tiny_bert
 
@@ -161,12 +162,37 @@ def corpus(tmp_path) -> str:
     return str(tmp_path / "corpus.jsonl")
 
 
-@pytest.mark.parametrize("method", ["mlm", "distil"])
-def test_a_student_learns_and_is_written_as_a_folder(method, corpus, tmp_path, run_entry, monkeypatch):
+@pytest.fixture
+def small(monkeypatch):
+    """A smoke preset that a few hundred sentences are enough for."""
     monkeypatch.setattr(bert_teacher, "SHARD", 180)
     monkeypatch.setattr(bert_pretraining, "SHARD", 180)
     monkeypatch.setattr(bert_pretraining, "STEPS", 2)
     monkeypatch.setitem(bert_pretraining.PRESETS, "smoke", TINY)
+
+
+def test_an_interrupted_run_goes_on_with_its_vocabulary(small, corpus, tmp_path, run_entry, monkeypatch):
+    """A vocabulary trained again could be numbered otherwise."""
+    command = ["pretrain_bert.py", "--preset=smoke", "--method=mlm", f"--corpus={corpus}", f"--workdir={tmp_path}/runs"]
+    with monkeypatch.context() as patch:
+        patch.setattr(bert_pretraining, "_train", lambda *args: pathlib.Path("/nonexistent").read_text())
+        with pytest.raises(FileNotFoundError):
+            run_entry(*command)
+    (kept,) = tmp_path.glob("runs/pretrain_bert-*/vocab.txt")
+    tokens = kept.read_text().splitlines()
+    tokens[-1], tokens[-2] = tokens[-2], tokens[-1]  # another numbering
+    kept.write_text("\n".join(tokens) + "\n")
+    assert run_entry(*command)[0] == 0
+    assert (kept.parent / "model" / "vocab.txt").read_text().splitlines() == tokens
+
+
+def test_where_a_line_has_its_text_is_part_of_what_is_learned_from(corpus):
+    one, other = (bert_corpus.Material((corpus,), field, None) for field in ("text", "title"))
+    assert one.checksum != other.checksum
+
+
+@pytest.mark.parametrize("method", ["mlm", "distil"])
+def test_a_student_learns_and_is_written_as_a_folder(method, small, corpus, tmp_path, run_entry):
     teacher = tiny_bert.write(tmp_path / "teacher", layers=2)
     command = [
         "pretrain_bert.py",
@@ -197,6 +223,8 @@ def test_sentences_end_where_sentences_end(tmp_path):
     ]  # fmt: skip
 
 
+DAMAGED = gzip.compress(b"Here is one good sentence.")[:10] + b"\xff" * 40
+
 BAD = [
     ({}, [], "--corpus is missing"),
     ({}, ["--corpus=nowhere.txt"], "there is no file nowhere.txt"),
@@ -205,9 +233,12 @@ BAD = [
     ({"a.txt.gz": b"not gzip"}, ["--corpus=a.txt.gz"], "a.txt.gz cannot be read (BadGzipFile"),
     ({"a.jsonl": b'{"body": "x"}'}, ["--corpus=a.jsonl"], "line 1 of a.jsonl has no text under 'text', only body; see --field"),
     ({"a.jsonl": b"{"}, ["--corpus=a.jsonl"], "line 1 of a.jsonl is no JSON"),
+    ({"a.jsonl": b'\n{"text": "\\ud800"}\n\n'}, ["--corpus=a.jsonl"], "line 2 of a.jsonl has half a surrogate pair"),
+    ({"a.txt.gz": DAMAGED}, ["--corpus=a.txt.gz"], "a.txt.gz cannot be read (error: Error -3"),
     ({"a.txt": b"Too few."}, ["--corpus=a.txt"], "there is no sentence of 4 to 40 words in a.txt"),
     ({"a.txt": b"Here is one good sentence."}, ["--corpus=a.txt"], "the corpus has 1 sentences, enough for 0 files"),
     ({"a.txt": b"Here is one good sentence."}, ["--corpus=a.txt", "--method=mlm"], "--method=mlm needs --vocab_size"),
+    ({"a.txt": b"x"}, ["--corpus=a.txt", "--method=mlm", "--vocab_size=100", "--teacher=x"], "--teacher has no meaning with --method=mlm"),
     ({"a.txt": b"Here is one good sentence."}, ["--corpus=a.txt", "--teacher=no/such/place"], "no/such/place: there is no such folder"),
 ]  # fmt: skip
 

@@ -38,6 +38,7 @@ MISTAKES = [
     (SWEEP, ["smoke"], "there is no argument 'smoke'; settings are flags"),
     (SWEEP, ["--ranks=1,1024"], "1024 is above 512"),
     (SWEEP, ["--ranks=4,1,4"], "--ranks: 4 is named 2 times; name each value once"),
+    (SWEEP, ["--task=sst2", "--regimes="], "--regimes= is empty; name a value, or leave the flag out"),
     (SWEEP, ["--task=linear_teacher", "--ranks=64"], "64 is not below 64"),
     (SWEEP, ["--task=linear_teacher", "--learning_rates=1"], "--learning_rates has no meaning with --task=linear_teacher"),
     (SWEEP, ["--task=linear_teacher", "--data_dir=x"], "--data_dir has no meaning with --task=linear_teacher"),

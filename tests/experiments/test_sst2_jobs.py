@@ -236,6 +236,7 @@ MISTAKES = [
     ("finetune", ["--max_tokens=17"], "--max_tokens: 17 is above 16, the positions that this model has"),
     ("finetune", ["--batch_size=5"], "10 batches of 5 run as one, and there are 48 sentences to train on; 4 is the most"),
     ("finetune", ["--train_limit=9"], "there are 9 sentences to train on, which is too few; 10 or more are needed"),
+    ("finetune", ["--train_limit=1"], "--train_limit=1: the sentences drawn all have one label; take more"),
     ("finetune", ["--sentences=a.txt"], "--sentences has no meaning with --job=finetune, only with predict"),
     ("finetune", ["--seeds=2"], "--seeds has no meaning with --job=finetune, where one model is trained"),
     ("predict", ["--ranks=1,2"], "--ranks has no meaning with --job=predict"),

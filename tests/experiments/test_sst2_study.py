@@ -1,6 +1,7 @@
 """The study of BERT on sentences, with a tiny BERT: what must be exact, and that it runs from the command line."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -151,6 +152,24 @@ def test_scaling_rules_meet_at_the_reference_rank():
     np.testing.assert_allclose(at[8], 2.0)
     np.testing.assert_allclose(at[2], [2.0, 8.0, 4.0])  # alpha = 16: 16 / 2; alpha = 2 sqrt(8): 5.66 / sqrt(2)
     np.testing.assert_allclose(at[32], [2.0, 0.5, 1.0])
+
+
+def test_what_is_scored_takes_the_two_longest_lengths(study):
+    found = study._encode("validation", tiny_bert.texts(40, 4, lengths=(3, 12)))
+    assert [bucket.length for bucket in found] == [10, 20]
+
+
+def test_a_diverged_rate_is_never_taken(study, monkeypatch):
+    """What is not a number predicts one class, and is often right."""
+    loss, accuracy = np.asarray([[0.7, np.nan]]), np.asarray([[0.5, 0.5], [0.6, 0.9]])
+    outcome = SimpleNamespace(loss=loss, accuracy=accuracy)
+    monkeypatch.setattr(study, "_group", lambda *args, **kwargs: outcome, raising=False)
+    assert study.tune("LoRA") == {"best": 1e-3, "at_edge": True, "accuracy": {"0.001": 0.6, "0.01": None}}
+    with pytest.raises(UserError, match=r"LoRA diverged at the learning rate 1e\+30; give lower --learning_rates"):
+        study.train("LoRA", 1e30)
+    loss[0, 0] = np.inf
+    with pytest.raises(UserError, match="diverged at every learning rate of LoRA"):
+        study.tune("LoRA")
 
 
 def test_the_spectrum_is_that_of_the_update(study, folder):

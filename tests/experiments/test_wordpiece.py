@@ -1,0 +1,53 @@
+"""Vocabularies of a BERT's folder: what is read, and what is refused in a sentence."""
+
+import json
+
+import pytest
+
+from experiments.common.errors import UserError
+from experiments.data import wordpiece
+
+TOKENS = [*wordpiece.SPECIAL, "Film", "film", "##s"]
+
+
+def folder(tmp_path, tokens, **files: str):
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("config", "token"), [({}, "film"), ({"do_lower_case": False}, "Film")])
+def test_case_is_kept_where_the_folder_says_so(config, token, tmp_path):
+    tokenizer = wordpiece.of_folder(folder(tmp_path, TOKENS, tokenizer_config=json.dumps(config)), len(TOKENS))
+    assert tokenizer.encode("Films").tokens == ["[CLS]", token, "##s", "[SEP]"]
+
+
+def test_a_vocabulary_is_written_as_it_was_read(tmp_path):
+    tokenizer = wordpiece.of_folder(folder(tmp_path, TOKENS), 99)
+    wordpiece.write_vocabulary(tokenizer, tmp_path / "new")
+    assert (tmp_path / "new" / "vocab.txt").read_text().splitlines() == TOKENS
+
+
+@pytest.mark.parametrize(
+    ("tokens", "files", "part"),
+    [
+        ([], {}, "vocab.txt is no vocabulary of a BERT"),
+        (["[PAD]", "[UNK]", "film"], {}, "vocab.txt is no vocabulary of a BERT"),
+        (TOKENS[:4], {}, r"\[MASK\] missing in the vocabulary"),
+        (["[UNK]", "[PAD]", *TOKENS[2:]], {}, r"\[PAD\] is not token 0"),
+        ([*TOKENS, "one", "more"], {}, "the vocabulary has 10 tokens and the model 8 embeddings"),
+        (TOKENS, {"tokenizer": "{}"}, "tokenizer.json is no vocabulary of a BERT"),
+        (TOKENS, {"tokenizer_config": '{"do_lower_case": tru'}, "tokenizer_config.json is no JSON object"),
+        (TOKENS, {"tokenizer_config": "[]"}, "tokenizer_config.json is no JSON object"),
+    ],
+)
+def test_every_flaw_is_one_sentence(tokens, files, part, tmp_path):
+    with pytest.raises(UserError, match=part) as caught:
+        wordpiece.of_folder(folder(tmp_path, tokens, **files), len(TOKENS))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_vocabulary(tmp_path):
+    with pytest.raises(UserError, match=r"there is no vocabulary in it, neither tokenizer.json nor vocab.txt"):
+        wordpiece.of_folder(tmp_path, 8)
