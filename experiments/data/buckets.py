@@ -145,31 +145,25 @@ def left_out(sizes: Sequence[int], batch_size: int, steps: int) -> float:
     return 1 - sum(counts) * steps * batch_size / sum(sizes)
 
 
-def pieces(seed: int, epoch: int, sizes: Sequence[int], batch_size: int, steps: int) -> list[tuple[int, np.ndarray]]:
+def pieces(
+    seeds: Sequence[int], epoch: int, sizes: Sequence[int], batch_size: int, steps: int
+) -> list[tuple[int, np.ndarray]]:
     """An epoch's order: each piece is `steps` batches out of one bucket, so that a compiled loop meets one shape a bucket.
 
-    A pure function of (seed, epoch): a run goes on after any epoch as if it had not been stopped. Within the epoch no
-    example comes twice. The incomplete rest of each bucket is left out, drawn afresh each epoch.
+    Members that train as one meet one shape at a time: the sequence of buckets is drawn from the epoch alone, and each
+    member's examples from its own seed, so that it sees what it would see by itself. Within the epoch no example comes twice.
+    The incomplete rest of each bucket is left out, drawn afresh each epoch. A pure function: a run goes on after any epoch as
+    if it had not been stopped.
 
     Args:
+      seeds: one per member.
       sizes: examples of each bucket, each a piece or more: see `merge_small`.
 
     Returns:
-      (bucket, rows int32 [S, B] into it) of each piece, in order.
+      (bucket, rows int32 [M, S, B] into it) of each piece, in order.
 
     Raises:
       ValueError: for a bucket smaller than a piece.
-    """
-    return [(bucket, rows[0]) for bucket, rows in member_pieces([seed], epoch, sizes, batch_size, steps)]
-
-
-def member_pieces(
-    seeds: Sequence[int], epoch: int, sizes: Sequence[int], batch_size: int, steps: int
-) -> list[tuple[int, np.ndarray]]:
-    """`pieces` for members that train as one: rows int32 [M, S, B], each member's those of its own seed alone.
-
-    The sequence of buckets is common to all members, as they meet one shape at a time: it is drawn from the epoch alone, so
-    that a member sees what it sees by itself.
     """
     counts = piece_counts(sizes, batch_size, steps)
     orders = [_orders(np.random.default_rng((seed, epoch)), sizes, counts, batch_size, steps) for seed in seeds]

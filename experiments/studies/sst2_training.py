@@ -15,7 +15,7 @@ import optax
 import lora_jax
 from experiments.common import phases
 from experiments.common.recording import RunFolder
-from experiments.data.buckets import Bucket, member_pieces, piece_counts
+from experiments.data.buckets import Bucket, piece_counts, pieces
 from lora_jax import sweep
 from lora_jax.models import bert
 from lora_jax.tree import flat, nested
@@ -148,7 +148,7 @@ def _advance(trainer, shared, task: Task, members, recipe: Recipe, sizes):
 
     def advance(state, block: int):
         epoch, part = divmod(block, recipe.blocks_per_epoch)
-        calls = member_pieces(seeds, epoch, sizes, recipe.batch_size, STEPS)
+        calls = pieces(seeds, epoch, sizes, recipe.batch_size, STEPS)
         ends = np.linspace(0, len(calls), recipe.blocks_per_epoch + 1).astype(int)
         losses = []
         for bucket, rows in calls[ends[part] : ends[part + 1]]:

@@ -102,8 +102,13 @@ def test_too_few_for_one_piece(tokenizer):
         merged(tokenizer, (2, 2), need=5)
 
 
+def alone(seed: int, *args) -> list[tuple[int, np.ndarray]]:
+    """The pieces of one member, rows [S, B]."""
+    return [(bucket, rows[0]) for bucket, rows in buckets.pieces([seed], *args)]
+
+
 def test_an_epoch_takes_each_example_once_up_to_the_rest():
-    epoch = buckets.pieces(7, 0, SIZES, BATCH, STEPS)
+    epoch = alone(7, 0, SIZES, BATCH, STEPS)
     assert all(rows.shape == (STEPS, BATCH) and rows.dtype == np.int32 for _, rows in epoch)
     for index, (size, taken) in enumerate(zip(SIZES, (18, 12, 36), strict=True)):
         rows = np.concatenate([rows.ravel() for bucket, rows in epoch if bucket == index])
@@ -117,40 +122,36 @@ def flat(epoch) -> list:
 
 
 def test_the_order_is_that_of_seed_and_epoch_alone():
-    orders = {(s, e): flat(buckets.pieces(s, e, SIZES, BATCH, STEPS)) for s in range(3) for e in range(3)}
-    assert all(flat(buckets.pieces(s, e, SIZES, BATCH, STEPS)) == order for (s, e), order in orders.items())
+    orders = {(s, e): flat(alone(s, e, SIZES, BATCH, STEPS)) for s in range(3) for e in range(3)}
+    assert all(flat(alone(s, e, SIZES, BATCH, STEPS)) == order for (s, e), order in orders.items())
     rows = [tuple(sorted((bucket, str(rows)) for bucket, rows in order)) for order in orders.values()]
     assert len(set(rows)) == 9  # other rows in each, not the same pieces in another sequence
 
 
 def test_buckets_take_turns_by_chance():
-    sequences = {tuple(bucket for bucket, _ in buckets.pieces(0, epoch, SIZES, BATCH, STEPS)) for epoch in range(10)}
+    sequences = {tuple(bucket for bucket, _ in alone(0, epoch, SIZES, BATCH, STEPS)) for epoch in range(10)}
     assert len(sequences) == 10
-    firsts = [buckets.pieces(0, epoch, SIZES, BATCH, STEPS)[0][0] for epoch in range(300)]
+    firsts = [alone(0, epoch, SIZES, BATCH, STEPS)[0][0] for epoch in range(300)]
     assert np.bincount(firsts) / 300 == pytest.approx([3 / 11, 2 / 11, 6 / 11], abs=0.1)
 
 
 def test_other_examples_are_left_out_each_epoch():
-    taken = [
-        {row for _, rows in buckets.pieces(0, e, [23], BATCH, STEPS) for row in rows.ravel().tolist()} for e in range(8)
-    ]
+    taken = [{row for _, rows in alone(0, e, [23], BATCH, STEPS) for row in rows.ravel().tolist()} for e in range(8)]
     assert all(len(rows) == 18 for rows in taken)
     assert set.union(*taken) == set(range(23)) and len(set(map(frozenset, taken))) == 8
 
 
 def test_a_member_sees_what_it_sees_by_itself():
-    together = buckets.member_pieces([4, 9, 4], 2, SIZES, BATCH, STEPS)
+    together = buckets.pieces([4, 9, 4], 2, SIZES, BATCH, STEPS)
     assert all(rows.shape == (3, STEPS, BATCH) and rows.dtype == np.int32 for _, rows in together)
     for member, seed in enumerate([4, 9, 4]):
-        assert flat((bucket, rows[member]) for bucket, rows in together) == flat(
-            buckets.pieces(seed, 2, SIZES, BATCH, STEPS)
-        )
+        assert flat((bucket, rows[member]) for bucket, rows in together) == flat(alone(seed, 2, SIZES, BATCH, STEPS))
     assert not any(np.array_equal(rows[0], rows[1]) for _, rows in together)
 
 
 def test_a_bucket_smaller_than_a_piece_is_refused():
     with pytest.raises(ValueError, match=r"buckets of \[12, 5\] examples: 2 x 3 .*merge_small first"):
-        buckets.pieces(0, 0, [12, 5], BATCH, STEPS)
+        alone(0, 0, [12, 5], BATCH, STEPS)
 
 
 @pytest.mark.skipif(not VOCABULARY.is_file(), reason="no ../shared/data here")
