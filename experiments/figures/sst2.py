@@ -38,14 +38,14 @@ def table(summary: dict[str, Any]) -> str:
 
 def _tuning(summary: dict[str, Any]) -> list[str]:
     """What the tuning split said of each learning rate."""
-    lines = ["tuning split, accuracy at each learning rate after a shorter training (one seed; LoRA at r = 8):"]
-    for regime, found in summary["tuning"].items():
+    lines = ["tuning split, accuracy at each learning rate after a shorter training (one seed):"]
+    for regime, found in ((regime, line) for regime, ranks in summary["tuning"].items() for line in ranks):
         of_rate = ", ".join(
             f"{float(rate):g} {'diverged' if value is None else f'{100 * value:.2f} %'}"
             for rate, value in found["accuracy"].items()
         )
         edge = ", the edge of its range" if found["at_edge"] else ""
-        lines.append(f"  {regime:<16} {of_rate}; taken: {found['best']:g}{edge}")
+        lines.append(f"  {regime:<16} {found['rank'] or '':>2} {of_rate}; taken: {found['best']:g}{edge}")
     return lines
 
 

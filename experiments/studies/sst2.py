@@ -1,7 +1,7 @@
 """S2, part II: a BERT fine-tuned on SST-2 by its head alone, by LoRA at every rank, and in full.
 
-Every regime takes its learning rate from the tuning split, each out of as many; the validation split is scored and
-never chooses. Head only trains on features of the frozen encoder, computed once, which is exact without dropout.
+Every regime, and every rank of LoRA, takes its learning rate from the tuning split, each out of as many; the validation
+split is scored and never chooses. Head only trains on features of the frozen encoder, computed once, which is exact without dropout.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from lora_jax import sweep
 from lora_jax.models import bert, bert_folder
 from lora_jax.tree import flat, nested
 
-REFERENCE_RANK = 8  # where the scaling rules meet, and at which LoRA's learning rate is tuned
+REFERENCE_RANK = 8  # where the scaling rules meet, and the rank of all linear layers
 CONTROLS = ("from scratch", "LoRA all linear")
 
 
@@ -95,9 +95,9 @@ def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]
     study = Study(folder, settings, inputs)
     before = jax.tree.map(np.asarray, study.base)
     tuned = {regime: study.tune(regime) for regime in settings.regimes}
-    outcomes = {regime: study.train(regime, tuned[regime]["best"]) for regime in settings.regimes}
+    outcomes = {regime: study.train(regime, tuned[regime]) for regime in settings.regimes}
     rows = [row for outcome in outcomes.values() for row in _rows(outcome, study)]
-    scaling = study.scaling(tuned["LoRA"]["best"]) if "LoRA" in settings.regimes else None
+    scaling = study.scaling(_at_reference(tuned["LoRA"])) if "LoRA" in settings.regimes else None
     chex.assert_trees_all_equal(study.base, before)
     return {
         "rows": rows,
@@ -172,37 +172,38 @@ class Study:
             return self.settings.strategy
         return "vmap" if regime == "head only" and not self.settings.dropout else "sequential"
 
-    def tune(self, regime: str) -> dict[str, Any]:
-        """Each rate once, on the tuning split."""
+    def tune(self, regime: str) -> list[dict[str, Any]]:
+        """Each rate once at each rank, on the tuning split; one line per rank."""
         rates = self.settings.rates(regime)
-        members = [self._member(regime, REFERENCE_RANK, rate, seed=1000) for rate in rates]
+        members = [self._member(regime, rank, rate, seed=1000) for rank in self._ranks(regime) for rate in rates]
         recipe = self.settings.recipe(epochs=self.settings.tuning_epochs, blocks_per_epoch=1)
         outcome = self._group(f"tune {regime}", regime, members, recipe, score="tuning")
         scores = np.where(finite(outcome), outcome.accuracy[-1], -1.0)  # a diverged one is never the best
-        if max(scores) < 0:
-            raise UserError(f"training diverged at every learning rate of {regime}; give lower --learning_rates.")
-        best = rates[int(np.argmax(scores))]
-        return {
-            "best": best,
-            "at_edge": len(rates) > 1 and best in (rates[0], rates[-1]),
-            "accuracy": {
-                str(rate): score if score >= 0 else None for rate, score in zip(rates, scores.tolist(), strict=True)
-            },
-        }
+        return [
+            _tuned(regime, rank, rates, of_rank)
+            for rank, of_rank in zip(self._ranks(regime), scores.reshape(-1, len(rates)).tolist(), strict=True)
+        ]
 
-    def train(self, regime: str, rate: float) -> Outcome:
-        """Every rank and seed of a regime, in one group."""
-        ranks = self.settings.ranks if regime == "LoRA" else (REFERENCE_RANK,)
+    def train(self, regime: str, tuned: list[dict[str, Any]]) -> Outcome:
+        """Every rank and seed of a regime, in one group, each rank at its own learning rate."""
         seeds = self.settings.seeds if regime not in CONTROLS else min(self.settings.seeds, self.settings.control_seeds)
-        members = [self._member(regime, rank, rate, seed) for rank in ranks for seed in range(seeds)]
+        rates = [(line["rank"], line["best"]) for line in tuned]
+        members = [self._member(regime, rank, rate, seed) for rank, rate in rates for seed in range(seeds)]
         outcome = self._group(regime, regime, members, self.settings.recipe(), score="validation")
-        if not finite(outcome).all():
-            raise UserError(f"{regime} diverged at the learning rate {rate:g}; give lower --learning_rates.")
+        diverged = [member for member, good in zip(members, finite(outcome), strict=True) if not good]
+        if diverged:
+            raise UserError(
+                f"{regime} diverged at the learning rate {diverged[0].learning_rate:g}; give lower --learning_rates."
+            )
         return outcome
 
+    def _ranks(self, regime: str) -> tuple[int, ...]:
+        if regime == "LoRA":
+            return self.settings.ranks
+        return (REFERENCE_RANK,) if regime == "LoRA all linear" else (0,)
+
     def _member(self, regime: str, rank: int, rate: float, seed: int) -> sweep.Member:
-        has_adapter = regime.startswith("LoRA")
-        return sweep.Member(rank if has_adapter else 0, self.settings.scale if has_adapter else None, rate, seed)
+        return sweep.Member(rank, self.settings.scale if rank else None, rate, seed)
 
     def _group(self, phase: str, regime: str, members, recipe: Recipe, *, score: str, train: str = "train") -> Outcome:
         task = self._task(regime, train, score)
@@ -236,6 +237,24 @@ class Study:
             "epochs": s.scaling_epochs,
             "rates": rates,
         }
+
+
+def _tuned(regime: str, rank: int, rates: tuple[float, ...], scores: list[float]) -> dict[str, Any]:
+    """The best of `rates`, whether it lies at the edge of what was tried, and what all of them scored (-1: diverged)."""
+    if max(scores) < 0:
+        raise UserError(f"training diverged at every learning rate of {regime}; give lower --learning_rates.")
+    best = rates[int(np.argmax(scores))]
+    return {
+        "rank": rank,
+        "best": best,
+        "at_edge": len(rates) > 1 and best in (rates[0], rates[-1]),
+        "accuracy": {str(rate): score if score >= 0 else None for rate, score in zip(rates, scores, strict=True)},
+    }
+
+
+def _at_reference(tuned: list[dict[str, Any]]) -> float:
+    """The rate of the rank that is nearest to where the scaling rules meet."""
+    return min(tuned, key=lambda line: abs(line["rank"] - REFERENCE_RANK))["best"]
 
 
 def finite(outcome: Outcome) -> np.ndarray:

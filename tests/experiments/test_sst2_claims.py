@@ -50,7 +50,7 @@ def summary(noise=NOISE) -> dict:
     return {
         "rows": rows, "paired": paired, "settings": {"epochs": 2}, "majority": 0.51,
         "scaling": {"rows": scaling, "rates": rates, "examples": 100, "epochs": 1},
-        "tuning": {"LoRA": {"best": 1e-3, "at_edge": True, "accuracy": {"0.001": 0.8, "0.01": None}}},
+        "tuning": {"LoRA": [{"rank": 8, "best": 1e-3, "at_edge": True, "accuracy": {"0.001": 0.8, "0.01": None}}]},
         "spectrum": {f"bert/{name}/kernel": [3.0, 2.0, 1.0, 0.5] for name in ("query", "value", "dense")},
         "padding": {"share_wasted": 0.25, "share_wasted_in_one_length": 0.8, "cut_sentences": 0},
         "data": {"is_full_sst2": True},

@@ -159,15 +159,25 @@ def test_what_is_scored_takes_the_two_longest_lengths(study):
     assert [bucket.length for bucket in found] == [10, 20]
 
 
-def test_a_diverged_rate_is_never_taken(study, monkeypatch):
+def test_every_rank_takes_its_own_best_rate_and_a_diverged_one_is_never_taken(study, monkeypatch):
     """What is not a number predicts one class, and is often right."""
-    loss, accuracy = np.asarray([[0.7, np.nan]]), np.asarray([[0.5, 0.5], [0.6, 0.9]])
+    asked = []
+    accuracy, loss = np.asarray([[0.5] * 4, [0.6, 0.9, 0.7, 0.8]]), np.asarray([[0.7, np.nan, 0.7, 0.7]])
     outcome = SimpleNamespace(loss=loss, accuracy=accuracy)
-    monkeypatch.setattr(study, "_group", lambda *args, **kwargs: outcome, raising=False)
-    assert study.tune("LoRA") == {"best": 1e-3, "at_edge": True, "accuracy": {"0.001": 0.6, "0.01": None}}
-    with pytest.raises(UserError, match=r"LoRA diverged at the learning rate 1e\+30; give lower --learning_rates"):
-        study.train("LoRA", 1e30)
-    loss[0, 0] = np.inf
+
+    def group(phase, regime, members, *args, **kwargs):
+        asked[:] = [(member.rank, member.learning_rate, member.seed) for member in members]
+        return outcome
+
+    monkeypatch.setattr(study, "_group", group, raising=False)
+    tuned = study.tune("LoRA")
+    assert asked == [(1, 1e-3, 1000), (1, 1e-2, 1000), (4, 1e-3, 1000), (4, 1e-2, 1000)]
+    assert [line["best"] for line in tuned] == [1e-3, 1e-2] and all(line["at_edge"] for line in tuned)
+    assert tuned[0]["accuracy"] == {"0.001": 0.6, "0.01": None}
+    with pytest.raises(UserError, match=r"LoRA diverged at the learning rate 0.001; give lower --learning_rates"):
+        study.train("LoRA", tuned)
+    assert asked == [(1, 1e-3, 0), (1, 1e-3, 1), (4, 1e-2, 0), (4, 1e-2, 1)]
+    loss[0] = np.inf
     with pytest.raises(UserError, match="diverged at every learning rate of LoRA"):
         study.tune("LoRA")
 
