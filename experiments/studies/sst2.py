@@ -9,15 +9,14 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
-from experiments.common.statistics import estimate
 from experiments.data import buckets as length_buckets
 from experiments.data.bert_base import Inputs
 from experiments.data.sst2 import Texts
+from experiments.studies import sst2_outcomes as outcomes_of
 from experiments.studies import sst2_training as training
 from experiments.studies.sst2_training import Outcome, Recipe, Task, train_group
 from lora_jax import sweep
@@ -96,15 +95,15 @@ def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]
     before = jax.tree.map(np.asarray, study.base)
     tuned = {regime: study.tune(regime) for regime in settings.regimes}
     outcomes = {regime: study.train(regime, tuned[regime]) for regime in settings.regimes}
-    rows = [row for outcome in outcomes.values() for row in _rows(outcome, study)]
+    rows = [row for outcome in outcomes.values() for row in outcomes_of.rows(outcome, study.size)]
     scaling = study.scaling(_at_reference(tuned["LoRA"])) if "LoRA" in settings.regimes else None
     chex.assert_trees_all_equal(study.base, before)
     return {
         "rows": rows,
         "tuning": tuned,
-        "paired": _paired(outcomes),
+        "paired": outcomes_of.paired(outcomes),
         "scaling": scaling,
-        "spectrum": spectrum(study.base, outcomes["full"]) if "full" in outcomes else None,
+        "spectrum": outcomes_of.spectrum(study.base, outcomes["full"]) if "full" in outcomes else None,
         "traces": {regime: outcome.traces for regime, outcome in outcomes.items()},
         "padding": length_buckets.waste(study.encoded["train"]),
         "left_out_of_an_epoch": length_buckets.left_out(
@@ -178,9 +177,9 @@ class Study:
         members = [self._member(regime, rank, rate, seed=1000) for rank in self._ranks(regime) for rate in rates]
         recipe = self.settings.recipe(epochs=self.settings.tuning_epochs, blocks_per_epoch=1)
         outcome = self._group(f"tune {regime}", regime, members, recipe, score="tuning")
-        scores = np.where(finite(outcome), outcome.accuracy[-1], -1.0)  # a diverged one is never the best
+        scores = np.where(outcomes_of.finite(outcome), outcome.accuracy[-1], -1.0)  # a diverged one is never the best
         return [
-            _tuned(regime, rank, rates, of_rank)
+            outcomes_of.tuned(regime, rank, rates, of_rank)
             for rank, of_rank in zip(self._ranks(regime), scores.reshape(-1, len(rates)).tolist(), strict=True)
         ]
 
@@ -190,7 +189,7 @@ class Study:
         rates = [(line["rank"], line["best"]) for line in tuned]
         members = [self._member(regime, rank, rate, seed) for rank, rate in rates for seed in range(seeds)]
         outcome = self._group(regime, regime, members, self.settings.recipe(), score="validation")
-        diverged = [member for member, good in zip(members, finite(outcome), strict=True) if not good]
+        diverged = [member for member, good in zip(members, outcomes_of.finite(outcome), strict=True) if not good]
         if diverged:
             raise UserError(
                 f"{regime} diverged at the learning rate {diverged[0].learning_rate:g}; give lower --learning_rates."
@@ -224,7 +223,7 @@ class Study:
         recipe = s.recipe(epochs=s.scaling_epochs, blocks_per_epoch=1)
         outcome = self._group("scaling", "LoRA", members, recipe, score="validation", train="scaling")
         final = dict(zip(outcome.members, outcome.accuracy[-1].tolist(), strict=True))
-        converged = dict(zip(outcome.members, finite(outcome).tolist(), strict=True))
+        converged = dict(zip(outcome.members, outcomes_of.finite(outcome).tolist(), strict=True))
         rows = [
             {"rule": rule, "rank": rank, "scale": scale, "learning_rate": r,
              "accuracies": [final[sweep.Member(rank, scale, r, seed)] for seed in range(s.scaling_seeds)],
@@ -239,27 +238,9 @@ class Study:
         }
 
 
-def _tuned(regime: str, rank: int, rates: tuple[float, ...], scores: list[float]) -> dict[str, Any]:
-    """The best of `rates`, whether it lies at the edge of what was tried, and what all of them scored (-1: diverged)."""
-    if max(scores) < 0:
-        raise UserError(f"training diverged at every learning rate of {regime}; give lower --learning_rates.")
-    best = rates[int(np.argmax(scores))]
-    return {
-        "rank": rank,
-        "best": best,
-        "at_edge": len(rates) > 1 and best in (rates[0], rates[-1]),
-        "accuracy": {str(rate): score if score >= 0 else None for rate, score in zip(rates, scores, strict=True)},
-    }
-
-
 def _at_reference(tuned: list[dict[str, Any]]) -> float:
     """The rate of the rank that is nearest to where the scaling rules meet."""
     return min(tuned, key=lambda line: abs(line["rank"] - REFERENCE_RANK))["best"]
-
-
-def finite(outcome: Outcome) -> np.ndarray:
-    """bool [M]: whose loss stayed finite; what is not still predicts something, and is right now and then."""
-    return np.isfinite(outcome.loss).all(axis=0)
 
 
 def _renumbered(bucket: length_buckets.Bucket, used: np.ndarray) -> length_buckets.Bucket:
@@ -295,58 +276,3 @@ def limited(texts: Texts, limit: int | None) -> Texts:
         return texts
     chosen = np.random.default_rng(0).permutation(len(texts.labels)) < limit
     return texts.where(chosen)
-
-
-def _rows(outcome: Outcome, study: Study) -> list[dict[str, Any]]:
-    """One row per rank, averaged over seeds."""
-    rows = []
-    for rank in sorted({member.rank for member in outcome.members}):
-        where = [i for i, member in enumerate(outcome.members) if member.rank == rank]
-        everything = outcome.regime in ("full", "from scratch")
-        parameters = study.size if everything else outcome.parameters[where[0]]
-        added = outcome.regime.startswith("LoRA")
-        rows.append(
-            {
-                "regime": outcome.regime,
-                "rank": rank or None,
-                "learning_rate": outcome.members[where[0]].learning_rate,
-                "parameters": parameters,
-                "share": parameters / (study.size + (parameters - _head_size(outcome) if added else 0)),
-                "accuracy": estimate(outcome.accuracy[-1, where]),
-                "accuracies": outcome.accuracy[-1, where].tolist(),
-                "curves": outcome.accuracy[:, where].T.tolist(),
-                "loss": outcome.loss[:, where].mean(axis=1).tolist(),
-            }
-        )
-    return rows
-
-
-def _head_size(outcome: Outcome) -> int:
-    leaves = flat(outcome.state.train.trainable)
-    return sum(leaf[0].size for path, leaf in leaves.items() if not path.rpartition("/")[2].startswith("lora_"))
-
-
-def _paired(outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    """LoRA minus full, seed by seed: each pair has its batches and its first classifier in common."""
-    if not {"LoRA", "full"} <= outcomes.keys():
-        return {}
-    lora, full = outcomes["LoRA"], outcomes["full"]
-    of_full = {member.seed: value for member, value in zip(full.members, full.accuracy[-1], strict=True)}
-    differences: dict[str, list[float]] = {}
-    for member, value in zip(lora.members, lora.accuracy[-1], strict=True):
-        differences.setdefault(str(member.rank), []).append(float(value - of_full[member.seed]))
-    return {rank: {"differences": values, **estimate(values)} for rank, values in differences.items()}
-
-
-def spectrum(base: dict[str, Any], outcome: Outcome) -> dict[str, list[float]]:
-    """Path -> singular values of the full fine-tuning update of each encoder kernel, averaged over seeds."""
-    trained, start = flat(outcome.state.train.trainable), flat(base)
-    kernels = [path for path, leaf in start.items() if "encoder" in path and path.endswith("kernel")]
-    return {
-        path: np.linalg.svd(
-            np.asarray(trained[path][: len(outcome.members)] - jnp.asarray(start[path])[None]), compute_uv=False
-        )
-        .mean(axis=0)
-        .tolist()
-        for path in kernels
-    }

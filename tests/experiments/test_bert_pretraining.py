@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.data import text, wordpiece
-from experiments.studies import bert_corpus, bert_pretraining, bert_teacher
+from experiments.studies import bert_corpus, bert_objective, bert_pretraining, bert_teacher
 from lora_jax.models import bert, bert_folder
 from tests.experiments import tiny_bert
 
@@ -36,7 +36,7 @@ def rows(key, n: int = 64, length: int = 16) -> jax.Array:
 
 def test_special_tokens_are_never_masked_and_every_row_has_its_share(key):
     ids = rows(key)
-    seen, positions, weight = bert_pretraining.masked(ids, key, mask_id=MASK, vocab_size=SIZE)
+    seen, positions, weight = bert_objective.masked(ids, key, mask_id=MASK, vocab_size=SIZE)
     changed = np.asarray(seen != ids)
     assert not changed[np.asarray(ids) < 5].any()
     chosen = np.zeros(ids.shape, bool)
@@ -49,7 +49,7 @@ def test_special_tokens_are_never_masked_and_every_row_has_its_share(key):
 
 def test_four_fifths_become_mask_and_a_tenth_stays(key):
     ids = rows(key, n=4096)
-    seen, positions, weight = bert_pretraining.masked(ids, key, mask_id=MASK, vocab_size=SIZE)
+    seen, positions, weight = bert_objective.masked(ids, key, mask_id=MASK, vocab_size=SIZE)
     chosen = np.asarray(weight) > 0
     new, old = (np.asarray(jnp.take_along_axis(x, positions, axis=1))[chosen] for x in (seen, ids))
     n = chosen.sum()
@@ -63,8 +63,8 @@ def test_the_masked_loss_is_that_of_the_masked_tokens(key):
     config = bert.BertConfig(SIZE, 8, 1, 2, 16, max_position_embeddings=16)
     model, ids = bert.BertForMaskedLM(config), rows(key, n=8)
     params = {"student": jax.tree.map(lambda x: x * 5, model.init(key, ids)["params"])}
-    loss, _ = bert_pretraining.make_loss(config, MASK, scored_rows=0.5)(params, {"ids": ids}, key)
-    seen, positions, weight = bert_pretraining.masked(ids, key, mask_id=MASK, vocab_size=SIZE)
+    loss, _ = bert_objective.make_loss(config, MASK, scored_rows=0.5)(params, {"ids": ids}, key)
+    seen, positions, weight = bert_objective.masked(ids, key, mask_id=MASK, vocab_size=SIZE)
     logs = jax.nn.log_softmax(model.apply({"params": params["student"]}, seen, seen != 0))
     losses = [
         -logs[row, p, ids[row, p]] for row in range(4) for p, w in zip(positions[row], weight[row], strict=True) if w
@@ -85,8 +85,8 @@ def test_the_distances_to_the_teacher_are_cosines_at_first_pieces_and_of_the_poo
     words = jnp.where(first[..., None], jax.random.normal(k[3], (*ids.shape, 8)), 0).astype(jnp.float16)
     sentence = jax.random.normal(k[4], (4, 8)).astype(jnp.float16)
     batch = {"ids": ids, "words": words, "sentence": sentence}
-    loss, parts = bert_pretraining.make_loss(config, MASK, scored_rows=0.5)(params, batch, key)
-    seen, _, _ = bert_pretraining.masked(ids, key, mask_id=MASK, vocab_size=SIZE)
+    loss, parts = bert_objective.make_loss(config, MASK, scored_rows=0.5)(params, batch, key)
+    seen, _, _ = bert_objective.masked(ids, key, mask_id=MASK, vocab_size=SIZE)
     seen = jnp.concatenate([seen[:2], ids[2:]])  # the rows that are not scored are seen whole
     states, pooled = bert.BertModel(config).apply({"params": params["student"]["bert"]}, seen, seen != 0)
 

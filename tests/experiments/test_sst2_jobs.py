@@ -12,8 +12,8 @@ import pytest
 from experiments.common.errors import UserError
 from experiments.data import buckets, wordpiece
 from experiments.data.sst2 import CLASSES, Texts
-from experiments.studies import sst2_jobs
-from experiments.studies.sst2_jobs import RATES, Settings
+from experiments.studies import sst2_classifier, sst2_jobs
+from experiments.studies.sst2_classifier import RATES, Settings
 from lora_jax.models import bert_folder
 from lora_jax.models.bert import BertConfig, BertForSequenceClassification
 from lora_jax.tree import flat, nested
@@ -314,7 +314,7 @@ def test_batches_fit_the_data(sizes, batch_size):
 def test_longer_sentences_have_longer_buckets(longest, lengths, home, capsys):
     tokenizer = wordpiece.of_folder(home / "bert", 512)
     model = BertForSequenceClassification(BertConfig())
-    classifier = sst2_jobs.Classifier(Settings(max_tokens=longest), model, {}, tokenizer)
+    classifier = sst2_classifier.Classifier(Settings(max_tokens=longest), model, {}, tokenizer)
     texts = Texts(("a joy", "a " * 120), np.zeros(2, np.int32))
     assert [bucket.length for bucket in classifier.encode(texts, "sentences")] == lengths
     expected = (
@@ -325,4 +325,4 @@ def test_longer_sentences_have_longer_buckets(longest, lengths, home, capsys):
 
 def test_each_preset_and_regime_has_its_settings():
     assert set(sst2_jobs.PRESETS) == {"smoke", "quick", "full"}
-    assert RATES.keys() == sst2_jobs.TRAINED.keys()
+    assert RATES.keys() == sst2_classifier.TRAINED.keys()

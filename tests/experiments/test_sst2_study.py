@@ -12,7 +12,7 @@ import pytest
 from experiments.common.errors import UserError
 from experiments.data import bert_base
 from experiments.data.bert_base import Inputs
-from experiments.studies import sst2, sst2_training
+from experiments.studies import sst2, sst2_outcomes, sst2_training
 from experiments.studies.sst2_training import Recipe, Task, train_group
 from lora_jax import sweep
 from lora_jax.models import bert, bert_folder
@@ -187,7 +187,7 @@ def test_the_spectrum_is_that_of_the_update(study, folder):
     outcome = train_group(folder, "full", task, "full", members("full"), RECIPE)
     path = "bert/encoder/layer/0/attention/self/query/kernel"
     updates = [np.asarray(flat(outcome.state.train.trainable)[path][m] - flat(study.base)[path]) for m in (0, 1)]
-    found = sst2.spectrum(study.base, outcome)[path]
+    found = sst2_outcomes.spectrum(study.base, outcome)[path]
     np.testing.assert_allclose(found, np.mean([np.linalg.svd(u, compute_uv=False) for u in updates], axis=0), rtol=1e-4)
     np.testing.assert_allclose(found[0], np.mean([np.linalg.norm(u, 2) for u in updates]), rtol=1e-4)
 
