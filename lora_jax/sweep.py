@@ -173,7 +173,7 @@ class Sweep:
         if len(sizes) > 1:
             raise TreeError(f"the members' leaves, learning rates and seeds disagree on their number: {sorted(sizes)}.")
         train = jax.vmap(lambda t, rate, key: training.init_state(t, self.optimizer(rate), key))(trainable, rates, keys)
-        return SweepState(train, own, rates)
+        return _spread(SweepState(train, own, rates))
 
     @functools.cached_property
     def run(self) -> Callable:
@@ -223,12 +223,27 @@ def _over_devices(fn: Callable, state: SweepState, *args: Any, by_member: tuple[
 
     Members never meet, so the program has no communication. `by_member` says which arguments have a leading axis [M].
     """
-    devices = jax.devices()
-    if len(devices) == 1 or len(state.learning_rate) % len(devices):
+    mesh = _mesh(state)
+    if mesh is None:
         return fn(state, *args)
-    mesh = jax.sharding.Mesh(devices, ("members",))
     specs = tuple(jax.P("members") if split else jax.P() for split in by_member)
     return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=jax.P("members"), check_vma=False)(state, *args)
+
+
+def _mesh(state: SweepState) -> jax.sharding.Mesh | None:
+    """All devices in a row, where they share the members evenly and are more than one."""
+    devices = jax.devices()
+    if len(devices) == 1 or len(state.learning_rate) % len(devices):
+        return None
+    return jax.sharding.Mesh(devices, ("members",))
+
+
+def _spread(state: SweepState) -> SweepState:
+    """Each device's members laid on it, as `run` leaves them: a first call that finds them elsewhere would compile twice."""
+    mesh = _mesh(state)
+    if mesh is None:
+        return state
+    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.P("members")))
 
 
 def member_params(state: SweepState, shared: Params, index: int) -> dict:
