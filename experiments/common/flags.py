@@ -84,7 +84,13 @@ def define_bert() -> None:
     flags.DEFINE_list("regimes", None, "some of: head only, LoRA, full, from scratch, LoRA all linear")
     flags.DEFINE_integer("epochs", None, "epochs of fine-tuning", lower_bound=1)
     flags.DEFINE_integer("train_limit", None, "train on a fixed sample of this many sentences", lower_bound=1)
-    flags.DEFINE_float("dropout", None, "dropout of the whole model; by default none", lower_bound=0.0, upper_bound=0.9)
+    flags.DEFINE_float(
+        "dropout",
+        None,
+        "where something trains: the whole model, or for head only the head; by default none",
+        lower_bound=0.0,
+        upper_bound=0.9,
+    )
 
 
 def define_finetuning() -> tuple[str, ...]:

@@ -66,8 +66,8 @@ class Settings:
 
     @property
     def caches(self) -> bool:
-        """Whether the head trains on features of the encoder, computed once: exact without dropout."""
-        return self.regime == "head only" and not self.dropout
+        """Whether the head trains on features of the encoder, computed once; dropout then acts on the head alone."""
+        return self.regime == "head only"
 
     def for_base(self, config: bert.BertConfig) -> "Settings":
         """With all that the base settles, so that a default and the same value given are the same run.

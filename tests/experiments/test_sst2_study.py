@@ -49,12 +49,15 @@ def members(regime: str, ranks=(4,), seeds=(0, 1)) -> list[sweep.Member]:
     return [sweep.Member(r, 2.0 if regime.startswith("LoRA") else None, 1e-2, s) for r in ranks for s in seeds]
 
 
-def test_head_only_on_cached_features_is_head_only_on_sentences(study, folder):
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_head_only_on_cached_features_is_head_only_on_sentences(dropout, study, folder):
+    """With dropout on the head alone, too: both ways draw the same."""
+    model = study.model.clone(config=dataclasses.replace(study.model.config, classifier_dropout=dropout))
     buckets = study._buckets("train", features=False)
     assert len(buckets) > 1
-    features = sst2_training.features(study.model, study.base, buckets)
-    on_sentences = Task(study.model, study.base, buckets, buckets)
-    on_features = Task(study.model, study.base, features, features, features=True)
+    features = sst2_training.features(model, study.base, buckets)
+    on_sentences = Task(model, study.base, buckets, buckets)
+    on_features = Task(model, study.base, features, features, features=True)
     found = [
         train_group(folder, name, task, "head only", members("head only", ranks=(0,)), RECIPE)
         for name, task in (("sentences", on_sentences), ("features", on_features))
