@@ -47,6 +47,7 @@ class Settings:
     lora_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     full_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3)
     tuning_epochs: int = 1
+    measurements: int = 4  # per epoch
     scaling_limit: int = 6000
     scaling_epochs: int = 2
     scaling_seeds: int = 3
@@ -65,6 +66,7 @@ class Settings:
                 "batch_size": self.batch_size,
                 "warm_up": self.warm_up,
                 "weight_decay": self.weight_decay,
+                "blocks_per_epoch": self.measurements,
             }
             | changes
         )
@@ -83,7 +85,8 @@ PRESETS = {
         full_rates=(3e-4,), scaling_limit=1000, scaling_epochs=1, scaling_seeds=2, lengths=QUICK_LENGTHS,
     ),
     "quick": Settings(
-        seeds=3, epochs=2, train_limit=3000, tuning_epochs=1, scaling_limit=1000, scaling_epochs=1, scaling_seeds=2,
+        seeds=3, epochs=2, train_limit=3000, tuning_epochs=1, measurements=1, head_rates=(3e-3, 1e-2), lora_rates=(1e-3, 3e-3),
+        full_rates=(1e-4, 3e-4), scaling_limit=1000, scaling_epochs=1, scaling_seeds=2,
         lengths=QUICK_LENGTHS,
     ),
     "full": Settings(),
