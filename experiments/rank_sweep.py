@@ -50,14 +50,19 @@ def _mnist() -> None:
 
 def _sst2() -> None:
     settings = main.settings_from_flags(
-        sst2.PRESETS, ranks=main.chosen("ranks"), strategy=FLAGS.strategy, **_rates(), **main.bert_settings()
+        sst2.PRESETS,
+        ranks=main.chosen("ranks"),
+        strategy=FLAGS.strategy,
+        **_rates("scratch_rates"),
+        **main.bert_settings(),
     )
     inputs = main.load_sst2(FLAGS.bert)
     main.execute("bert_sst2", settings, lambda folder: sst2.run(folder, settings, inputs), sst2_figures, data=inputs)
 
 
-def _rates() -> dict[str, tuple[float, ...] | None]:
-    return dict.fromkeys(("head_rates", "lora_rates", "full_rates"), main.chosen("learning_rates"))
+def _rates(*more: str) -> dict[str, tuple[float, ...] | None]:
+    """What --learning_rates sets: the rates of every regime of the task."""
+    return dict.fromkeys(("head_rates", "lora_rates", "full_rates", *more), main.chosen("learning_rates"))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def table(summary: dict[str, Any]) -> str:
 
 def _tuning(summary: dict[str, Any]) -> list[str]:
     """What the tuning split said of each learning rate."""
-    lines = ["tuning split, accuracy at each learning rate after a shorter training (one seed):"]
+    lines = ["tuning split, accuracy at each learning rate after the same training (one seed):"]
     for regime, found in ((regime, line) for regime, ranks in summary["tuning"].items() for line in ranks):
         of_rate = ", ".join(
             f"{float(rate):g} {'diverged' if value is None else f'{100 * value:.2f} %'}"

@@ -283,13 +283,13 @@ def test_a_wider_model_takes_lower_rates():
     def rate(width, regime="LoRA", given=None):
         return Settings(regime, learning_rate=given).for_base(BertConfig(hidden_size=width)).learning_rate
 
-    assert [rate(width) for width in (8, 128, 768)] == [2e-3, 2e-3, 3.3e-4]
-    assert rate(768, "full") == 5e-5 and rate(768, given=0.1) == 0.1
+    assert [rate(width) for width in (8, 128, 768)] == [1e-3, 1e-3, 1.7e-4]
+    assert rate(768, "full") == 1.7e-5 and rate(768, given=0.1) == 0.1
 
 
 def test_what_the_base_settles_is_the_same_as_given():
     config = BertConfig(max_position_embeddings=64)
-    assert Settings().for_base(config) == Settings(rank=8, max_tokens=64, learning_rate=2e-3).for_base(config)
+    assert Settings().for_base(config) == Settings(rank=8, max_tokens=64, learning_rate=1e-3).for_base(config)
     assert Settings("full", rank=8).for_base(config) == Settings("full").for_base(config)
     assert Settings().for_base(BertConfig()).max_tokens == 72
     with pytest.raises(UserError, match="--rank: 8 is above 4"):
