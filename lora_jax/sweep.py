@@ -79,11 +79,11 @@ def init_adapters(model: LoRA, members: Sequence[Member], *args: Any, **kwargs: 
         drawn = [_draw_group(LoRA(model.base_module, config), keys[i], args, kwargs) for i, config in enumerate(groups)]
         ranks = {path: max(_rank(path, tree[path]) for tree in drawn) for path in drawn[0] if path.endswith((A, B))}
         padded = [_pad(tree, ranks) for tree in drawn]
-        return {path: jnp.concatenate([tree[path] for tree in padded]) for path in padded[0]}
+        return {path: jnp.concatenate([tree[path] for tree in padded])[order] for path in padded[0]}
 
     keys = {i: jax.vmap(jax.random.key)(_seeds(members, where)) for i, where in enumerate(groups.values())}
     order = np.argsort(np.concatenate(list(groups.values())))  # from grouped back to the members' order
-    return nested({path: leaf[order] for path, leaf in draw(keys).items()})
+    return nested(draw(keys))
 
 
 def _by_config(model: LoRA, members: Sequence[Member]) -> dict:
@@ -122,7 +122,8 @@ def _pad(leaves: dict[str, jax.Array], ranks: dict[str, int]) -> dict[str, jax.A
 
 def broadcast(tree: Params, members: int) -> Params:
     """M copies of a tree, e.g. of a base that every member fine-tunes in full."""
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (members, *leaf.shape)), tree)
+    copies = jax.jit(functools.partial(jax.tree.map, lambda leaf: jnp.broadcast_to(leaf, (members, *jnp.shape(leaf)))))
+    return copies(tree)  # one program, not one per leaf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

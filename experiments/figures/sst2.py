@@ -24,7 +24,9 @@ def table(summary: dict[str, Any]) -> str:
             f"{row['regime']:<16} {row['rank'] or '':>4} {row['learning_rate']:>7g} {row['parameters']:>10,} {100 * row['share']:>7.2f}%  "
             f"{text(row['accuracy'], 2, 100) + ' %':<42}  {row['accuracy']['n']}"
         )
-    lines.append(f"always the commoner class: {100 * summary['majority']:.2f} %")
+    lines.append(
+        f"scored on {summary['scored']:,} validation sentences; always the commoner class: {100 * summary['majority']:.2f} %"
+    )
     for rank, e in summary["paired"].items():
         lines.append(f"LoRA r = {rank} minus full, seed by seed: {text(e, 2, 100)} points")
     padding = summary["padding"]

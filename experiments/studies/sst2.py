@@ -30,7 +30,7 @@ CONTROLS = ("from scratch", "LoRA all linear")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The rates are what each regime chooses from; `scale` is c = alpha/r. `train_limit` None is all of the training split."""
+    """The rates are what each regime chooses from; `scale` is c = alpha/r. A limit of None is all of the split."""
 
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     regimes: tuple[str, ...] = training.REGIMES
@@ -38,6 +38,7 @@ class Settings:
     control_seeds: int = 3  # at most; from scratch and all linear layers stand beside the study, and cost as much as it
     epochs: int = 5
     train_limit: int | None = None
+    score_limit: int | None = None  # of the tuning split, and of validation
     batch_size: int = 32
     scale: float = 2.0
     dropout: float = 0.0
@@ -76,17 +77,18 @@ class Settings:
         return own.get(regime, self.lora_rates)
 
 
-QUICK_LENGTHS = (24, 40, 72)  # a short run is mostly compilation
+QUICK_LENGTHS = (40, 72)  # a short run is mostly compilation
 
 PRESETS = {
     "smoke": Settings(
         (1, 4), seeds=2, epochs=1, train_limit=1500, head_rates=(1e-2,), lora_rates=(2e-3,),
-        full_rates=(3e-4,), scratch_rates=(3e-4,), scaling_limit=1000, scaling_epochs=1, scaling_seeds=2, lengths=QUICK_LENGTHS,
+        full_rates=(3e-4,), scratch_rates=(3e-4,), scaling_limit=1000, scaling_epochs=1, scaling_seeds=2,
+        lengths=QUICK_LENGTHS,
     ),
     "quick": Settings(
-        seeds=3, epochs=2, train_limit=3000, measurements=1, head_rates=(3e-3, 1e-2), lora_rates=(1e-3, 3e-3),
-        full_rates=(1e-4, 3e-4), scratch_rates=(3e-4, 1e-3), scaling_limit=1000, scaling_epochs=1, scaling_seeds=2,
-        lengths=QUICK_LENGTHS,
+        (1, 8, 16, 32), ("head only", "LoRA", "full", "from scratch"), seeds=3, control_seeds=2, epochs=2, train_limit=2000,
+        score_limit=800, measurements=1, head_rates=(3e-3, 1e-2), lora_rates=(1e-3, 3e-3), full_rates=(1e-4, 3e-4),
+        scratch_rates=(3e-4, 1e-3), scaling_limit=640, scaling_epochs=1, scaling_seeds=2, lengths=QUICK_LENGTHS,
     ),
     "full": Settings(),
 }  # fmt: skip
@@ -112,7 +114,8 @@ def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]
         "left_out_of_an_epoch": length_buckets.left_out(
             [len(b.rows) for b in study.encoded["train"]], settings.batch_size, training.STEPS
         ),
-        "majority": float(max(np.mean(inputs.data.validation.labels), 1 - np.mean(inputs.data.validation.labels))),
+        "scored": len(study.scored.labels),
+        "majority": float(max(np.mean(study.scored.labels), 1 - np.mean(study.scored.labels))),
         "new_parameters": study.new,
         "base_parameters": study.size,
         "base_unchanged": True,
@@ -138,11 +141,12 @@ class Study:
         longest = min(settings.lengths[-1], config.max_position_embeddings)
         self._lengths = (*(n for n in settings.lengths if n < longest), longest)
         self._tokenizer = inputs.base.tokenizer
+        self.scored = limited(inputs.data.validation, settings.score_limit)
         texts = {
             "train": limited(inputs.data.train, settings.train_limit),
             "scaling": limited(inputs.data.train, settings.scaling_limit),
-            "tuning": inputs.data.tuning,
-            "validation": inputs.data.validation,
+            "tuning": limited(inputs.data.tuning, settings.score_limit),
+            "validation": self.scored,
         }
         encoded = {name: self._encode(name, part) for name, part in texts.items()}
         used = np.unique(np.concatenate([b.input_ids.ravel() for part in encoded.values() for b in part] + [[0]]))

@@ -230,3 +230,15 @@ def test_the_study_runs_resumes_and_says_what_it_found(run_entry, tmp_path, monk
         assert list(tmp_path.glob(f"runs/bert_sst2-*/{figure}.png"))
     status, out, _ = run_entry(*command)
     assert status == 0 and "is complete" in out
+
+
+def test_a_short_run_scores_a_fixed_part_of_tuning_and_validation(inputs, folder):
+    study = sst2.Study(folder, dataclasses.replace(SMALL, score_limit=5), inputs)
+    assert [sum(len(b.rows) for b in study.encoded[name]) for name in ("tuning", "validation")] == [5, 5]
+    assert len(study.scored.labels) == 5
+
+
+def test_every_regime_chooses_from_its_own_rates():
+    rates = {regime: sst2.Settings().rates(regime) for regime in sst2_training.REGIMES}
+    assert rates["LoRA"] == rates["LoRA all linear"] and len(set(rates.values())) == 4
+    assert len({len(of_regime) for of_regime in rates.values()}) == 1  # the same effort for each
