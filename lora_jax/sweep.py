@@ -120,10 +120,10 @@ def _pad(leaves: dict[str, jax.Array], ranks: dict[str, int]) -> dict[str, jax.A
     return padded
 
 
+@functools.partial(jax.jit, static_argnames="members")  # one program, not one per leaf
 def broadcast(tree: Params, members: int) -> Params:
     """M copies of a tree, e.g. of a base that every member fine-tunes in full."""
-    copies = jax.jit(functools.partial(jax.tree.map, lambda leaf: jnp.broadcast_to(leaf, (members, *jnp.shape(leaf)))))
-    return copies(tree)  # one program, not one per leaf
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (members, *leaf.shape)), tree)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
