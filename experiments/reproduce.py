@@ -78,9 +78,11 @@ def _keep(folder: pathlib.Path, name: str, summary: dict[str, Any], run_path: pa
         shutil.copy(path, kept / path.name)
 
 
-def _run(folder: pathlib.Path, name: str, settings, study, figures, data) -> dict[str, Any]:
+def _run(
+    folder: pathlib.Path, name: str, settings, study, figures, data, *, keep_as: str | None = None
+) -> dict[str, Any]:
     summary = main.execute(name, settings, study, figures, data=data)
-    _keep(folder, name, summary, main.run_folder(name, settings, data).path)
+    _keep(folder, keep_as or name, summary, main.run_folder(name, settings, data).path)
     return summary
 
 
@@ -106,7 +108,12 @@ def _sst2(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
     settings = main.settings_from_flags(sst2.PRESETS, control_seeds=FLAGS.seeds)
     inputs = data.sentences
     summary = _run(folder, "bert_sst2", settings, lambda f: sst2.run(f, settings, inputs), sst2_figures, inputs)
-    return sst2_claims.claims(summary, _command("bert_sst2.py"))
+    one_rate = sst2.at_one_rate(settings, summary["tuning"]["LoRA"])
+    beside = _run(
+        folder, "bert_sst2", one_rate, lambda f: sst2.run(f, one_rate, inputs), sst2_figures, inputs,
+        keep_as="bert_sst2_one_rate",
+    )  # fmt: skip
+    return sst2_claims.claims(summary, beside, _command("reproduce.py --only=sst2"))
 
 
 def _new_digits(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:

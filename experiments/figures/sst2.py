@@ -47,7 +47,9 @@ def _tuning(summary: dict[str, Any]) -> list[str]:
             for rate, value in found["accuracy"].items()
         )
         edge = ", the edge of its range" if found["at_edge"] else ""
-        lines.append(f"  {regime:<16} {found['rank'] or '':>2} {of_rate}; taken: {found['best']:g}{edge}")
+        lines.append(
+            f"  {regime:<16} {found['rank'] or '':>2} {of_rate or 'nothing to choose from'}; taken: {found['best']:g}{edge}"
+        )
     return lines
 
 

@@ -1,8 +1,9 @@
 """S2, part II: a BERT fine-tuned on SST-2 by its head alone, by LoRA at every rank, and in full.
 
 Every regime, and every rank of LoRA, takes its learning rate from the tuning split, each out of as many and trained as long
-as the study trains: a shorter training favours higher rates. The validation split is scored and never chooses. Head only
-trains on features of the frozen encoder, computed once: dropout acts where something trains, so there on the head alone.
+as the study trains: a shorter training favours higher rates. One run each is a noisy choice, so `at_one_rate` trains all ranks
+at the rate that they like best together. The validation split is scored and never chooses. Head only trains on features of
+the frozen encoder, computed once: dropout acts where something trains, so there on the head alone.
 """
 
 import dataclasses
@@ -30,7 +31,10 @@ CONTROLS = ("from scratch", "LoRA all linear")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The rates are what each regime chooses from; `scale` is c = alpha/r. A limit of None is all of the split."""
+    """The rates are what each regime chooses from, a single one being taken as it is; `scale` is c = alpha/r.
+
+    A limit of None is all of the split; without `scaling_seeds` that part is left out.
+    """
 
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     regimes: tuple[str, ...] = training.REGIMES
@@ -101,7 +105,8 @@ def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]
     tuned = {regime: study.tune(regime) for regime in settings.regimes}
     outcomes = {regime: study.train(regime, tuned[regime]) for regime in settings.regimes}
     rows = [row for outcome in outcomes.values() for row in outcomes_of.rows(outcome, study.size)]
-    scaling = study.scaling(_at_reference(tuned["LoRA"])) if "LoRA" in settings.regimes else None
+    scales = "LoRA" in settings.regimes and settings.scaling_seeds
+    scaling = study.scaling(_at_reference(tuned["LoRA"])) if scales else None
     chex.assert_trees_all_equal(study.base, before)
     return {
         "rows": rows,
@@ -121,6 +126,21 @@ def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]
         "base_unchanged": True,
         "data": inputs.record(),
     }
+
+
+def at_one_rate(settings: Settings, tuned: list[dict[str, Any]]) -> Settings:
+    """Settings of a run of LoRA alone, every rank at the rate of the best mean over ranks; `tuned` as a run of these has it.
+
+    With alpha = c r a rate means much the same at every rank; where all share it, a difference between ranks is one of rank.
+    """
+    best = settings.lora_rates[0]
+    if len(settings.lora_rates) > 1:
+        scores = [[line["accuracy"][str(rate)] for line in tuned] for rate in settings.lora_rates]
+        means = [-1.0 if None in of_rate else float(np.mean(of_rate)) for of_rate in scores]  # None: diverged
+        best = settings.lora_rates[int(np.argmax(means))]
+        if max(means) < 0:
+            raise UserError("at every learning rate some rank of LoRA diverged; give lower --learning_rates.")
+    return dataclasses.replace(settings, regimes=("LoRA",), lora_rates=(best,), scaling_seeds=0)
 
 
 class Study:
@@ -181,6 +201,8 @@ class Study:
     def tune(self, regime: str) -> list[dict[str, Any]]:
         """Each rate once at each rank, trained as long as the study trains, on the tuning split; one line per rank."""
         rates = self.settings.rates(regime)
+        if len(rates) == 1:
+            return [outcomes_of.untuned(rank, rates[0]) for rank in self._ranks(regime)]
         members = [self._member(regime, rank, rate, seed=1000) for rank in self._ranks(regime) for rate in rates]
         recipe = self.settings.recipe(blocks_per_epoch=1)
         outcome = self._group(f"tune {regime}", regime, members, recipe, score="tuning")

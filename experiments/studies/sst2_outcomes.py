@@ -24,9 +24,14 @@ def tuned(regime: str, rank: int, rates: tuple[float, ...], scores: list[float])
     return {
         "rank": rank,
         "best": best,
-        "at_edge": len(rates) > 1 and best in (rates[0], rates[-1]),
+        "at_edge": best in (rates[0], rates[-1]),
         "accuracy": {str(rate): score if score >= 0 else None for rate, score in zip(rates, scores, strict=True)},
     }
+
+
+def untuned(rank: int, rate: float) -> dict[str, Any]:
+    """The same of a rate that has no rival."""
+    return {"rank": rank, "best": rate, "at_edge": False, "accuracy": {}}
 
 
 def rows(outcome: Outcome, size: int) -> list[dict[str, Any]]:
