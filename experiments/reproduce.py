@@ -2,11 +2,14 @@
 
 python experiments/reproduce.py --preset=full    # the reference: writes experiments/results/
 python experiments/reproduce.py --preset=smoke   # to see it work: writes runs/claims-smoke/
+python experiments/reproduce.py --from_results=experiments/results    # runs nothing: verdicts anew from the summaries there
 """
 
 import dataclasses
+import json
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -32,27 +35,63 @@ from experiments.studies import digit9, linear, new_digits, new_digits_jobs, ran
 define_common()
 define_data()
 flags.DEFINE_multi_enum("only", None, ["s0", "s1", "s2", "sst2", "s3", "rank"], "studies to run; by default all")
+flags.DEFINE_string("from_results", None, "run nothing; draw the verdicts anew from the summaries kept in this folder")
 FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 def run() -> None:
-    if FLAGS.seeds == 1:
-        raise UserError("--seeds=1: a verdict needs an interval, and an interval needs at least 2 seeds.")
-    main.settle_with_cores()  # as a study of BERT run by itself does, so that one can go on with the other's work
     chosen = {key: study for key, study in STUDIES.items() if FLAGS.only is None or key in FLAGS.only}
-    data = Data(main.load_mnist(), main.load_sst2() if "sst2" in chosen else None)
-    is_reference = FLAGS.preset == "full" and data.is_full
-    folder = RESULTS if is_reference else pathlib.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
-    make_folder(folder)
     about = environment()  # before the results folder changes: a commit that is clean should be said to be
-    claims: list[ledger.Claim] = []
-    for study in chosen.values():
-        claims += study(folder, data)
+    folder = _run_all(chosen) if FLAGS.from_results is None else _as_kept()
+    claims = [claim for study in chosen.values() for claim in study.claims(folder)]
     for path in ledger.write(claims, about, folder) if FLAGS.only is None else []:
         print(f"ledger: {path}")
     for claim in claims:
         print(f"{claim.id:<7} {claim.verdict}: {claim.statement}")
+
+
+def _as_kept() -> pathlib.Path:
+    main.refuse(("preset", "seeds", "workdir", "accelerator", "data_dir", "download"), "with --from_results")
+    return pathlib.Path(FLAGS.from_results)
+
+
+def _run_all(chosen: dict[str, "Study"]) -> pathlib.Path:
+    """Runs what is missing; returns the folder where the summaries now are."""
+    if FLAGS.seeds == 1:
+        raise UserError("--seeds=1: a verdict needs an interval, and an interval needs at least 2 seeds.")
+    main.settle_with_cores()  # as a study of BERT run by itself does, so that one can go on with the other's work
+    data = Data(main.load_mnist(), main.load_sst2() if "sst2" in chosen else None)
+    is_reference = FLAGS.preset == "full" and data.is_full
+    folder = RESULTS if is_reference else pathlib.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
+    make_folder(folder)
+    for study in chosen.values():
+        study.run(folder, data)
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What runs and keeps its summaries, their names, what claims follow from them, and the entry that runs it alone."""
+
+    run: Callable[[pathlib.Path, "Data"], object]
+    kept: tuple[str, ...]
+    claims_of: Callable[..., list[ledger.Claim]]
+    entry: str
+
+    def claims(self, folder: pathlib.Path) -> list[ledger.Claim]:
+        preset = FLAGS.preset if FLAGS.from_results is None else "full"
+        command = f"python experiments/{self.entry} --preset={preset}"
+        return self.claims_of(*(_summary(folder / name / "summary.json") for name in self.kept), command)
+
+
+def _summary(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); name a folder that a reference run wrote."
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,72 +125,57 @@ def _run(
     return summary
 
 
-def _linear(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
+def _linear(folder: pathlib.Path, data: Data) -> None:
     settings = main.settings_from_flags(linear.PRESETS)
-    summary = _run(folder, "linear_teacher", settings, lambda f: linear.summary(f, settings), linear_figures, None)
-    return linear_claims.claims(summary, _command("linear_teacher.py"))
+    _run(folder, "linear_teacher", settings, lambda f: linear.summary(f, settings), linear_figures, None)
 
 
-def _digit9(study: digit9.Settings, claims):
-    def run(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
+def _digit9(study: digit9.Settings, claims) -> Study:
+    name = f"mnist_digit9_{study.study}"
+
+    def run(folder: pathlib.Path, data: Data) -> None:
         settings = main.settings_from_flags(digit9.presets(study))
-        name = f"mnist_digit9_{study.study}"
-        summary = _run(
-            folder, name, settings, lambda f: digit9.run(f, settings, data.mnist), digit9_figures, data.mnist
-        )
-        return claims(summary, _command(f"mnist_digit9.py --study={study.study}"))
+        _run(folder, name, settings, lambda f: digit9.run(f, settings, data.mnist), digit9_figures, data.mnist)
 
-    return run
+    return Study(run, (name,), claims, f"mnist_digit9.py --study={study.study}")
 
 
-def _sst2(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
+def _sst2(folder: pathlib.Path, data: Data) -> None:
+    """As it is, and LoRA with one learning rate for all ranks."""
     settings = main.settings_from_flags(sst2.PRESETS, control_seeds=FLAGS.seeds)
     inputs = data.sentences
     summary = _run(folder, "bert_sst2", settings, lambda f: sst2.run(f, settings, inputs), sst2_figures, inputs)
     one_rate = sst2.at_one_rate(settings, summary["tuning"]["LoRA"])
-    beside = _run(
+    _run(
         folder, "bert_sst2", one_rate, lambda f: sst2.run(f, one_rate, inputs), sst2_figures, inputs,
         keep_as="bert_sst2_one_rate",
     )  # fmt: skip
-    return sst2_claims.claims(summary, beside, _command("reproduce.py --only=sst2"))
 
 
-def _new_digits(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
+def _new_digits(folder: pathlib.Path, data: Data) -> None:
     settings = main.settings_from_flags(new_digits.PRESETS)
 
     def study(f):
         new_digits_jobs.pretrain(f, settings, data.mnist)
         return new_digits_jobs.finetune(f, settings, data.mnist)
 
-    summary = _run(folder, "mnist_new_digits", settings, study, new_digits_figures, data.mnist)
-    return new_digits_claims.claims(summary, _command("mnist_new_digits.py"))
+    _run(folder, "mnist_new_digits", settings, study, new_digits_figures, data.mnist)
 
 
-def _rank(folder: pathlib.Path, data: Data) -> list[ledger.Claim]:
-    """No claim of a study: the picture of the README."""
+def _rank(folder: pathlib.Path, data: Data) -> None:
     settings = main.settings_from_flags(rank_mnist.PRESETS)
     _run(
-        folder,
-        "rank_sweep_mnist",
-        settings,
-        lambda f: rank_mnist.run(f, settings, data.mnist),
-        rank_figures,
-        data.mnist,
-    )
-    return []
-
-
-def _command(entry: str) -> str:
-    return f"python experiments/{entry} --preset={FLAGS.preset}"
+        folder, "rank_sweep_mnist", settings, lambda f: rank_mnist.run(f, settings, data.mnist), rank_figures, data.mnist
+    )  # fmt: skip
 
 
 STUDIES = {
     "s0": _digit9(digit9.S0, digit9_claims.s0),
     "s1": _digit9(digit9.S1, digit9_claims.s1),
-    "s2": _linear,
-    "sst2": _sst2,
-    "s3": _new_digits,
-    "rank": _rank,
+    "s2": Study(_linear, ("linear_teacher",), linear_claims.claims, "linear_teacher.py"),
+    "sst2": Study(_sst2, ("bert_sst2", "bert_sst2_one_rate"), sst2_claims.claims, "reproduce.py --only=sst2"),
+    "s3": Study(_new_digits, ("mnist_new_digits",), new_digits_claims.claims, "mnist_new_digits.py"),
+    "rank": Study(_rank, (), lambda command: [], "rank_sweep.py"),  # no claim of a study: the picture of the README
 }
 
 

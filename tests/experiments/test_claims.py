@@ -2,12 +2,16 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 
 from experiments.claims import digit9, ledger, linear, new_digits
 from experiments.claims.ledger import FAILS, HOLDS, Claim, against, consistent
 from experiments.common.statistics import estimate
+from tests.experiments.conftest import ENTRIES
+
+RESULTS = ENTRIES / "results"
 
 
 def about(mean: float, half: float = 0.0, n: int = 5) -> dict:
@@ -250,3 +254,13 @@ def test_claims_leave_summaries_as_they_are():
     before = copy.deepcopy(summary)
     s3(summary)
     assert summary == before
+
+
+def test_the_repository_s_ledger_follows_from_its_summaries(run_entry, tmp_path):
+    """Whoever changes a verdict's rule, or a summary, writes the ledger anew."""
+    committed = json.loads((RESULTS / "CLAIMS.json").read_text())["claims"]
+    shutil.copytree(RESULTS, tmp_path / "results")
+    status, _, _ = run_entry("reproduce.py", f"--from_results={tmp_path}/results")
+    drawn = json.loads((tmp_path / "results" / "CLAIMS.json").read_text())["claims"]
+    assert status == 0 and len(drawn) > 30
+    assert drawn == committed

@@ -57,8 +57,8 @@ def summary(noise=NOISE) -> dict:
     }  # fmt: skip
 
 
-def verdicts(changed: dict) -> dict[str, str]:
-    return {claim.id: claim.verdict for claim in claims.claims(changed, "command")}
+def verdicts(changed: dict, one_rate: dict | None = None) -> dict[str, str]:
+    return {claim.id: claim.verdict for claim in claims.claims(changed, one_rate or changed, "command")}
 
 
 def change(regime: str, rank: int | None = None, **values) -> dict:
@@ -98,14 +98,26 @@ def test_all_hold_where_the_study_is_right():
     ],
 )
 def test_a_claim_falls_with_the_fact_it_rests_on(claim, changed):
-    found = next(found for found in claims.claims(changed(), "command") if found.id == claim)
+    found = next(found for found in claims.claims(changed(), changed(), "command") if found.id == claim)
     assert found.verdict != HOLDS and ": no" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("one_rate", "claim", "verdict"),
+    [
+        (lambda: change("LoRA", 1, mean=0.821), "S2.4", FAILS),  # what each rank gained was its rate's doing
+        (lambda: change("LoRA", 32, mean=0.84), "S2.4", "holds in part"),
+        (lambda: change("LoRA", 32, first=0.76), "S2.7", "holds in part"),
+    ],
+)
+def test_ranks_are_compared_at_one_learning_rate(one_rate, claim, verdict):
+    assert verdicts(summary(), one_rate())[claim] == verdict
 
 
 def test_nothing_is_said_of_ranks_that_were_not_run():
     few = summary()
     few["rows"] = [row for row in few["rows"] if row["rank"] in (None, 1, 4)]
-    assert claims.claims(few, "command") == []
+    assert claims.claims(few, few, "command") == []
 
 
 def test_the_u_shape_is_looked_for_under_both_rules():
