@@ -52,7 +52,7 @@ def run() -> None:
 
 
 def _as_kept() -> pathlib.Path:
-    main.refuse(("preset", "seeds", "accelerator", "data_dir", "download"), "with --from_results")
+    main.refuse(("preset", "seeds", "workdir", "accelerator", "data_dir", "download"), "with --from_results")
     return pathlib.Path(FLAGS.from_results)
 
 

@@ -264,3 +264,10 @@ def test_the_repository_s_ledger_follows_from_its_summaries(run_entry, tmp_path)
     drawn = json.loads((tmp_path / "results" / "CLAIMS.json").read_text())["claims"]
     assert status == 0 and len(drawn) > 30
     assert drawn == committed
+
+
+def test_a_ledger_without_its_summaries(run_entry, tmp_path):
+    shutil.copytree(RESULTS / "mnist_digit9_s0", tmp_path / "mnist_digit9_s0")
+    status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}")
+    assert status == 2 and "mnist_digit9_s1/summary.json cannot be read (FileNotFoundError)" in stderr
+    assert not (tmp_path / "CLAIMS.json").exists()

@@ -56,7 +56,7 @@ MISTAKES = [
     (NEW, ["--images="], "--images names no file"),
     (NEW, ["--job=pretrain", "--images=a.png"], "--images has no meaning with --job=pretrain"),
     ("reproduce.py", ["--seeds=1"], "a verdict needs an interval"),
-    ("reproduce.py", ["--from_results=/nonexistent"], "/nonexistent/mnist_digit9_s0/summary.json cannot be read"),
+    ("reproduce.py", ["--from_results=x"], "--preset has no meaning with --from_results"),
     ("benchmark.py", ["--seeds=3"], "--seeds has no meaning here"),
     ("benchmark.py", ["--peft_python=/nonexistent"], "--peft_python=/nonexistent cannot be run"),
     ("benchmark.py", [f"--peft_python={sys.executable}"], "cannot write to /dev/null/never/benchmark-cpu"),
