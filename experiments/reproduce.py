@@ -53,7 +53,10 @@ def run() -> None:
 
 def _as_kept() -> pathlib.Path:
     main.refuse(("preset", "seeds", "workdir", "accelerator", "data_dir", "download"), "with --from_results")
-    return pathlib.Path(FLAGS.from_results)
+    folder = pathlib.Path(FLAGS.from_results)
+    if not any((folder / name).is_dir() for study in STUDIES.values() for name in study.kept):
+        raise UserError(f"--from_results={folder} keeps no study; name a folder that a run without this flag wrote.")
+    return folder
 
 
 def _run_all(chosen: dict[str, "Study"]) -> pathlib.Path:
@@ -80,6 +83,10 @@ class Study:
     entry: str
 
     def claims(self, folder: pathlib.Path) -> list[ledger.Claim]:
+        """None, and a line, where the study is not among what is kept."""
+        if self.kept and not any((folder / name).is_dir() for name in self.kept):
+            print(f"not in {folder}: {', '.join(self.kept)}")
+            return []
         preset = FLAGS.preset if FLAGS.from_results is None else "full"
         command = f"python experiments/{self.entry} --preset={preset}"
         return self.claims_of(*(_summary(folder / name / "summary.json") for name in self.kept), command)
@@ -90,7 +97,7 @@ def _summary(path: pathlib.Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}); name a folder that a reference run wrote."
+            f"{path} cannot be read ({type(error).__name__}); name a folder that a run without --from_results wrote."
         ) from error
 
 

@@ -266,8 +266,24 @@ def test_the_repository_s_ledger_follows_from_its_summaries(run_entry, tmp_path)
     assert drawn == committed
 
 
-def test_a_ledger_without_its_summaries(run_entry, tmp_path):
+def test_a_ledger_of_what_is_kept(run_entry, tmp_path):
+    shutil.copytree(RESULTS / "mnist_digit9_s1", tmp_path / "mnist_digit9_s1")
+    status, stdout, _ = run_entry("reproduce.py", f"--from_results={tmp_path}")
+    assert status == 0 and f"not in {tmp_path}: mnist_digit9_s0" in stdout
+    assert {claim["id"] for claim in json.loads((tmp_path / "CLAIMS.json").read_text())["claims"]} == {
+        f"S1.{i}" for i in range(1, 6)
+    }
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text('{"rows": [')])
+def test_a_ledger_without_a_summary(damage, run_entry, tmp_path):
     shutil.copytree(RESULTS / "mnist_digit9_s0", tmp_path / "mnist_digit9_s0")
+    damage(tmp_path / "mnist_digit9_s0" / "summary.json")
     status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}")
-    assert status == 2 and "mnist_digit9_s1/summary.json cannot be read (FileNotFoundError)" in stderr
+    assert status == 2 and "mnist_digit9_s0/summary.json cannot be read" in stderr
     assert not (tmp_path / "CLAIMS.json").exists()
+
+
+def test_a_ledger_of_nothing(run_entry, tmp_path):
+    status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}")
+    assert status == 2 and "keeps no study" in stderr
