@@ -36,9 +36,10 @@ def against_parameters(
         line = "o-" if regime == "LoRA" else "s"
         x = [row["parameters"] for row in rows]
         points(axis, x, [row["accuracy"] for row in rows], line, color=colors[regime], label=regime)
-    for row in rows_of(summary, "LoRA"):
+    for i, row in enumerate(rows_of(summary, "LoRA")):
         spot = (row["parameters"], 100 * row["accuracy"]["mean"])
-        axis.annotate(f"r={row['rank']}", spot, textcoords="offset points", xytext=(5, -12), fontsize=8)
+        at = (4, -12 - 9 * (i % 3))  # small ranks have nearly as many parameters: their names one below the other
+        axis.annotate(f"r={row['rank']}", spot, textcoords="offset points", xytext=at, fontsize=8)
     axis.set_xscale("log")
     axis.set_xlabel("trainable parameters")
     axis.set_ylabel(ylabel)

@@ -107,6 +107,10 @@ def _against_rank(summary, path: pathlib.Path) -> pathlib.Path:
     rows = rows_of(summary, "LoRA")
     ranks = [row["rank"] for row in rows]
     points(axis, ranks, [row["accuracy"] for row in rows], "o-", color=COLORS["LoRA"], label="LoRA, query and value")
+    for row in rows:  # ranks at different learning rates differ by these, too
+        at = (row["rank"], 100 * row["accuracy"]["mean"])
+        text_of = f"lr {row['learning_rate']:g}"
+        axis.annotate(text_of, at, (6, 5), textcoords="offset points", fontsize=7, color=COLORS["LoRA"])
     for row in rows_of(summary, "LoRA all linear"):
         points(axis, [row["rank"]], [row["accuracy"]], "D", color=COLORS[row["regime"]], label=row["regime"])
     for regime in ("full", "from scratch", "head only"):
