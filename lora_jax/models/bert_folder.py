@@ -1,7 +1,6 @@
 """BERT in Hugging Face's folder layout: config.json and model.safetensors, read and written without torch.
 
-A tensor's name is the parameter's path with "." for "/"; only the last part has another word, and a Dense kernel is
-transposed (torch's Linear is [out, in]).
+`torch_names` says how a tensor's name follows from the parameter's path.
 """
 
 import dataclasses
@@ -20,16 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.errors import ModelError
-from lora_jax.models import weight_files
+from lora_jax.models import torch_names, weight_files
 from lora_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification
 from lora_jax.tree import flat, nested
 
-WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+NAMES = torch_names.Names(embeddings=".*_embeddings", norms="LayerNorm")
 ARCHITECTURES = {"cls": "BertForMaskedLM", "classifier": "BertForSequenceClassification"}  # by their heads
 BUFFERS = re.compile(r"(.*\.)?(position_ids|token_type_ids)")
 EMBEDDING, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"  # two names of one tensor
-Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +52,7 @@ def read(path: str | os.PathLike) -> BertFolder:
     if {DECODER, EMBEDDING} <= tensors.keys() and not np.array_equal(tensors[DECODER], tensors[EMBEDDING]):
         raise ModelError(f"{folder}: {DECODER} is not the embedding matrix; only tied ones are supported.")
     paths = {_path(name): name for name in tensors}
-    shapes = {path: _turned(path, tensors[name].shape) for path, name in paths.items()}
+    shapes = {path: torch_names.turned(path, tensors[name].shape) for path, name in paths.items()}
     expected = _shapes(config, _labels(shapes))
     kept = {path: name for path, name in paths.items() if path in expected or path.startswith("bert/")}
     problems = _problems(expected, {path: shapes[path] for path in kept})
@@ -63,8 +61,8 @@ def read(path: str | os.PathLike) -> BertFolder:
         for name in kept.values()
         if not jnp.issubdtype(tensors[name].dtype, jnp.floating)
     ]
-    _raise_for(f"{folder}: the weights do not fit config.json", problems)
-    leaves = {path: _as_ours(path, tensors[name]) for path, name in kept.items()}
+    torch_names.raise_for(f"{folder}: the weights do not fit config.json", problems)
+    leaves = {path: torch_names.as_ours(path, tensors[name]) for path, name in kept.items()}
     return BertFolder(folder, config, nested(leaves), tuple(sorted(tensors.keys() - kept.values())))
 
 
@@ -109,67 +107,28 @@ def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _path(name: str) -> str:
-    """The parameter path of a tensor."""
-    if BUFFERS.fullmatch(name):
-        return name
-    *modules, word = name.split(".")
-    if word == "weight" and modules:
-        if modules[-1] == "LayerNorm":
-            word = "scale"
-        elif modules[-1].endswith("_embeddings"):
-            word = "embedding"
-        else:
-            word = "kernel"
-    return "/".join([*modules, word])
+    """The parameter path of a tensor; a buffer keeps its name."""
+    return name if BUFFERS.fullmatch(name) else NAMES.path(name)
 
 
-def _name(path: str) -> str:
-    """The inverse of `_path`."""
-    *modules, word = path.split("/")
-    return ".".join([*modules, WORDS.get(word, word)])
+def _problems(expected: Mapping[str, torch_names.Shape], found: Mapping[str, torch_names.Shape]) -> list[str]:
+    """Every leaf of the encoder must be there, none beside, and all must fit; the pooler and heads may be absent."""
+    return torch_names.problems(expected, found, optional=("bert/pooler/", *(f"{head}/" for head in ARCHITECTURES)))
 
 
-def _turned(path: str, shape: Shape) -> Shape:
-    """The shape there of what has `shape` here: torch's Linear is [out, in]."""
-    return tuple(reversed(shape)) if path.endswith("/kernel") else tuple(shape)
-
-
-def _as_ours(path: str, tensor: np.ndarray) -> jax.Array:
-    return jnp.asarray(np.asarray(tensor.T if path.endswith("/kernel") else tensor, np.float32))
-
-
-def _labels(shapes: Mapping[str, Shape]) -> int:
+def _labels(shapes: Mapping[str, torch_names.Shape]) -> int:
     """How many labels a classifier has; 1 where there is none."""
     kernel = shapes.get("classifier/kernel", ())
     return kernel[-1] if kernel else 1
 
 
 @functools.lru_cache(maxsize=8)
-def _shapes(config: BertConfig, labels: int) -> Mapping[str, Shape]:
+def _shapes(config: BertConfig, labels: int) -> Mapping[str, torch_names.Shape]:
     """Every leaf that can be there: encoder, pooler and both heads."""
     models = (BertForMaskedLM(config), BertForSequenceClassification(config, labels))
     ids = jnp.ones((1, 1), jnp.int32)
     trees = [jax.eval_shape(model.init, jax.random.key(0), ids)["params"] for model in models]
     return types.MappingProxyType({path: leaf.shape for tree in trees for path, leaf in flat(tree).items()})
-
-
-def _problems(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:
-    """Every leaf of the encoder must be there, none beside, and all must fit; the pooler and heads may be absent."""
-    optional = ("bert/pooler/", *(f"{head}/" for head in ARCHITECTURES))
-    problems = [f"missing {_name(path)}" for path in expected if path not in found and not path.startswith(optional)]
-    problems += [f"unexpected {_name(path)}" for path in found if path not in expected]
-    problems += [
-        f"{_name(path)} is {list(_turned(path, shape))}, expected {list(_turned(path, expected[path]))}"
-        for path, shape in found.items()
-        if path in expected and shape != expected[path]
-    ]
-    return problems
-
-
-def _raise_for(what: str, problems: list[str]) -> None:
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ModelError(f"{what}: {'; '.join(sorted(problems)[:5])}{more}.")
 
 
 def initialised(model: nn.Module, key: jax.Array, loaded: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -214,17 +173,14 @@ def write(path: str | os.PathLike, config: BertConfig, params: Mapping[str, Any]
     """
     leaves = flat(params)
     shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
-    _raise_for("the parameters do not fit the config", _problems(_shapes(config, _labels(shapes)), shapes))
+    torch_names.raise_for("the parameters do not fit the config", _problems(_shapes(config, _labels(shapes)), shapes))
     folder = pathlib.Path(path)
-    weight_files.write(folder, {_name(leaf): _as_theirs(leaf, value, dtype) for leaf, value in leaves.items()})
+    weight_files.write(
+        folder, {torch_names.name(leaf): torch_names.as_theirs(leaf, value, dtype) for leaf, value in leaves.items()}
+    )
     about = {"model_type": "bert", **dataclasses.asdict(config), "pad_token_id": 0}
     about["architectures"] = [next((name for head, name in ARCHITECTURES.items() if head in params), "BertModel")]
     if "classifier/kernel" in shapes:
         labels = {i: f"LABEL_{i}" for i in range(_labels(shapes))}
         about |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
     weight_files.write_atomically(folder / "config.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
-
-
-def _as_theirs(path: str, leaf: Any, dtype: Any) -> np.ndarray:
-    array = np.asarray(leaf).astype(jnp.dtype(dtype))
-    return array.T if path.endswith("/kernel") else array

@@ -1,0 +1,96 @@
+"""Between a Flax tree and a torch state dict of the same modules: names and the direction of matrices.
+
+A tensor's name is the parameter's path with "." for "/"; only the last part has another word ("kernel", "scale" and
+"embedding" are torch's "weight"), and a Dense kernel is transposed (torch's Linear is [out, in]).
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lora_jax.errors import ModelError
+
+WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Which modules hold something else than a kernel: patterns that a module's own name matches as a whole."""
+
+    embeddings: str
+    norms: str
+
+    def path(self, name: str) -> str:
+        """The parameter path of a tensor.
+
+        >>> Names("embed", "norm").path("layer.0.norm.weight")
+        'layer/0/norm/scale'
+        """
+        *modules, word = name.split(".")
+        if word == "weight" and modules:
+            if re.fullmatch(self.norms, modules[-1]):
+                word = "scale"
+            elif re.fullmatch(self.embeddings, modules[-1]):
+                word = "embedding"
+            else:
+                word = "kernel"
+        return "/".join([*modules, word])
+
+
+def name(path: str) -> str:
+    """The tensor of a parameter path: the inverse of `Names.path`.
+
+    >>> name("layer/0/norm/scale")
+    'layer.0.norm.weight'
+    """
+    *modules, word = path.split("/")
+    return ".".join([*modules, WORDS.get(word, word)])
+
+
+def turned(path: str, shape: Shape) -> Shape:
+    """The shape there of what has `shape` here, and the reverse."""
+    return tuple(reversed(shape)) if path.endswith("/kernel") else tuple(shape)
+
+
+def as_ours(path: str, tensor: np.ndarray) -> jax.Array:
+    """float32, as Flax has it."""
+    return jnp.asarray(np.asarray(tensor.T if path.endswith("/kernel") else tensor, np.float32))
+
+
+def as_theirs(path: str, leaf: Any, dtype: Any) -> np.ndarray:
+    """In `dtype`, as torch has it."""
+    array = np.asarray(leaf).astype(jnp.dtype(dtype))
+    return array.T if path.endswith("/kernel") else array
+
+
+def problems(expected: Mapping[str, Shape], found: Mapping[str, Shape], *, optional: tuple[str, ...] = ()) -> list[str]:
+    """One phrase for each tensor that is missing, unexpected or of another shape, in torch's words.
+
+    Args:
+      expected, found: path -> shape, as Flax has it.
+      optional: prefixes of paths that may be absent.
+    """
+    missing = [f"missing {name(path)}" for path in expected if path not in found and not path.startswith(optional)]
+    unexpected = [f"unexpected {name(path)}" for path in found if path not in expected]
+    return [
+        *missing,
+        *unexpected,
+        *(
+            f"{name(path)} is {list(turned(path, shape))}, expected {list(turned(path, expected[path]))}"
+            for path, shape in found.items()
+            if path in expected and shape != expected[path]
+        ),
+    ]
+
+
+def raise_for(what: str, found: list[str]) -> None:
+    """ModelError that names the first five problems, if there are any."""
+    if found:
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        raise ModelError(f"{what}: {'; '.join(sorted(found)[:5])}{more}.")
