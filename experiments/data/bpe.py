@@ -1,0 +1,64 @@
+"""Byte-level BPE tokenizers (Hugging Face's `tokenizers`), trained on a corpus and kept with the run."""
+
+import pathlib
+from collections.abc import Iterable
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from experiments.common.errors import UserError
+from lora_jax.errors import first_line
+from lora_jax.models.weight_files import write_atomically
+
+PAD, END, QUESTION, ANSWER = "<pad>", "<end>", "<question>", "<answer>"
+SPECIAL = (PAD, END, QUESTION, ANSWER)  # 0, 1, 2, 3
+FILE = "tokenizer.json"
+
+
+def trained(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
+    """At most `vocab_size` tokens, the 256 bytes among them: every text can be encoded, and decoded as it was."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _literal(tokenizer)
+
+
+def _literal(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A text that happens to say "<end>" is encoded as these five characters."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def write(tokenizer: tokenizers.Tokenizer, folder: pathlib.Path) -> None:
+    """`folder/tokenizer.json`, atomically."""
+    write_atomically(folder / FILE, tokenizer.to_str().encode())
+
+
+def read(folder: pathlib.Path, vocab_size: int) -> tokenizers.Tokenizer:
+    """The tokenizer of a model's folder.
+
+    Raises:
+      UserError: when it is absent, damaged, without our special tokens, or has more tokens than the model has embeddings.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        raise UserError(f"{folder}: there is no {FILE} in it.")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f"{file} is no tokenizer ({first_line(error)}).") from error
+    missing = [token for token in SPECIAL if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise UserError(f"{file}: {', '.join(missing)} missing; it was not trained here.")
+    if tokenizer.get_vocab_size() > vocab_size:
+        raise UserError(
+            f"{file} has {tokenizer.get_vocab_size()} tokens and the model {vocab_size} embeddings; they do not belong together."
+        )
+    return _literal(tokenizer)

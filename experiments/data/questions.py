@@ -1,0 +1,104 @@
+"""Questions with answers: instructions in Alpaca's format, medical ones in MedQuAD's; bad rows are counted, never cut."""
+
+import collections
+import dataclasses
+import functools
+import gzip
+import hashlib
+import json
+import pathlib
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from experiments.common.errors import UserError
+
+FIELDS = {  # kind -> (fields of the question, joined by a line break; field of the answer)
+    "alpaca": (("instruction", "input"), "output"),
+    "medquad": (("question",), "answer"),
+}
+
+
+class Pair(NamedTuple):
+    question: str
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """What a file gave, and how many of its rows were left out, by reason."""
+
+    pairs: tuple[Pair, ...]
+    left_out: dict[str, int]
+    source: str
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """SHA-256 over the pairs."""
+        return hashlib.sha256(json.dumps(self.pairs).encode()).hexdigest()
+
+
+def read(path: str, flag: str = "--questions") -> Pairs:
+    """The pairs of a .json (a list) or .jsonl file, gzipped or not; its first row says of which kind it is.
+
+    Raises:
+      UserError: for a file that is missing, damaged, not UTF-8, of no known kind, or without a single good row.
+    """
+    where = f"{flag}: {path}"
+    rows = list(_rows(where, pathlib.Path(path)))
+    if not rows:
+        raise UserError(f"{where} is empty.")
+    kind = next((kind for kind, (ask, tell) in FIELDS.items() if _has(rows[0], (ask[0], tell))), None)
+    if kind is None:
+        names = ", ".join(sorted(rows[0])) if isinstance(rows[0], dict) else type(rows[0]).__name__
+        raise UserError(
+            f"{where}: its first row has {names}; give instruction and output (Alpaca) or question and answer (MedQuAD)."
+        )
+    good, left_out = [], collections.Counter()
+    for row in rows:
+        pair, problem = _pair(row, *FIELDS[kind])
+        if pair is None:
+            left_out[problem] += 1
+        else:
+            good.append(pair)
+    if not good:
+        raise UserError(f"{where}: none of its {len(rows):,} rows has a question and an answer.")
+    return Pairs(tuple(good), dict(left_out), f"{pathlib.Path(path).name} ({kind})")
+
+
+def _has(row: Any, fields: tuple[str, ...]) -> bool:
+    return isinstance(row, dict) and all(field in row for field in fields)
+
+
+def _pair(row: Any, ask: tuple[str, ...], tell: str) -> tuple[Pair | None, str]:
+    """(the pair, "") or (None, why not)."""
+    if not isinstance(row, dict):
+        return None, "no object"
+    parts = [row.get(field) or "" for field in (*ask, tell)]
+    if not all(isinstance(part, str) for part in parts):
+        return None, "no text"
+    if any("\ud800" <= character <= "\udfff" or character == "\ufffd" for part in parts for character in part):
+        return None, "wrong encoding"
+    *question, answer = (part.strip() for part in parts)
+    if not answer:
+        return None, "no answer"
+    if not question[0]:
+        return None, "no question"
+    return Pair("\n".join(filter(None, question)), answer), ""
+
+
+def _rows(where: str, path: pathlib.Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise UserError(f"{where}: there is no such file.")
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind not in ("json", "jsonl"):
+        raise UserError(f"{where} is of no known kind; give .json or .jsonl files, also with .gz.")
+    try:
+        with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
+            if kind == "jsonl":
+                yield from (json.loads(line) for line in file if line.strip())
+            else:
+                rows = json.load(file)
+                yield from rows if isinstance(rows, list) else [rows]
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # ValueError: no JSON, not UTF-8
+        raise UserError(f"{where} cannot be read ({type(error).__name__}: {error}).") from error
