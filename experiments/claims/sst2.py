@@ -6,16 +6,14 @@ the base and the validation sentences are the same for all. A verdict rests on f
 
 from typing import Any
 
-import numpy as np
-
-from experiments.claims.ledger import FAILS, HOLDS, Claim
+from experiments.claims.facts import Facts, above, below, claim, gain
+from experiments.claims.ledger import Claim
 from experiments.common.statistics import estimate, text
 
 NEAR = 0.02  # of accuracy: "near-optimal", the distance between the bars set for full and for LoRA
 SAME = 0.01  # "saturates": no rank beyond gains more
 STABLE = 0.02  # no seed ends further below the best it was measured at
 NEAR_OPTIMAL = (8, 16)  # the ranks that S2.6 names
-Facts = dict[str, bool]
 
 
 def claims(summary: dict[str, Any], one_rate: dict[str, Any], command: str) -> list[Claim]:
@@ -31,14 +29,6 @@ def claims(summary: dict[str, Any], one_rate: dict[str, Any], command: str) -> l
     ]
 
 
-def _claim(id: str, statement: str, ours: str, n: int, facts: Facts, command: str, more: str = "") -> Claim:
-    """The verdict and its reason are the facts'; the first is what the claim cannot do without."""
-    held = facts[next(iter(facts))] and sum(facts.values())
-    verdict = HOLDS if held == len(facts) else "holds in part" if held else FAILS
-    reason = "; ".join(f"{fact}: {'yes' if true else 'no'}" for fact, true in facts.items())
-    return Claim(id, statement, "a figure", ours, n, verdict, reason + more, command)
-
-
 def _row(summary: dict[str, Any], regime: str, rank: int | None = None) -> dict[str, Any]:
     return next(row for row in summary["rows"] if row["regime"] == regime and row["rank"] == rank)
 
@@ -46,20 +36,6 @@ def _row(summary: dict[str, Any], regime: str, rank: int | None = None) -> dict[
 def _lora(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of LoRA on query and value, by rank."""
     return [row for row in summary["rows"] if row["regime"] == "LoRA"]
-
-
-def _gain(a: list[float], b: list[float], level: float = 0.95) -> dict[str, Any]:
-    """b - a over the seeds that both have."""
-    n = min(len(a), len(b))
-    return estimate(np.subtract(b[:n], a[:n]).tolist(), level)
-
-
-def _above(e: dict[str, Any], bar: float = 0.0) -> bool:
-    return e["low"] is not None and e["low"] > bar
-
-
-def _below(e: dict[str, Any], bar: float) -> bool:
-    return e["high"] is not None and e["high"] < bar
 
 
 def _points(e: dict[str, Any]) -> str:
@@ -72,14 +48,14 @@ def _saturates(summary, one_rate, command: str) -> Claim:
     told = []
     for at, run in {"at one learning rate for all": one_rate, "at each rank's own": summary}.items():
         first, middle, last = _lora(run)[0], _row(run, "LoRA", 8), _lora(run)[-1]
-        early, late = _gain(first["accuracies"], middle["accuracies"]), _gain(middle["accuracies"], last["accuracies"])
-        facts[f"a gain from r = {first['rank']} to 8 {at}"] = _above(early)
-        facts[f"from 8 to {last['rank']} less than {100 * SAME:.0f} point {at}"] = _below(late, SAME)
+        early, late = gain(first["accuracies"], middle["accuracies"]), gain(middle["accuracies"], last["accuracies"])
+        facts[f"a gain from r = {first['rank']} to 8 {at}"] = above(early)
+        facts[f"from 8 to {last['rank']} less than {100 * SAME:.0f} point {at}"] = below(late, SAME)
         rates = dict.fromkeys(f"{row['learning_rate']:g}" for row in (first, middle, last))
         told.append(
             f"{at} ({', '.join(rates)}), r = {first['rank']} to 8 {_points(early)}, 8 to {last['rank']} {_points(late)}"
         )
-    return _claim(
+    return claim(
         "S2.4",
         "accuracy improves rapidly from r = 1 to about 8, saturates beyond",
         "; ".join(told),
@@ -97,12 +73,12 @@ def _no_u_shape(summary, command: str) -> Claim:
     of = {(row["rule"], row["rank"], row["learning_rate"]): row["accuracies"] for row in scaling["rows"]}
 
     def lost(rule: str) -> dict[float, dict[str, Any]]:
-        return {r: _gain(of[rule, ranks[-1], r], of[rule, 8, r], 1 - 0.05 / len(rates)) for r in rates}
+        return {r: gain(of[rule, ranks[-1], r], of[rule, 8, r], 1 - 0.05 / len(rates)) for r in rates}
 
     found = {rule: lost(rule) for rule in ("alpha = c r", "alpha fixed", "alpha/sqrt(r)")}
     facts = {
-        "none at any learning rate with alpha = c r": not any(map(_above, found["alpha = c r"].values())),
-        "one at some learning rate with alpha fixed": any(map(_above, found["alpha fixed"].values())),
+        "none at any learning rate with alpha = c r": not any(map(above, found["alpha = c r"].values())),
+        "one at some learning rate with alpha fixed": any(map(above, found["alpha fixed"].values())),
     }
     ours = (
         f"what r = {ranks[-1]} loses to r = 8 at learning rates {', '.join(f'{r:.2g}' for r in rates)}: "
@@ -110,7 +86,7 @@ def _no_u_shape(summary, command: str) -> Claim:
             f"{rule} {', '.join(text(e, 2, 100) for e in of_rate.values())} points" for rule, of_rate in found.items()
         )
     )
-    return _claim(
+    return claim(
         "S2.5", "no U-shaped degradation at high rank once alpha = c r (and one appears in early runs with fixed alpha)",
         ours, found["alpha = c r"][rates[0]]["n"], facts, command,
         f" ({100 * (1 - 0.05 / len(rates)):.1f} % intervals, for {len(rates)} rates)",
@@ -120,25 +96,25 @@ def _no_u_shape(summary, command: str) -> Claim:
 def _pareto(summary, command: str) -> Claim:
     head, full = _row(summary, "head only"), _row(summary, "full")
     lora = {rank: _row(summary, "LoRA", rank) for rank in NEAR_OPTIMAL}
-    distance = {rank: _gain(full["accuracies"], row["accuracies"]) for rank, row in lora.items()}
+    distance = {rank: gain(full["accuracies"], row["accuracies"]) for rank, row in lora.items()}
     front = [row["accuracies"] for row in (head, *_lora(summary), full)]
     others = [row for row in summary["rows"] if row["regime"] not in ("full", "from scratch")]
     facts = {
         "head-only is below LoRA and full": all(
-            _above(_gain(head["accuracies"], row["accuracies"])) for row in (*lora.values(), full)
+            above(gain(head["accuracies"], row["accuracies"])) for row in (*lora.values(), full)
         ),
-        "full is above every other regime": all(_above(_gain(row["accuracies"], full["accuracies"])) for row in others),
-        f"LoRA is within {100 * NEAR:.0f} points of full": all(_above(e, -NEAR) for e in distance.values()),
+        "full is above every other regime": all(above(gain(row["accuracies"], full["accuracies"])) for row in others),
+        f"LoRA is within {100 * NEAR:.0f} points of full": all(above(e, -NEAR) for e in distance.values()),
         "under 1 % trains": all(row["share"] < 0.01 for row in lora.values()),
         "no step along the front goes down": not any(
-            _below(_gain(a, b), 0.0) for a, b in zip(front[:-1], front[1:], strict=True)
+            below(gain(a, b), 0.0) for a, b in zip(front[:-1], front[1:], strict=True)
         ),
     }
     shown = "; ".join(
         f"LoRA r = {rank} minus full {_points(distance[rank])}, {100 * lora[rank]['share']:.2f} % trains"
         for rank in NEAR_OPTIMAL
     )
-    return _claim(
+    return claim(
         "S2.6",
         "head-only underfits; full is best; LoRA with r in [8, 16] is near-optimal with < 1 % trainable parameters (a smooth Pareto front)",
         f"head only {text(head['accuracy'], 2, 100)} %, full {text(full['accuracy'], 2, 100)} %; {shown}",
@@ -154,18 +130,18 @@ def _dynamics(summary, one_rate, command: str) -> Claim:
 
     rows = _lora(summary)
     head, full, low, high = _row(summary, "head only"), _row(summary, "full"), rows[0], rows[-1]
-    left = _gain(after_one(head), head["accuracies"])
-    faster = _gain(*(after_one(_row(one_rate, "LoRA", row["rank"])) for row in (low, high)))
+    left = gain(after_one(head), head["accuracies"])
+    faster = gain(*(after_one(_row(one_rate, "LoRA", row["rank"])) for row in (low, high)))
     falls = max(max(curve) - curve[-1] for row in rows for curve in row["curves"])
     facts = {
-        "head-only gains less than 2 points after one epoch": _below(left, 0.02),
-        "and ends below every rank": all(_above(_gain(head["accuracies"], row["accuracies"])) for row in rows),
-        "full is ahead after one epoch": all(_above(_gain(after_one(row), after_one(full))) for row in (head, *rows)),
-        "and at the end": all(_above(_gain(row["accuracies"], full["accuracies"])) for row in (head, *rows)),
+        "head-only gains less than 2 points after one epoch": below(left, 0.02),
+        "and ends below every rank": all(above(gain(head["accuracies"], row["accuracies"])) for row in rows),
+        "full is ahead after one epoch": all(above(gain(after_one(row), after_one(full))) for row in (head, *rows)),
+        "and at the end": all(above(gain(row["accuracies"], full["accuracies"])) for row in (head, *rows)),
         f"LoRA is stable: no run ends {100 * STABLE:.0f} points or more below its best": falls < STABLE,
-        f"r = {high['rank']} is ahead of r = {low['rank']} after one epoch, at one learning rate": _above(faster),
+        f"r = {high['rank']} is ahead of r = {low['rank']} after one epoch, at one learning rate": above(faster),
     }
-    return _claim(
+    return claim(
         "S2.7",
         "dynamics: head-only converges quickly to a low plateau, full is fastest and highest, LoRA is stable, higher ranks converge slightly faster",
         f"after one epoch: head only {text(estimate(after_one(head)), 1, 100)} %, full {text(estimate(after_one(full)), 1, 100)} %, "
