@@ -3,24 +3,32 @@
 python experiments/rank_sweep.py                        # MNIST; writes runs/rank_sweep_mnist-*/
 python experiments/rank_sweep.py --task=linear_teacher  # against the Eckart-Young bound
 python experiments/rank_sweep.py --task=sst2            # BERT on SST-2, the whole study
+python experiments/rank_sweep.py --task=tiny_lm         # a language model: LoRA against full fine-tuning at every rank
 """
+
+import dataclasses
 
 from absl import flags
 
-from experiments.common import cli, main
+from experiments.common import cli, lm, main
 from experiments.common.flags import define_bert, define_common, define_data, define_integers, define_numbers
 from experiments.figures import linear as linear_figures
 from experiments.figures import rank as rank_figures
 from experiments.figures import sst2 as sst2_figures
-from experiments.studies import linear, rank_mnist, sst2
+from experiments.studies import linear, lm_study, rank_mnist, sst2
 
 define_common()
 define_data("of the task's data")
 define_bert()
 define_integers("ranks", None, "ranks of the sweep, e.g. 1,2,4,8")
-define_numbers("learning_rates", None, "learning rates that every regime chooses from, e.g. 3e-4,1e-3 (mnist, sst2)")
-flags.DEFINE_enum("task", "mnist", ["mnist", "linear_teacher", "sst2"], "what is learned")
+define_numbers(
+    "learning_rates",
+    None,
+    "learning rates that every regime chooses from, e.g. 3e-4,1e-3 (all tasks but linear_teacher)",
+)
+flags.DEFINE_enum("task", "mnist", ["mnist", "linear_teacher", "sst2", "tiny_lm"], "what is learned")
 flags.DEFINE_enum("strategy", None, ["auto", "vmap", "sequential"], "how members run inside the program")
+lm.define_text()
 FLAGS = flags.FLAGS
 
 
@@ -28,7 +36,9 @@ BERT_FLAGS = ("bert", "regimes", "epochs", "train_limit", "dropout")
 
 
 def run() -> None:
-    {"mnist": _mnist, "linear_teacher": _linear_teacher, "sst2": _sst2}[FLAGS.task]()
+    if FLAGS.task != "tiny_lm":
+        main.refuse(lm.TEXT_FLAGS, f"with --task={FLAGS.task}")
+    {"mnist": _mnist, "linear_teacher": _linear_teacher, "sst2": _sst2, "tiny_lm": _tiny_lm}[FLAGS.task]()
 
 
 def _linear_teacher() -> None:
@@ -58,6 +68,18 @@ def _sst2() -> None:
     )
     inputs = main.load_sst2(FLAGS.bert)
     main.execute("bert_sst2", settings, lambda folder: sst2.run(folder, settings, inputs), sst2_figures, data=inputs)
+
+
+def _tiny_lm() -> None:
+    """The gap between tuned LoRA and tuned full fine-tuning, rank by rank, at one size."""
+    main.refuse(("data_dir", "download", "medical", "strategy", *BERT_FLAGS), "with --task=tiny_lm")
+    ranks = main.chosen("ranks")
+    settings = main.settings_from_flags(
+        lm_study.PRESETS, ranks=ranks, rank=ranks and ranks[0],
+        **dict.fromkeys(("lora_rates", "full_rates"), main.chosen("learning_rates")),
+    )  # fmt: skip
+    settings = dataclasses.replace(settings, sizes=(settings.size,))
+    lm.execute("rank_sweep_tiny_lm", settings, lm.sources(medical=False), lm_study.ranks)
 
 
 def _rates(*more: str) -> dict[str, tuple[float, ...] | None]:

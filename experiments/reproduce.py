@@ -17,9 +17,10 @@ from absl import flags
 from experiments.claims import digit9 as digit9_claims
 from experiments.claims import ledger
 from experiments.claims import linear as linear_claims
+from experiments.claims import lm as lm_claims
 from experiments.claims import new_digits as new_digits_claims
 from experiments.claims import sst2 as sst2_claims
-from experiments.common import cli, main
+from experiments.common import cli, lm, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common, define_data
 from experiments.common.recording import environment, make_folder, write_json
@@ -27,15 +28,17 @@ from experiments.data.bert_base import Inputs
 from experiments.data.mnist import Mnist
 from experiments.figures import digit9 as digit9_figures
 from experiments.figures import linear as linear_figures
+from experiments.figures import lm_study as lm_figures
 from experiments.figures import new_digits as new_digits_figures
 from experiments.figures import rank as rank_figures
 from experiments.figures import sst2 as sst2_figures
-from experiments.studies import digit9, linear, new_digits, new_digits_jobs, rank_mnist, sst2
+from experiments.studies import digit9, linear, lm_study, new_digits, new_digits_jobs, rank_mnist, sst2
 
 define_common()
 define_data()
-flags.DEFINE_multi_enum("only", None, ["s0", "s1", "s2", "sst2", "s3", "rank"], "studies to run; by default all")
+flags.DEFINE_multi_enum("only", None, ["s0", "s1", "s2", "sst2", "s3", "s4", "rank"], "studies to run; by default all")
 flags.DEFINE_string("from_results", None, "run nothing; draw the verdicts anew from the summaries kept in this folder")
+lm.define_text()
 FLAGS = flags.FLAGS
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -52,7 +55,8 @@ def run() -> None:
 
 
 def _as_kept() -> pathlib.Path:
-    main.refuse(("preset", "seeds", "workdir", "accelerator", "data_dir", "download"), "with --from_results")
+    given = ("preset", "seeds", "workdir", "accelerator", "data_dir", "download", *lm.TEXT_FLAGS)
+    main.refuse(given, "with --from_results")
     folder = pathlib.Path(FLAGS.from_results)
     if not any((folder / name).is_dir() for study in STUDIES.values() for name in study.kept):
         raise UserError(f"--from_results={folder} keeps no study; name a folder that a run without this flag wrote.")
@@ -63,8 +67,12 @@ def _run_all(chosen: dict[str, "Study"]) -> pathlib.Path:
     """Runs what is missing; returns the folder where the summaries now are."""
     if FLAGS.seeds == 1:
         raise UserError("--seeds=1: a verdict needs an interval, and an interval needs at least 2 seeds.")
+    if "s4" not in chosen:
+        main.refuse(lm.TEXT_FLAGS, "without s4 among the studies")
     main.settle_with_cores()  # as a study of BERT run by itself does, so that one can go on with the other's work
-    data = Data(main.load_mnist(), main.load_sst2() if "sst2" in chosen else None)
+    data = Data(
+        main.load_mnist(), main.load_sst2() if "sst2" in chosen else None, lm.sources() if "s4" in chosen else None
+    )
     is_reference = FLAGS.preset == "full" and data.is_full
     folder = RESULTS if is_reference else pathlib.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
     make_folder(folder)
@@ -103,15 +111,17 @@ def _summary(path: pathlib.Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-    """What the studies learn from; `sentences` None where no study asks for them."""
+    """What the studies learn from; None where no study asks for it."""
 
     mnist: Mnist
     sentences: Inputs | None
+    language: lm.Sources | None
 
     @property
     def is_full(self) -> bool:
         """Whether it is what a reference run takes: stand-ins are for trying things out."""
-        return self.mnist.is_full and (self.sentences is None or self.sentences.data.is_full)
+        sst2_is_full = self.sentences is None or self.sentences.data.is_full
+        return self.mnist.is_full and sst2_is_full and (self.language is None or self.language.is_full)
 
 
 def _keep(folder: pathlib.Path, name: str, summary: dict[str, Any], run_path: pathlib.Path) -> None:
@@ -169,6 +179,14 @@ def _new_digits(folder: pathlib.Path, data: Data) -> None:
     _run(folder, "mnist_new_digits", settings, study, new_digits_figures, data.mnist)
 
 
+def _tiny_lm(folder: pathlib.Path, data: Data) -> None:
+    settings = main.settings_from_flags(lm_study.PRESETS)
+    summary = lm.execute("tiny_lm_study", settings, data.language)
+    run_path = main.run_folder("tiny_lm_study", settings, data.language).path
+    _keep(folder, "tiny_lm", summary, run_path)
+    shutil.copy(run_path / lm_figures.OUTPUTS, folder / lm_figures.OUTPUTS)
+
+
 def _rank(folder: pathlib.Path, data: Data) -> None:
     settings = main.settings_from_flags(rank_mnist.PRESETS)
     _run(
@@ -182,6 +200,7 @@ STUDIES = {
     "s2": Study(_linear, ("linear_teacher",), linear_claims.claims, "linear_teacher.py"),
     "sst2": Study(_sst2, ("bert_sst2", "bert_sst2_one_rate"), sst2_claims.claims, "reproduce.py --only=sst2"),
     "s3": Study(_new_digits, ("mnist_new_digits",), new_digits_claims.claims, "mnist_new_digits.py"),
+    "s4": Study(_tiny_lm, ("tiny_lm",), lm_claims.claims, "tiny_lm.py --job=study"),
     "rank": Study(_rank, (), lambda command: [], "rank_sweep.py"),  # no claim of a study: the picture of the README
 }
 

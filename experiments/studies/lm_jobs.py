@@ -1,0 +1,195 @@
+"""One language model fine-tuned on a user's questions, and talked to (`tiny_lm.py --job=finetune` and `--job=chat`).
+
+A run's folder holds `adapter/` (LoRA: by orbax, bound to its base) or `model/` (full, head: a Hugging Face folder).
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lora_jax
+from experiments.common import phases
+from experiments.common.errors import UserError
+from experiments.common.recording import RunFolder
+from experiments.data import answers, bpe
+from experiments.data.questions import Pairs
+from experiments.studies import lm_judge, lm_speaker, lm_training
+from experiments.studies.lm_training import Recipe, Task
+from lora_jax import checkpoint, sweep
+from lora_jax.models import causal_folder
+from lora_jax.models.generation import Sampling
+
+RATES = {"LoRA": 2e-3, "full": 3e-4, "head": 1e-3}
+HELD_OUT = 200  # pairs at most, a tenth of them at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`scale` is alpha / r; `targets` patterns of module paths; `batch_size` in rows of `length` tokens."""
+
+    regime: str = "LoRA"
+    rank: int = 8
+    scale: float = 2.0
+    targets: tuple[str, ...] = lm_training.LINEAR
+    learning_rate: float | None = None
+    epochs: int = 3
+    batch_size: int = 8
+    length: int = 256
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.regime not in RATES:
+            raise UserError(f"--regime: there is no regime {self.regime!r}; there are {', '.join(RATES)}.")
+
+    @property
+    def rate(self) -> float:
+        return RATES[self.regime] if self.learning_rate is None else self.learning_rate
+
+
+PRESETS = {"smoke": Settings(epochs=1, limit=100, length=64), "quick": Settings(epochs=1), "full": Settings()}
+
+
+def finetune(folder: RunFolder, settings: Settings, base: lm_speaker.Base, pairs: Pairs) -> dict[str, Any]:
+    """Trains on the pairs but a few held out; returns the summary."""
+    _warn_of_rank(settings, base)
+    length = min(settings.length, base.model.config.max_position_embeddings)
+    count = min(HELD_OUT, max(1, len(pairs.pairs) // 10))
+    held_out, train = answers.split(pairs.pairs, (count, settings.limit or len(pairs.pairs)))
+    encoded = {
+        name: answers.encode(base.tokenizer, part, length) for name, part in (("held out", held_out), ("train", train))
+    }
+    batches = {name: jax.tree.map(jnp.asarray, answers.rows(part, length)) for name, part in encoded.items()}
+    if len(batches["train"]["ids"]) < settings.batch_size:
+        raise UserError(
+            f"--batch_size={settings.batch_size}: the questions fill {len(batches['train']['ids'])} rows only."
+        )
+    task = Task(base.model, base.params, batches["train"], {"answers": batches["held out"]})
+    member = sweep.Member(
+        settings.rank if settings.regime == "LoRA" else 0, settings.scale, settings.rate, settings.seed
+    )
+    recipe = Recipe(settings.epochs, settings.batch_size, measured=tuple(range(1, settings.epochs)))
+    outcome = lm_training.train_group(
+        folder, "finetune", task, settings.regime, [member], recipe, targets=settings.targets
+    )
+    losses = outcome.losses["answers"][:, 0]
+    if not np.isfinite(losses).all():
+        raise UserError(f"training diverged at --learning_rate={settings.rate:g}; take a lower one.")
+    voice = voice_of(settings, base, sweep.member_params(outcome.state, outcome.shared, 0))
+    _save(folder, settings, base, voice.params)
+    room = min(48, base.model.config.max_position_embeddings // 2)
+    asked = [p.question for p in encoded["held out"].pairs if lm_speaker.has_room(base, p.question, room)][:20]
+    said = lm_speaker.outputs(base, voice, asked, max_new_tokens=room)
+    return {
+        "regime": settings.regime,
+        "parameters": outcome.parameters[0],
+        "base_parameters": sum(leaf.size for leaf in jax.tree.leaves(base.params)),
+        "loss": losses.tolist(),
+        "epochs": outcome.epochs,
+        "rates": lm_judge.rates(asked, said) if asked else None,
+        "outputs": [{"question": q, "answer": a} for q, a in zip(asked, said, strict=True)],
+        "left_out": {**pairs.left_out, "too long": sum(part.too_long for part in encoded.values())},
+        "train_pairs": len(encoded["train"].pairs),
+        "source": pairs.source,
+    }
+
+
+def _warn_of_rank(settings: Settings, base: lm_speaker.Base) -> None:
+    if settings.regime == "LoRA" and settings.rank >= base.model.config.hidden_size:
+        print(
+            f"warning: --rank={settings.rank} is not below {base.model.config.hidden_size}, the width of this model: "
+            "the update is no longer low-rank.",
+            flush=True,
+        )
+
+
+def voice_of(settings: Settings, base: lm_speaker.Base, params: dict[str, Any]) -> lm_speaker.Voice:
+    """What was trained, as it is to be applied."""
+    through = lora_jax.LoRA(base.model, _config(settings)) if settings.regime == "LoRA" else None
+    return lm_speaker.Voice(params, through)
+
+
+def _config(settings: Settings) -> lora_jax.LoRAConfig:
+    return lora_jax.LoRAConfig(rank=settings.rank, scaling="constant", alpha=settings.scale, targets=settings.targets)
+
+
+def _save(folder: RunFolder, settings: Settings, base: lm_speaker.Base, params: dict[str, Any]) -> None:
+    """What was trained, in place of whatever is there."""
+    if settings.regime == "LoRA":
+        shutil.rmtree(folder.path / "adapter", ignore_errors=True)
+        checkpoint.save_adapter(folder.path / "adapter", params, _config(settings))
+        return
+    causal_folder.write(folder.path / "model", base.model.config, params)
+    bpe.write(base.tokenizer, folder.path / "model")
+
+
+def restored(folder: pathlib.Path, settings: Settings, base: lm_speaker.Base) -> lm_speaker.Voice:
+    """What a complete run left. Raises UserError where it does not belong to the base."""
+    if settings.regime != "LoRA":
+        return lm_speaker.Voice(lm_speaker.load(folder / "model").params)
+    model = lora_jax.LoRA(base.model, _config(settings))
+    params = lora_jax.adapt(jax.random.key(0), base.params, model, jnp.ones((1, 8), jnp.int32))
+    with phases.mending(f"remove {folder / 'summary.json'}, then run --job=finetune with the same flags"):
+        return lm_speaker.Voice(checkpoint.restore_adapter(folder / "adapter", params, _config(settings)), model)
+
+
+def table(summary: dict[str, Any]) -> str:
+    """What was trained, and how well it answers."""
+    share = 100 * summary["parameters"] / summary["base_parameters"]
+    left_out = ", ".join(f"{count:,} {why}" for why, count in summary["left_out"].items() if count) or "none"
+    lines = [
+        f"{summary['regime']}: {summary['parameters']:,} parameters ({share:.2f} % of the model's), {summary['train_pairs']:,} "
+        f"questions of {summary['source']}; left out: {left_out}",
+        f"held-out answers, nats a token: {summary['loss'][0]:.3f} before, {summary['loss'][-1]:.3f} after",
+    ]
+    if summary["rates"]:
+        lines.append("outputs: " + ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in summary["rates"].items()))
+    return "\n".join(lines + [f"  {one['question']!r} -> {one['answer']!r}" for one in summary["outputs"][:3]])
+
+
+def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Nothing: a single run is told by its table."""
+    return []
+
+
+def chat(
+    base: lm_speaker.Base, voices: dict[str, lm_speaker.Voice], *, max_new_tokens: int, sampling: Sampling
+) -> None:
+    """Reads questions from standard input and answers them, until it ends (Ctrl-D); "/name" changes to another voice."""
+    speaking = next(iter(voices))
+    print(f"voices: {', '.join('/' + name for name in voices)}; Ctrl-D ends. Now: {speaking}.", flush=True)
+    for number, line in enumerate(_lines()):
+        if line.startswith("/"):
+            name = line[1:]
+            if name in voices:
+                speaking = name
+            print(
+                f"now: {speaking}" if name in voices else f"there is no voice {name!r}; there are {', '.join(voices)}"
+            )
+            continue
+        try:
+            (said,) = lm_speaker.outputs(
+                base, voices[speaking], [line], max_new_tokens=max_new_tokens, sampling=sampling, seed=number
+            )
+        except UserError as error:
+            said = f"({error})"
+        print(said, flush=True)
+
+
+def _lines():
+    """Questions as they are typed, blank ones left out."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            print()
+            return
+        if line.strip():
+            yield line.strip()

@@ -1,0 +1,167 @@
+"""A small language model from scratch: AdamW, linear warm-up, cosine to a tenth; exact resume; held-out loss and bits per byte."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.common import phases
+from experiments.common.errors import UserError
+from experiments.common.recording import RunFolder
+from experiments.data import bpe
+from experiments.data.packing import Rows
+from experiments.data.trigram import Trigram, contexts
+from experiments.studies import lm_objective, lm_text
+from lora_jax import training
+from lora_jax.models import causal_folder
+from lora_jax.models.causal_lm import PRESETS as SIZES
+from lora_jax.models.causal_lm import CausalLM
+
+STEPS = 10  # per compiled call
+BLOCKS = 40  # measurements
+TOKENIZER_CHARACTERS = 20_000_000  # of the corpus that the tokenizer is trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`size` is one of `causal_lm.PRESETS`; `tokens` of the corpus are seen `epochs` times, in rows of `length`."""
+
+    size: str = "3M"
+    length: int = 256
+    batch_size: int = 16
+    tokens: int = 8_000_000
+    epochs: int = 1
+    held_out_tokens: int = 200_000
+    learning_rate: float = 2e-3
+    warm_up: float = 0.02
+    weight_decay: float = 0.1
+    dtype: str = "float32"
+    remat: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.size not in SIZES:
+            raise UserError(f"--size: there is no size {self.size!r}; there are {', '.join(SIZES)}.")
+        most = SIZES[self.size].max_position_embeddings
+        if not 2 <= self.length <= most:
+            raise UserError(f"--length: {self.length} is not between 2 and {most}, the positions of {self.size}.")
+
+    def model(self) -> CausalLM:
+        return CausalLM(SIZES[self.size], jnp.dtype(self.dtype), self.remat)
+
+
+PRESETS = {
+    "smoke": Settings("0.3M", 64, 8, 60_000, held_out_tokens=10_000),
+    "quick": Settings("0.3M", 128, 16, 1_500_000, held_out_tokens=50_000),
+    "full": Settings(),
+}
+
+
+def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[str, Any]:
+    """Trains; leaves the model and its tokenizer in `folder/model` and returns the summary."""
+    model = settings.model()
+    tokenizer = _tokenizer(folder, model.config.vocab_size, source)
+    rows = lm_text.rows(tokenizer, source, settings.length, settings.tokens, settings.held_out_tokens)
+    state, history, about = _train(folder, settings, model, rows)
+    causal_folder.write(folder.path / "model", model.config, state.trainable)
+    bpe.write(tokenizer, folder.path / "model")
+    train, held_out = (contexts(part, model.config.vocab_size) for part in (rows.train, rows.held_out))
+    loss = float(history[-1]["held_out"])
+    return {
+        "held_out_loss": loss,
+        "bits_per_byte": loss * len(held_out) / np.log(2) / rows.held_out_bytes,
+        "trigram_loss": Trigram(train, model.config.vocab_size).loss(held_out),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.trainable)),
+        "vocab_size": tokenizer.get_vocab_size(),
+        "train_tokens": rows.train.ids.size,
+        "held_out_tokens": len(held_out),
+        "history": [{name: np.asarray(value).tolist() for name, value in line.items()} for line in history],
+        **about,
+        "data": source.record(),
+    }
+
+
+def _tokenizer(folder: RunFolder, vocab_size: int, source: lm_text.Source):
+    """Trained on the text once, and kept: an interrupted run must go on with its numbers."""
+    if not (folder.path / bpe.FILE).is_file():
+        documents, budget = [], TOKENIZER_CHARACTERS
+        for document in source.split()[0]:
+            if budget <= 0:
+                break
+            documents.append(document)
+            budget -= len(document)
+        bpe.write(bpe.trained(documents, vocab_size), folder.path)
+    return bpe.read(folder.path, vocab_size)
+
+
+def on_device(rows: Rows) -> dict[str, jax.Array]:
+    """The rows as `lm_objective.whole_rows` takes them."""
+    return {"ids": jnp.asarray(rows.ids), "segments": jnp.asarray(rows.segments), "scored": jnp.asarray(rows.scored)}
+
+
+def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text.Rows):
+    """(state, history, what it took)."""
+    data, held_out = on_device(rows.train), on_device(rows.held_out)
+    calls = settings.epochs * (len(rows.train.ids) // (STEPS * settings.batch_size))
+    if not calls:
+        raise UserError(
+            f"{len(rows.train.ids)} rows of {settings.length} tokens do not fill {STEPS} batches of {settings.batch_size}, "
+            "which run as one; give more text, or a smaller --batch_size."
+        )
+    steps = calls * STEPS
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, settings.learning_rate, max(1, round(settings.warm_up * steps)), steps, settings.learning_rate / 10
+    )
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.95, weight_decay=settings.weight_decay))
+    loss_fn = lm_objective.whole_rows(model)
+    epoch = training.make_epoch(loss_fn, tx)
+    params = jax.jit(model.init)(jax.random.key(settings.seed), data["ids"][:1])["params"]
+    blocks = min(BLOCKS, calls)
+    ends = np.linspace(0, calls, blocks + 1).astype(int)
+    clock = {"waiting_s": 0.0, "total_s": 0.0}
+    measure = jax.jit(lambda params, batch: loss_fn(params, batch, None)[1])
+
+    def advance(state, block):
+        losses, started = [], time.perf_counter()
+        for call in range(ends[block], ends[block + 1]):
+            asked = time.perf_counter()
+            order = jnp.asarray(_order(settings, call, len(rows.train.ids)))
+            clock["waiting_s"] += time.perf_counter() - asked
+            state, (loss, _) = epoch(state, {}, data, order)
+            losses.append(loss.mean())
+        loss = jax.block_until_ready(jnp.stack(losses).mean())
+        clock["total_s"] += time.perf_counter() - started
+        return state, {"loss": loss}
+
+    state = training.init_state(params, tx, jax.random.key(settings.seed))
+    state, history = phases.train_blocks(
+        folder, "pretrain", state, {}, advance, blocks=blocks,
+        follow=lambda state: {"held_out": _held_out(measure, state.trainable, held_out, settings.batch_size)},
+    )  # fmt: skip
+    share = clock["waiting_s"] / clock["total_s"] if clock["total_s"] else None  # a run that was resumed complete
+    return state, history, {"steps": steps, "share_waiting_for_data": share}
+
+
+def _order(settings: Settings, call: int, size: int) -> np.ndarray:
+    """int32 [STEPS, B]: the rows of a call, each once an epoch; a function of the call alone."""
+    per_epoch = size // (STEPS * settings.batch_size)
+    epoch, place = divmod(call, per_epoch)
+    order = np.random.default_rng((settings.seed, epoch)).permutation(size).astype(np.int32)
+    count = STEPS * settings.batch_size
+    return order[place * count : (place + 1) * count].reshape(STEPS, settings.batch_size)
+
+
+def _held_out(measure, params, data, batch_size: int) -> jax.Array:
+    """Nats a token; the last batch is filled up with rows that score nothing."""
+    size = len(data["ids"])
+    pad = -size % batch_size
+    padded = {name: jnp.pad(leaf, ((0, pad), (0, 0))) for name, leaf in data.items()}
+    parts = [
+        measure(params, {name: leaf[i : i + batch_size] for name, leaf in padded.items()})
+        for i in range(0, size + pad, batch_size)
+    ]
+    return sum(total for total, _ in parts) / sum(count for _, count in parts)

@@ -1,0 +1,101 @@
+"""Answers in words: a base and what was made of it, asked through the key/value cache."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tokenizers
+
+from experiments.common.errors import UserError
+from experiments.data import answers, bpe
+from lora_jax.models import causal_folder
+from lora_jax.models.causal_lm import CausalLM
+from lora_jax.models.generation import Sampling, generate
+
+ROUNDED = 32  # prompts are padded to a multiple, so that few shapes are compiled
+AT_ONCE = 16  # prompts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Base:
+    """A pretrained model with its tokenizer."""
+
+    path: pathlib.Path
+    model: CausalLM
+    params: dict[str, Any]
+    tokenizer: tokenizers.Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Voice:
+    """Parameters for a base's model, and what wraps it, if anything does (LoRA)."""
+
+    params: dict[str, Any]
+    through: nn.Module | None = None
+
+
+def load(path: str | pathlib.Path) -> Base:
+    """What `--job=pretrain` left in a folder.
+
+    Raises:
+      ModelError, UserError: for a folder that is none, or whose tokenizer belongs to another model.
+    """
+    found = causal_folder.read(path)
+    tokenizer = bpe.read(found.path, found.config.vocab_size)
+    return Base(found.path, CausalLM(found.config), found.params, tokenizer)
+
+
+def has_room(base: Base, question: str, max_new_tokens: int) -> bool:
+    """Whether so long an answer fits after the question."""
+    return len(answers.prompt(base.tokenizer, question)) + max_new_tokens <= base.model.config.max_position_embeddings
+
+
+def outputs(
+    base: Base,
+    voice: Voice,
+    questions: Sequence[str],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+) -> list[str]:
+    """The model's answer to each question, up to <end>.
+
+    Raises:
+      UserError: for a question that leaves no room for an answer.
+    """
+    tokenizer, model = base.tokenizer, base.model
+    prompts = [answers.prompt(tokenizer, question) for question in questions]
+    most = model.config.max_position_embeddings - max_new_tokens
+    for question, prompt in zip(questions, prompts, strict=True):
+        if len(prompt) > most:
+            raise UserError(
+                f"a question of {len(prompt)} tokens leaves no room for {max_new_tokens} more in {most + max_new_tokens}: "
+                f"{question[:40]!r} ...; ask a shorter one."
+            )
+    found: list[str] = []
+    for start in range(0, len(prompts), AT_ONCE):
+        part = prompts[start : start + AT_ONCE]
+        width = min(most, -(-max(map(len, part)) // ROUNDED) * ROUNDED)
+        rows = AT_ONCE if len(prompts) > 1 else 1
+        ids = np.zeros((rows, width), np.int32)
+        for row, prompt in enumerate(part):
+            ids[row, : len(prompt)] = prompt
+        lengths = np.asarray([len(prompt) for prompt in part] + [1] * (rows - len(part)), np.int32)
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        stop = tokenizer.token_to_id(bpe.END)
+        made = generate(
+            model, voice.params, jnp.asarray(ids), jnp.asarray(lengths), key,
+            max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, through=voice.through,
+        )  # fmt: skip
+        found += [_text(tokenizer, row, stop) for row in np.asarray(made)[: len(part)].tolist()]
+    return found
+
+
+def _text(tokenizer: tokenizers.Tokenizer, tokens: list[int], stop: int) -> str:
+    return tokenizer.decode(tokens[: tokens.index(stop)] if stop in tokens else tokens).strip()

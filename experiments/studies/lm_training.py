@@ -1,0 +1,208 @@
+"""Fine-tuning a language model on answers: a group of members that differ in numbers only, measured and judged as they learn.
+
+Letters: M members, N rows, S steps, B batch, T tokens, P scored places of a row.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lora_jax
+from experiments.common import phases
+from experiments.common.recording import RunFolder
+from experiments.studies import lm_judge, lm_objective
+from lora_jax import sweep, training
+from lora_jax.models.causal_lm import CausalLM
+from lora_jax.tree import flat, nested
+
+SQUARE = ("*/q_proj", "*/o_proj")  # the study's own: its square projections
+LINEAR = ("*_proj",)  # every linear layer of a decoder layer
+HEAD = ("model/embed_tokens", "lm_head")
+REGIMES = ("LoRA", "full", "head")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """AdamW; linear warm-up over a share of the steps, then linear decay to 0, or constant."""
+
+    epochs: int
+    batch_size: int  # rows
+    warm_up: float = 0.03
+    weight_decay: float = 0.0
+    decays: bool = True
+    measured: tuple[int, ...] = ()  # after these epochs; always after the last
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """`base` is the whole tree; `train` as `packing.gathered` gives it; `follow` name -> the same, to be measured on.
+
+    With a `judge` every member is also asked at each measurement but the one before training, where it is the base.
+    """
+
+    model: CausalLM
+    base: dict[str, Any]
+    train: dict[str, jax.Array]
+    follow: dict[str, dict[str, jax.Array]]
+    judge: lm_judge.Judge | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Of a group: `losses` name -> [measurements, M], before training first; `epochs` when they were taken.
+
+    `judged` has one line per measurement but the first: "discrimination" [M] and "outputs" str [M, N]; none without a judge.
+    """
+
+    members: list[sweep.Member]
+    epochs: list[int]
+    losses: dict[str, np.ndarray]
+    train_loss: np.ndarray  # [blocks, M]
+    judged: list[dict[str, np.ndarray]]
+    steps_per_epoch: int
+    seconds_per_step: float | None  # of one member, while the others train beside it; median over epochs but the first
+    parameters: list[int]
+    traces: int
+    model: nn.Module  # what was applied: the base's model, or a LoRA around it
+    state: sweep.SweepState
+    shared: dict[str, Any]
+
+
+def train_group(
+    folder: RunFolder,
+    phase: str,
+    task: Task,
+    regime: str,
+    members: list[sweep.Member],
+    recipe: Recipe,
+    *,
+    targets: tuple[str, ...] = LINEAR,
+    strategy: str = "sequential",
+) -> Outcome:
+    """Trains the members together, each on its own seed's order of the rows; measured at the recipe's epochs."""
+    n = len(members)
+    padded = members + members[-1:] * (-n % jax.device_count())  # so that the devices share them evenly
+    model, stacked, shared, train = members_of(task, regime, padded, targets)
+    per_epoch = len(task.train["ids"]) // recipe.batch_size
+    trainer = sweep.Sweep(lm_objective.gathered(model), _optimizer(recipe, recipe.epochs * per_epoch), strategy)
+    state = trainer.start(
+        stacked,
+        lora_jax.trainable_mask(stacked, train=train),
+        learning_rates=[member.learning_rate for member in padded],
+        seeds=[member.seed for member in padded],
+        padded=len({member.rank for member in padded}) > 1,
+    )
+    measure = trainer.evaluation(_sums(model), recipe.batch_size)
+    ends = sorted({*(epoch for epoch in recipe.measured if epoch < recipe.epochs), recipe.epochs})
+
+    knows = None if task.judge is None else trainer.evaluation(lm_judge.knows(model), lm_judge.AT_ONCE)
+    times: list[float] = []
+
+    def advance(state, block: int):
+        losses = []
+        for epoch in range(0 if block == 0 else ends[block - 1], ends[block]):
+            order = _orders([member.seed for member in padded], epoch, len(task.train["ids"]), recipe.batch_size)
+            started = time.perf_counter()
+            state, (loss, _) = trainer.run(state, shared, task.train, jnp.asarray(order))
+            losses.append(jax.block_until_ready(loss.mean(axis=1)))
+            times.append(time.perf_counter() - started)
+        values = {"loss": jnp.stack(losses).mean(axis=0)}
+        if knows is not None:
+            values["discrimination"] = task.judge.discrimination(knows, state, shared)
+            trees = [sweep.member_params(state, shared, index) for index in range(n)]
+            values["outputs"] = task.judge.outputs(trees, None if regime != "LoRA" else model)
+        return state, values
+
+    def follow(state):
+        sums = {name: measure(state, shared, data) for name, data in task.follow.items()}
+        return {name: of["total"] / of["count"] for name, of in sums.items()}
+
+    state, history = phases.train_blocks(folder, phase, state, shared, advance, blocks=len(ends), follow=follow)
+    return Outcome(
+        members=members,
+        epochs=[0, *ends],
+        losses={name: np.stack([line[name][:n] for line in history]) for name in task.follow},
+        train_loss=np.stack([line["loss"][:n] for line in history[1:]]),
+        judged=[
+            {name: line[name][:n] for name in ("discrimination", "outputs") if name in line} for line in history[1:]
+        ],
+        steps_per_epoch=per_epoch,
+        seconds_per_step=float(np.median(times[1:])) / per_epoch / len(padded) if times[1:] else None,
+        parameters=_parameters(state, members),
+        traces=len(trainer.traces),
+        model=model,
+        state=state,
+        shared=shared,
+    )
+
+
+def losses_of(
+    model, params: dict[str, Any], follow: dict[str, dict[str, jax.Array]], batch_size: int
+) -> dict[str, float]:
+    """Nats a token on each of the sets, of one model by itself."""
+    measure = jax.jit(training.make_evaluation(_sums(model), batch_size))
+    sums = {name: measure(params, data) for name, data in follow.items()}
+    return {name: float(of["total"] / of["count"]) for name, of in sums.items()}
+
+
+def _orders(seeds: list[int], epoch: int, size: int, batch_size: int) -> np.ndarray:
+    """int32 [M, S, B]: each member's order is its seed's; the incomplete last batch is left out of this epoch."""
+    steps = size // batch_size
+    orders = [np.random.default_rng((seed, epoch)).permutation(size)[: steps * batch_size] for seed in seeds]
+    return np.stack(orders).astype(np.int32).reshape(len(seeds), steps, batch_size)
+
+
+def _optimizer(recipe: Recipe, steps: int):
+    warm = max(1, round(recipe.warm_up * steps))
+
+    def optimizer(rate: jax.Array) -> optax.GradientTransformation:
+        def schedule(count):
+            falling = (steps - count) / max(1, steps - warm) if recipe.decays else 1.0
+            return rate * jnp.minimum((count + 1) / warm, falling)
+
+        return optax.adamw(schedule, weight_decay=recipe.weight_decay)
+
+    return optimizer
+
+
+def _sums(model):
+    """Per row: nats and number of its scored tokens."""
+    loss_fn = lm_objective.gathered(model)
+
+    def metric_fn(params, batch):
+        def row(one):
+            total, count = loss_fn(params, jax.tree.map(lambda leaf: leaf[None], one), None)[1]
+            return {"total": total, "count": count}
+
+        return jax.lax.map(row, batch)
+
+    return metric_fn
+
+
+def members_of(task: Task, regime: str, members: list[sweep.Member], targets: tuple[str, ...]):
+    """(module to apply, stacked leaves, shared leaves, what trains beside adapters)."""
+    if regime == "full":
+        return task.model, sweep.broadcast(task.base, len(members)), {}, ("*",)
+    if regime == "head":
+        head = {path: leaf for path, leaf in flat(task.base).items() if path.startswith(HEAD)}
+        shared = nested({path: leaf for path, leaf in flat(task.base).items() if path not in head})
+        return task.model, sweep.broadcast(nested(head), len(members)), shared, ("*",)
+    config = lora_jax.LoRAConfig(rank=1, scaling="constant", alpha=1.0, targets=targets)
+    adapted = lora_jax.LoRA(task.model, config)
+    return adapted, sweep.init_adapters(adapted, members, jnp.ones((1, 8), jnp.int32)), task.base, ()
+
+
+def _parameters(state: sweep.SweepState, members: list[sweep.Member]) -> list[int]:
+    """Trainable parameters per member; adapters as if they had not been padded."""
+    leaves = flat(state.train.trainable)
+    width = max((leaf.shape[-1] for path, leaf in leaves.items() if path.endswith("lora_a")), default=1)
+    sizes = {path: leaf[0].size for path, leaf in leaves.items()}
+    adapter = sum(size // width for path, size in sizes.items() if "lora_" in path)
+    other = sum(size for path, size in sizes.items() if "lora_" not in path)
+    return [other + adapter * member.rank for member in members]

@@ -1,0 +1,130 @@
+"""S4: a small causal language model from raw text, fine-tuned fully and by LoRA, and talked to.
+
+python experiments/tiny_lm.py --job=pretrain --corpus=books.jsonl.gz,more.txt      # without --corpus: docstrings installed here
+python experiments/tiny_lm.py --job=finetune --model=runs/tiny_lm_pretrain-1234/model --questions=alpaca_data.json --rank=8
+python experiments/tiny_lm.py --job=chat --model=... --questions=... --rank=8      # the flags of finetune
+python experiments/tiny_lm.py --job=study --preset=quick                           # LoRA against full, with verdicts
+"""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+import lora_jax
+from experiments.common import accelerator, cli, lm, main
+from experiments.common.errors import UserError
+from experiments.common.flags import define_common
+from experiments.data import questions, text
+from experiments.studies import lm_jobs, lm_pretraining, lm_speaker, lm_study
+from lora_jax.models.generation import Sampling
+
+define_common()
+flags.DEFINE_enum("job", "pretrain", ["pretrain", "finetune", "study", "chat"], "what to do")
+lm.define_text()
+flags.DEFINE_string("size", None, "of the model: 0.3M, 1M, 3M, 10M or 26M")
+flags.DEFINE_integer("tokens", None, "how much of the corpus is pretrained on", lower_bound=1)
+flags.DEFINE_integer("length", None, "tokens in a row", lower_bound=2)
+flags.DEFINE_integer("batch_size", None, "rows in a batch", lower_bound=1)
+flags.DEFINE_integer("epochs", None, "how often what is learned from is seen", lower_bound=1)
+flags.DEFINE_float("learning_rate", None, "by default each job's and regime's own", lower_bound=0)
+flags.DEFINE_string("model", None, "folder that --job=pretrain left")
+flags.DEFINE_string("regime", None, "LoRA, full or head")
+flags.DEFINE_integer("rank", None, "of the adapters", lower_bound=1)
+flags.DEFINE_float("scale", None, "alpha / r", lower_bound=0)
+flags.DEFINE_list("targets", None, "patterns of the module paths to adapt, by default *_proj")
+flags.DEFINE_integer("limit", None, "train on this many questions only", lower_bound=1)
+flags.DEFINE_integer("seed", None, "of the training", lower_bound=0)
+flags.DEFINE_float("temperature", 0.0, "of sampling; 0 takes the likeliest token", lower_bound=0)
+flags.DEFINE_integer("top_k", 0, "sample among so many tokens; 0 all", lower_bound=0)
+flags.DEFINE_float("top_p", 1.0, "sample among the fewest tokens of this probability together")
+flags.DEFINE_integer("max_new_tokens", 64, "of an answer", lower_bound=1)
+FLAGS = flags.FLAGS
+OF_PRETRAINING = ("corpus", "field", "size", "tokens")
+OF_TRAINING = ("length", "batch_size", "epochs", "learning_rate", "seed")
+OF_FINETUNING = ("model", "regime", "rank", "scale", "targets", "limit")
+OF_CHAT = ("temperature", "top_k", "top_p", "max_new_tokens")
+
+
+def run() -> None:
+    if FLAGS.job != "study":
+        main.refuse(("seeds",), f"with --job={FLAGS.job}, where one model is trained")
+        main.refuse(("medical",), f"with --job={FLAGS.job}, only with study")
+    {"pretrain": _pretrain, "finetune": _finetune, "study": _study, "chat": _chat}[FLAGS.job]()
+
+
+def _study() -> None:
+    main.refuse(("size", "tokens", *OF_TRAINING, *OF_FINETUNING, *OF_CHAT), "with --job=study; its presets say")
+    settings = main.settings_from_flags(lm_study.PRESETS)
+    lm.execute("tiny_lm_study", settings, lm.sources())
+
+
+def _pretrain() -> None:
+    main.refuse((*OF_FINETUNING, "questions", *OF_CHAT), "with --job=pretrain")
+    names = ("size", "length", "batch_size", "tokens", "epochs", "learning_rate", "seed")
+    settings = main.settings_from_flags(lm_pretraining.PRESETS, **{name: FLAGS[name].value for name in names})
+    accelerator.settle(FLAGS.accelerator)
+    print(f"model: {lm.pretrain(settings, lm.corpus())['model']}")
+
+
+def _finetune() -> None:
+    main.refuse((*OF_PRETRAINING, *OF_CHAT), "with --job=finetune")
+    settings, base, material = _of_finetuning()
+    main.execute(
+        "tiny_lm_finetune", settings, lambda folder: lm_jobs.finetune(folder, settings, base, material.pairs),
+        lm_jobs, data=material,
+    )  # fmt: skip
+
+
+def _chat() -> None:
+    main.refuse(OF_PRETRAINING, "with --job=chat")
+    sampling = Sampling(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
+    settings, base, material = _of_finetuning()
+    voices = {"base": lm_speaker.Voice(base.params)}
+    folder = main.run_folder("tiny_lm_finetune", settings, material)
+    if folder.summary() is not None:
+        trained = lm_jobs.restored(folder.path, settings, base)
+        off = {} if trained.through is None else {"off": lora_jax.scaled(trained.params, 0.0)}
+        voices = {
+            settings.regime: trained,
+            **{name: lm_speaker.Voice(p, trained.through) for name, p in off.items()},
+            **voices,
+        }
+    else:
+        print(f"{folder.path} holds no fine-tuned model: only the base speaks.", flush=True)
+    lm_jobs.chat(base, voices, max_new_tokens=FLAGS.max_new_tokens, sampling=sampling)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Material:
+    """A base and questions: what a fine-tuning depends on beside its settings."""
+
+    base: lm_speaker.Base
+    pairs: questions.Pairs
+
+    @property
+    def checksum(self) -> str:
+        return f"{self.pairs.checksum} {text.checksum(sorted(str(path) for path in self.base.path.glob('*.*')))}"
+
+    def record(self) -> dict[str, str]:
+        """What environment.json says about it."""
+        return {"questions": self.pairs.source, "base": str(self.base.path), "sha256": self.checksum}
+
+
+def _of_finetuning() -> tuple[lm_jobs.Settings, lm_speaker.Base, Material]:
+    """What finetune and chat share, so that the same flags name the same run."""
+    names = ("regime", "rank", "scale", "learning_rate", "epochs", "batch_size", "length", "limit", "seed")
+    given = {name: FLAGS[name].value for name in names}
+    given["targets"] = tuple(FLAGS.targets) if FLAGS.targets else None
+    settings = main.settings_from_flags(lm_jobs.PRESETS, **given)
+    if settings.regime != "LoRA":
+        main.refuse(("rank", "scale", "targets"), f"with --regime={settings.regime}, which has no adapter")
+    if not FLAGS.model:
+        raise UserError("--model is missing: name the folder `model` of a run of --job=pretrain.")
+    accelerator.settle(FLAGS.accelerator)
+    base = lm_speaker.load(pathlib.Path(FLAGS.model))
+    return settings, base, Material(base, lm.instructions())
+
+
+if __name__ == "__main__":
+    cli.run(run)

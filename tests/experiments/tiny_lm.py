@@ -1,0 +1,60 @@
+"""A language model of 16 dimensions with a tokenizer of its own, and questions whose answers one word decides."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import answers, bpe, packing
+from experiments.data.questions import Pair, Pairs
+from experiments.studies import lm_speaker, lm_study, lm_text
+from lora_jax.models import causal_folder
+from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
+
+COLORS = ("red", "green", "blue", "black", "white", "brown", "yellow", "grey")
+THINGS = ("car", "house", "bird", "door", "stone", "coat", "lamp", "boat", "tree", "cup")
+CONFIG = CausalLMConfig(400, 16, 24, 2, 2, 1, 64)
+
+
+def pairs(n: int = 80) -> Pairs:
+    """What colour a thing with a number has."""
+    rng = np.random.default_rng(0)
+    asked = [f"the {THINGS[i % 10]} {i} is {rng.choice(COLORS)}" for i in range(n)]
+    found = tuple(Pair(f"What about {text.rpartition(' is ')[0]}?", f"It is {text.split()[-1]}.") for text in asked)
+    return Pairs(found, {}, "made-up questions")
+
+
+def corpus(path: pathlib.Path) -> lm_text.Source:
+    """Sentences about things, one document each."""
+    lines = [
+        f"The {thing} is {color} and the {color} {thing} is old. {year} times it was {color}, and never of another color."
+        for thing in THINGS
+        for color in COLORS
+        for year in (3, 7)
+    ]
+    (path / "things.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    return lm_text.Source((str(path / "things.jsonl"),))
+
+
+def base(path: pathlib.Path) -> lm_speaker.Base:
+    """Random weights large enough for every token to have a say, as `--job=pretrain` would leave them."""
+    tokenizer = bpe.trained([f"{pair.question} {pair.answer}" for pair in pairs().pairs], CONFIG.vocab_size)
+    params = CausalLM(CONFIG).init(jax.random.key(0), jnp.ones((1, 4), jnp.int32))["params"]
+    params = jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim > 1 else leaf, params)
+    causal_folder.write(path, CONFIG, params)
+    bpe.write(tokenizer, path)
+    return lm_speaker.load(path)
+
+
+def encoded(of: lm_speaker.Base, length: int = 48) -> answers.Encoded:
+    return answers.encode(of.tokenizer, pairs().pairs, length)
+
+
+def material(of: lm_speaker.Base) -> lm_study.Material:
+    """One size, called 0.3M; both kinds of questions are the same."""
+    documents = [f"the {thing} is {color}" for thing in THINGS for color in COLORS]
+    general = packing.gathered(lm_text.encode(of.tokenizer, documents, 48))
+    found = pairs()
+    return lm_study.Material({"0.3M": of}, {"0.3M": general}, {lm_study.INSTRUCTIONS: found, lm_study.MEDICAL: found})
