@@ -24,11 +24,17 @@ TITLES = {
     "bert_step": "BERT-tiny: LoRA against full fine-tuning, per step",
     "bert_peft": "BERT-tiny: LoRA training against PEFT, per step",
     "bert_lengths": "BERT-tiny: length buckets against padding to 64, per example",
+    "lm_step": "3 M language model: LoRA against full fine-tuning, per step",
+    "lm_peft": "3 M language model: LoRA training against PEFT on full rows, per step",
+    "lm_instructions": "3 M language model: LoRA training against PEFT on instructions, per instruction",
+    "lm_generation": "3 M language model: generation against transformers, per token",
     "bert_sweep": "BERT-tiny, 6 members: together against one after another, per member step",
 }
-NEED_PEFT = ("peft", "bert_peft")
+NEED_PEFT = ("peft", "bert_peft", "lm_peft", "lm_instructions", "lm_generation")
 STEPS = {"smoke": 10, "quick": 100, "full": 200}
 BERT_STEPS = {"smoke": 2, "quick": 20, "full": 40}  # BERT-tiny's take some 30 times as long
+LM_STEPS = {"smoke": 1, "quick": 3, "full": 5}  # a step takes a second and a half
+NEW_TOKENS = {"smoke": 4, "quick": 64, "full": 128}
 ROUNDS = {"smoke": 2, "quick": 10, "full": 30}
 
 define_common()
@@ -58,10 +64,10 @@ def run() -> None:
 
 def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | None]]:
     """Name -> what measures it; see TITLES."""
-    from experiments.benchmarks import against_peft, bert_lengths, bert_steps, bert_sweep, steps, sweeps
+    from experiments.benchmarks import against_peft, bert_lengths, bert_steps, bert_sweep, lm_steps, steps, sweeps
 
     count, short, rounds = STEPS[preset], BERT_STEPS[preset], ROUNDS[preset]
-    turns = max(1, rounds // 5)
+    turns, few = max(1, rounds // 5), LM_STEPS[preset]
     return {
         "step": lambda: steps.lora_against_full(count, rounds),
         "scan": lambda: steps.scan_against_loop(count, rounds),
@@ -70,6 +76,10 @@ def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | N
         "bert_step": lambda: bert_steps.lora_against_full(short, rounds),
         "bert_peft": lambda: against_peft.bert(python, short, turns),
         "bert_lengths": lambda: bert_lengths.buckets_against_padding(count, rounds),
+        "lm_step": lambda: lm_steps.lora_against_full(few, rounds),
+        "lm_peft": lambda: against_peft.lm(python, few, turns),
+        "lm_instructions": lambda: against_peft.instructions(python, few, turns),
+        "lm_generation": lambda: against_peft.generation(python, NEW_TOKENS[preset], turns),
         "bert_sweep": lambda: bert_sweep.strategies(short, rounds),
     }
 

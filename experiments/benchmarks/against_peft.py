@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from experiments.benchmarks import bert_setting, setting, steps, timing
+from experiments.benchmarks import bert_setting, lm_setting, lm_steps, setting, steps, timing
 from experiments.common.errors import UserError
 
 WORKER = pathlib.Path(__file__).with_name("peft_steps.py")
@@ -37,14 +37,49 @@ def bert(python: str, step_count: int, turns: int) -> dict[str, Any] | None:
     return in_turns(python, "bert", works, step_count, turns)
 
 
+def lm(python: str, step_count: int, turns: int) -> dict[str, Any] | None:
+    """The 3 M language model on full rows."""
+    return in_turns(python, "lm", {"lora_jax": steps.scanned_epoch(lm_setting.lora(), step_count)}, step_count, turns)
+
+
+def instructions(python: str, count: int, turns: int) -> dict[str, Any] | None:
+    """The same on instructions of Alpaca's lengths: ours packed, PEFT's in padded batches. Per instruction."""
+    lengths = lm_setting.lengths(count * lm_setting.EXAMPLES)
+    works = {"lora_jax": lm_steps.instructions(lengths)}
+    return in_turns(python, "instructions", works, len(lengths), turns, stdin=json.dumps(lengths))
+
+
+def generation(python: str, new_tokens: int, turns: int) -> dict[str, Any] | None:
+    """Greedy generation by the base, one prompt and 16 at a time. Per token of all prompts."""
+    found: dict[str, Any] = {"rows": {}, "ratio": {}}
+    for batch in (1, 16):
+        works = {"lora_jax": lm_steps.generation(batch, new_tokens)}
+        part = in_turns(python, f"generation, {batch}", works, new_tokens, turns, per=batch * new_tokens)
+        if part is None:
+            return None
+        found["rows"] |= {f"{name}, batch {batch}": row for name, row in part.pop("rows").items()}
+        found["ratio"] |= {f"{name}, batch {batch}": ratio for name, ratio in part.pop("ratio").items()}
+        found |= part
+    return found
+
+
 def in_turns(
-    python: str, name: str, works: dict[str, Callable[[], Any]], step_count: int, turns: int
+    python: str,
+    name: str,
+    works: dict[str, Callable[[], Any]],
+    step_count: int,
+    turns: int,
+    *,
+    per: int | None = None,
+    stdin: str | None = None,
 ) -> dict[str, Any] | None:
     """Time per step of ours and of PEFT's; None, and a line on stderr, where PEFT's side fails.
 
     Args:
       name: the setting, as the worker calls it.
       works: our ways to do as many steps.
+      per: what times are divided by, where it is not the steps.
+      stdin: what the worker is told beside.
     """
     times: dict[str, list[float]] = {way: [] for way in (*works, "PEFT")}
     about: dict[str, Any] = {}
@@ -54,12 +89,12 @@ def in_turns(
         for way, work in works.items():
             times[way] += [timing.seconds(work) for _ in range(ROUNDS_A_TURN)]
         command = [python, str(WORKER), name, str(step_count), str(ROUNDS_A_TURN)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, input=stdin)
         if done.returncode:
             print(f"PEFT fails: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", file=sys.stderr)
             return None
         about = json.loads(done.stdout.splitlines()[-1])
         times["PEFT"] += about["seconds"]
-    rows = {way: timing.summarise(values, per=step_count) for way, values in times.items()}
+    rows = {way: timing.summarise(values, per=per or step_count) for way, values in times.items()}
     ratio = {f"PEFT / {way}": rows["PEFT"]["median_ms"] / rows[way]["median_ms"] for way in works}
     return {"rows": rows, "ratio": ratio, **{key: about[key] for key in ABOUT}}

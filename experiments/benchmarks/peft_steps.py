@@ -2,7 +2,8 @@
 
     python experiments/benchmarks/peft_steps.py SETTING STEPS ROUNDS     # prints {"seconds": [...], ...} as JSON
 
-SETTING is mlp (S3's, see setting.py) or bert (see bert_setting.py). It imports nothing of this project, so any
+SETTING is mlp (S3's, see setting.py), bert (see bert_setting.py), lm or instructions (see lm_setting.py), or "generation, B" for
+B prompts, where STEPS are new tokens. It imports nothing of this project, so any
 interpreter that has torch and peft can run it.
 """
 
@@ -48,8 +49,83 @@ def bert():
     return model, optimizer, 32, lambda rows: model(x[rows], attention_mask=mask[rows], labels=y[rows]).loss
 
 
+def lm():
+    """A Llama-like decoder of the same sizes as ours (lm_setting.py): 16 rows of 256 tokens, r = 8 on every linear layer."""
+    import torch
+
+    model = _llama()
+    optimizer = torch.optim.AdamW(_trainable(model), lr=1e-3, weight_decay=1e-4)
+    x = torch.randint(0, model.config.vocab_size, (64, 256))
+    return model, optimizer, 16, lambda rows: model(input_ids=x[rows % 64], labels=x[rows % 64]).loss
+
+
+def _llama():
+    import peft
+    import transformers
+
+    sizes = {"vocab_size": 6400, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6}
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    config = transformers.LlamaConfig(**sizes, **heads, tie_word_embeddings=True)
+    lora = peft.LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=8, target_modules="all-linear")
+    return peft.get_peft_model(transformers.LlamaForCausalLM(config), lora)
+
+
+def instructions():
+    """(model, a pass): batches of 32 instructions padded to their longest, answers alone scored; lengths from stdin."""
+    import torch
+
+    lengths = json.load(sys.stdin)
+    model = _llama()
+    optimizer = torch.optim.AdamW(_trainable(model), lr=1e-3, weight_decay=1e-4)
+    batches = []
+    for start in range(0, len(lengths), 32):
+        part = lengths[start : start + 32]
+        longest = max(q + a for q, a in part)
+        ids = torch.randint(4, 6400, (len(part), longest))
+        mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+        for row, (q, a) in enumerate(part):
+            mask[row, : q + a] = 1
+            labels[row, q : q + a] = ids[row, q : q + a]
+        batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+    return model, lambda: _train(optimizer, [lambda batch=batch: model(**batch).loss for batch in batches])
+
+
+def generation(batch: int, new_tokens: int):
+    """(model, greedy answers of so many tokens) for prompts of 32."""
+    import torch
+
+    model = _llama().eval()
+    prompts = torch.randint(4, 6400, (batch, 32))
+
+    def work():
+        with torch.no_grad():
+            model.generate(
+                input_ids=prompts, attention_mask=torch.ones_like(prompts), do_sample=False, use_cache=True,
+                max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0,
+            )  # fmt: skip
+
+    return model, work
+
+
 def _trainable(model):
     return [p for p in model.parameters() if p.requires_grad]
+
+
+def _train(optimizer, losses) -> None:
+    for loss in losses:
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        optimizer.step()
+
+
+def steps_of(setting, steps: int):
+    """(model, an epoch of so many steps) on batches drawn once."""
+    import torch
+
+    model, optimizer, batch, loss_of = setting()
+    model.train()
+    batches = torch.randint(0, EXAMPLES, (steps, batch))
+    return model, lambda: _train(optimizer, [lambda rows=rows: loss_of(rows) for rows in batches])
 
 
 def main(setting: str, steps: int, rounds: int) -> None:
@@ -58,22 +134,24 @@ def main(setting: str, steps: int, rounds: int) -> None:
     import transformers
 
     torch.manual_seed(0)
-    model, optimizer, batch, loss_of = {"mlp": mlp, "bert": bert}[setting]()
-    model.train()
-    batches = torch.randint(0, EXAMPLES, (steps, batch))
-
-    def epoch() -> float:
+    ways = {
+        "mlp": lambda: steps_of(mlp, steps),
+        "bert": lambda: steps_of(bert, steps),
+        "lm": lambda: steps_of(lm, steps),
+        "instructions": instructions,
+        "generation, 1": lambda: generation(1, steps),
+        "generation, 16": lambda: generation(16, steps),
+    }
+    model, work = ways[setting]()
+    work()
+    seconds = []
+    for _ in range(rounds):
         start = time.perf_counter()
-        for rows in batches:
-            optimizer.zero_grad(set_to_none=True)
-            loss_of(rows).backward()
-            optimizer.step()
-        return time.perf_counter() - start
-
-    epoch()
+        work()
+        seconds.append(time.perf_counter() - start)
     about = {module.__name__: module.__version__ for module in (torch, peft, transformers)}
     about |= {"threads": torch.get_num_threads(), "trainable": sum(p.numel() for p in _trainable(model))}
-    print(json.dumps({"seconds": [epoch() for _ in range(rounds)], **about}))
+    print(json.dumps({"seconds": seconds, **about}))
 
 
 if __name__ == "__main__":

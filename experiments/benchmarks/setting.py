@@ -34,7 +34,7 @@ class Rival(NamedTuple):
 
     def order(self, steps: int) -> jax.Array:
         """Indices [S, B] into the data."""
-        return order((steps, self.batch), len(self.data["y"]))
+        return order((steps, self.batch), len(jax.tree.leaves(self.data)[0]))
 
 
 def rival(loss: training.LossFn, optimizer: optax.GradientTransformation, params: dict, mask: dict, data, batch: int):

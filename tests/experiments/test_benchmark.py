@@ -15,12 +15,15 @@ from experiments.benchmarks import (
     bert_lengths,
     bert_setting,
     bert_sweep,
+    lm_setting,
+    lm_steps,
     report,
     setting,
     steps,
     sweeps,
 )
 from lora_jax.models import bert
+from lora_jax.models.causal_lm import CausalLMConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 TINY = bert.BertConfig(
@@ -33,7 +36,8 @@ TINY = bert.BertConfig(
 )
 WORKER = """
 import json, sys
-assert sys.argv[1] in ("mlp", "bert"), sys.argv
+assert sys.argv[1] in ("mlp", "bert", "lm", "instructions", "generation, 1", "generation, 16"), sys.argv
+assert sys.argv[1] != "instructions" or len(json.load(sys.stdin)) == 32
 steps, rounds = map(int, sys.argv[2:])
 about = dict(torch="2", peft="0", transformers="5", threads=2, trainable=9)
 print("a warning"); print(json.dumps(dict(seconds=[steps] * rounds, **about)))
@@ -45,6 +49,11 @@ def tiny(monkeypatch):
     monkeypatch.setattr(bert_setting, "CONFIG", TINY)
     monkeypatch.setattr(bert_setting, "TOKENS", 8)
     monkeypatch.setattr(setting, "HIDDEN", (4,))
+    monkeypatch.setattr(lm_setting, "CONFIG", CausalLMConfig(40, 8, 8, 1, 2, 1, 64))
+    monkeypatch.setattr(lm_setting, "TOKENS", 16)
+    monkeypatch.setattr(lm_setting, "ROWS", 4)
+    monkeypatch.setattr(lm_setting, "QUESTION", (2, 4))
+    monkeypatch.setattr(lm_setting, "ANSWER", (1, 8))
     monkeypatch.setattr(sweeps, "RANKS", (2,))
     monkeypatch.setattr(sweeps, "SEEDS", 2)
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests would pay for it
@@ -69,7 +78,7 @@ def test_all_parts(tiny, two_buckets, worker, run_entry, monkeypatch, tmp_path):
     status, stdout, _ = run_entry("benchmark.py", "--preset=smoke", f"--workdir={tmp_path}")
     assert status == 0
     results = json.loads((tmp_path / "benchmark-cpu" / "benchmark.json").read_text())["results"]
-    assert len(results) == 8
+    assert len(results) == 12
     for title, result in results.items():
         assert title in stdout
         for row in result["rows"].values():
@@ -176,9 +185,42 @@ def test_both_strategies_train_alike(tiny):
     np.testing.assert_allclose(together, one_by_one, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "trainable"), [("mlp", 41_376), ("bert", 8_450)])
+def test_lora_of_the_language_model_trains_what_peft_does():
+    """r (in + out) of the seven linear layers of 6 layers; so prints PEFT's worker."""
+    sizes = {
+        "q": (192, 192),
+        "k": (192, 64),
+        "v": (192, 64),
+        "o": (192, 192),
+        "gate": (192, 512),
+        "up": (192, 512),
+        "down": (512, 192),
+    }
+    adapters, everything = (
+        sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda way=way: way().trainable)))
+        for way in (lm_setting.lora, lm_setting.full)
+    )
+    assert adapters == 6 * 8 * sum(map(sum, sizes.values())) == 162_816
+    assert everything == 6400 * 192 + 6 * (sum(a * b for a, b in sizes.values()) + 2 * 192) + 192
+
+
+@pytest.mark.parametrize(("name", "trainable"), [("mlp", 41_376), ("bert", 8_450), ("lm", 162_816)])
 def test_the_real_worker(name, trainable):
     pytest.importorskip("torch")
     pytest.importorskip("peft")
     result = against_peft.in_turns(sys.executable, name, {"lora_jax": lambda: 0}, 1, 1)
     assert result["trainable"] == trainable and result["rows"]["PEFT"]["median_ms"] > 0
+
+
+def test_instructions_have_the_quantiles_they_are_drawn_from():
+    drawn = np.asarray(lm_setting.lengths(4000))
+    assert drawn.sum(axis=1).max() <= lm_setting.TOKENS
+    for column, quantiles in zip(drawn.T, (lm_setting.QUESTION, lm_setting.ANSWER), strict=True):
+        np.testing.assert_allclose(np.quantile(column, [0.25, 0.5, 0.75]), np.asarray(quantiles)[[5, 10, 15]], rtol=0.1)
+
+
+def test_a_pass_over_instructions_leaves_none_out(tiny):
+    lengths = [(3, 5), (2, 2), (4, 8), (3, 6), (2, 7)]
+    data = lm_setting.packed(lengths)
+    assert data["weights"].sum() == sum(answer for _, answer in lengths)
+    assert len(lm_steps.instructions(lengths)()) == 1  # 32 instructions make a batch; these are one

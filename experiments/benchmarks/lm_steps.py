@@ -1,0 +1,45 @@
+"""The 3 M language model: LoRA against full fine-tuning, and what is timed against PEFT: rows, instructions, generation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.benchmarks import lm_setting, steps
+from lora_jax import training
+from lora_jax.models.generation import generate
+
+PROMPT = 32  # tokens
+
+
+def lora_against_full(count: int, rounds: int) -> dict[str, Any]:
+    """As `steps.lora_against_full`."""
+    rows, rate = steps.measured({"LoRA": lm_setting.lora(), "full": lm_setting.full()}, count, rounds)
+    return {"rows": rows, "ratio": steps.ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate / 1e9}
+
+
+def instructions(lengths: list[tuple[int, int]]) -> Callable[[], Any]:
+    """One pass over instructions of these lengths, packed, only answers scored; batches of about 32 of them."""
+    data = lm_setting.packed(lengths)
+    rows = len(data["ids"])
+    batch = max(1, round(lm_setting.EXAMPLES * rows / len(lengths)))
+    rival = lm_setting.lora(data, batch)
+    run = training.make_epoch(rival.loss, rival.tx)
+    # The last batch is filled up with rows that come again, so that no instruction is left out.
+    order = jnp.resize(jax.random.permutation(jax.random.key(5), rows), (-(-rows // batch), batch)).astype(jnp.int32)
+    states = [rival.state()]
+
+    def work():
+        states[0], (losses, _) = run(states[0], rival.frozen, rival.data, order)
+        return losses
+
+    return work
+
+
+def generation(batch: int, new_tokens: int) -> Callable[[], Any]:
+    """Greedy answers through the cache; noise as prompts."""
+    params, model = lm_setting.base(), lm_setting.model()
+    prompts = jax.random.randint(jax.random.key(6), (batch, PROMPT), 4, lm_setting.CONFIG.vocab_size, jnp.int32)
+    lengths = jnp.full(batch, PROMPT, jnp.int32)
+    return lambda: generate(model, params, prompts, lengths, jax.random.key(7), max_new_tokens=new_tokens)
