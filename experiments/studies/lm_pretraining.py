@@ -56,7 +56,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings("0.3M", 64, 8, 60_000, held_out_tokens=10_000),
-    "quick": Settings("0.3M", 128, 16, 1_500_000, held_out_tokens=50_000),
+    "quick": Settings("0.3M", 128, 16, 1_000_000, held_out_tokens=50_000),
     "full": Settings(),
 }
 
