@@ -88,10 +88,11 @@ def test_rotation_depends_on_distances_only(key):
     close(jnp.linalg.norm(at(q, 9)), jnp.linalg.norm(q))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_attention_is_the_same_on_every_platform(backend, key, monkeypatch):
-    """Row by row, or all at once; against a plain softmax in numpy."""
+@pytest.mark.parametrize(("backend", "queries"), [("cpu", 2), ("cpu", 64), ("gpu", None)])
+def test_attention_is_the_same_on_every_platform(backend, queries, key, monkeypatch):
+    """Row by row and a few queries at a time, or all at once; against a plain softmax in numpy."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(attention, "QUERIES", queries)
     q, k, v = (jax.random.normal(key, (2, 5, heads, 4)) for heads in (6, 2, 2))
     v = v + 1
     segments = jnp.asarray([[1, 1, 1, 2, 2], [1, 1, 1, 1, 1]])
@@ -127,7 +128,7 @@ def test_lora_on_every_linear_layer_equals_the_merged_model(name):
     params = randomised(adapt(jax.random.key(0), base, wrapped, ids()), seed=0)
     adapted = wrapped.apply({"params": params}, ids())
     assert np.abs(adapted - golden()[name]).max() > 0.1
-    close(adapted, logits(name, params=merge(params)), 1e-4)
+    close(adapted, logits(name, params=merge(params)), 3e-4)  # of logits up to 10
     assert_trees_close(strip(params), base, atol=0)
     assert len(report(params).rows) == 7
 

@@ -8,6 +8,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+QUERIES = 64  # of a row, at a time, on a CPU
+
 
 def positions_within(segments: jax.Array) -> jax.Array:
     """int32 [B, T]: each token's place in its own document; documents are runs of one number in `segments` [B, T].
@@ -28,18 +30,23 @@ def within_documents(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Arr
       segments: int32 [B, T], the document of each token.
     """
     if jax.default_backend() == "cpu":
-        # One row at a time: the scores [H, T, T] then stay in the cache, and are computed again in the backward
-        # pass rather than kept. BUILD_NOTES.md has the measurement.
-        row = jax.checkpoint(functools.partial(_attend_row))
+        # One row at a time, a few queries at a time: the scores then stay in the cache, those of later keys are never
+        # computed, and they are computed again in the backward pass rather than kept. BUILD_NOTES.md has the measurement.
+        row = jax.checkpoint(functools.partial(_attend_row, queries=QUERIES))
         return jax.lax.map(lambda row_of: row(*row_of), (q, k, v, segments))
-    return jax.vmap(_attend_row)(q, k, v, segments)
+    return jax.vmap(functools.partial(_attend_row, queries=q.shape[1]))(q, k, v, segments)
 
 
-def _attend_row(q, k, v, segments):
-    """One row: q [T, H, K], k and v [T, G, K], segments [T]."""
+def _attend_row(q, k, v, segments, *, queries: int):
+    """One row: q [T, H, K], k and v [T, G, K], segments [T]; so many queries at a time, each against the keys up to the last."""
     t = q.shape[0]
-    seen = (segments[:, None] == segments[None, :]) & (jnp.arange(t)[:, None] >= jnp.arange(t)[None, :])
-    return _softmax_attention(q, k, v, seen)
+    place = jnp.arange(t)
+
+    def attend(start: int, stop: int):
+        seen = (segments[start:stop, None] == segments[None, :stop]) & (place[start:stop, None] >= place[None, :stop])
+        return _softmax_attention(q[start:stop], k[:stop], v[:stop], seen)
+
+    return jnp.concatenate([attend(start, min(start + queries, t)) for start in range(0, t, queries)])
 
 
 def over_cache(q: jax.Array, keys: jax.Array, values: jax.Array, positions: jax.Array) -> jax.Array:
@@ -50,13 +57,14 @@ def over_cache(q: jax.Array, keys: jax.Array, values: jax.Array, positions: jax.
 
 def _softmax_attention(q, k, v, seen):
     """[T, H, K] from q [T, H, K], k and v [S, G, K] and seen bool [T, S]; softmax in float32."""
-    t, h, width = q.shape
-    groups = k.shape[1]
-    q = q.reshape(t, groups, h // groups, width)
-    scores = jnp.einsum("tgrk,sgk->grts", q, k) / jnp.sqrt(width).astype(q.dtype)
-    scores = jnp.where(seen[None, None], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    return jnp.einsum("grts,sgk->tgrk", weights, v).reshape(t, h, width)
+    (t, h, width), (slots, groups, _) = q.shape, k.shape
+    # The heads of a group read the same keys: they are further rows of one product, [G, T * H / G, K] by [G, K, S].
+    rows = q.reshape(t, groups, h // groups, width).swapaxes(0, 1).reshape(groups, -1, width)
+    scores = jnp.einsum("gmk,sgk->gms", rows / jnp.sqrt(width).astype(q.dtype), k).astype(jnp.float32)
+    scores = jnp.where(seen[None, :, None], scores.reshape(groups, t, -1, slots), jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(groups, -1, slots)
+    context = jnp.einsum("gms,sgk->gmk", weights, v)
+    return context.reshape(groups, t, -1, width).swapaxes(0, 1).reshape(t, h, width)
 
 
 def put(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
