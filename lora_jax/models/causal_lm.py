@@ -72,7 +72,7 @@ PRESETS = {
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens so far, [L, B, S, G, K] each; a token of position p lies in slot p."""
+    """Keys and values of the tokens so far, [L, B, G, K, S] each; a token of position p lies in slot p."""
 
     keys: jax.Array
     values: jax.Array
@@ -82,9 +82,9 @@ def empty_cache(config: CausalLMConfig, batch: int, slots: int, dtype: Any = jnp
     """A cache of zeros for `slots` tokens.
 
     >>> empty_cache(PRESETS["0.3M"], 3, 16).keys.shape
-    (2, 3, 16, 1, 32)
+    (2, 3, 1, 32, 16)
     """
-    shape = (config.num_hidden_layers, batch, slots, config.num_key_value_heads, config.head_size)
+    shape = (config.num_hidden_layers, batch, config.num_key_value_heads, config.head_size, slots)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
@@ -107,7 +107,7 @@ class _SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x, cache, positions, segments):
-        """(context [B, T, D], the layer's cache with these tokens in it). x may be [B, T, D] with any T."""
+        """(context [B, T, D], keys and values of these tokens [B, T, G, K] where there is a cache to keep them in)."""
         c = self.config
 
         def project(name, inputs, features):
@@ -122,9 +122,9 @@ class _SelfAttention(nn.Module):
         if cache is None:
             context = attention.within_documents(q, k, v, segments)
         else:
-            cache = Cache(*(attention.put(old, new, positions) for old, new in zip(cache, (k, v), strict=True)))
-            context = attention.over_cache(q, cache.keys, cache.values, positions)
-        return project("o_proj", context.reshape(*x.shape[:2], -1), c.hidden_size), cache
+            context = attention.over_cache(q, k, v, cache.keys, cache.values, positions)
+        new = None if cache is None else Cache(k, v)
+        return project("o_proj", context.reshape(*x.shape[:2], -1), c.hidden_size), new
 
 
 class _MLP(nn.Module):
@@ -152,11 +152,11 @@ class _Layer(nn.Module):
         def norm(name):
             return nn.RMSNorm(epsilon=self.config.rms_norm_eps, dtype=self.dtype, name=name)
 
-        context, cache = _SelfAttention(self.config, self.dtype, name="self_attn")(
+        context, new = _SelfAttention(self.config, self.dtype, name="self_attn")(
             norm("input_layernorm")(x), cache, positions, segments
         )
         x = x + context
-        return x + _MLP(self.config, self.dtype, name="mlp")(norm("post_attention_layernorm")(x)), cache
+        return x + _MLP(self.config, self.dtype, name="mlp")(norm("post_attention_layernorm")(x)), new
 
 
 class _Decoder(nn.Module):
@@ -178,8 +178,8 @@ class _Decoder(nn.Module):
         self.norm = nn.RMSNorm(epsilon=c.rms_norm_eps, dtype=self.dtype)
 
     def __call__(self, ids, cache, positions, segments):
-        x, cache = self.layers(self.embed_tokens(ids), cache, positions, segments)
-        return self.norm(x), cache
+        x, new = self.layers(self.embed_tokens(ids), cache, positions, segments)
+        return self.norm(x), new
 
 
 class CausalLM(nn.Module):
@@ -226,8 +226,10 @@ class CausalLM(nn.Module):
         return self.lm_head(hidden)
 
     def extend(self, ids: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """(states [B, T, D], cache with them) of further tokens at `positions` [B, T] of each row's sequence.
+        """(states [B, T, D], cache with them) of further tokens at `positions` [B, T], one after the other in each row.
 
-        A token sees the slots up to its own position: what a row has not filled yet must lie beyond.
+        A token sees the slots before the first of these positions: what a row has not filled yet must lie beyond.
         """
-        return self.model(ids, cache, positions, None)
+        states, new = self.model(ids, cache, positions, None)
+        # Once for all layers, after they have read: within the scan over layers the cache would be copied for every token.
+        return states, Cache(*(attention.put(*pair, positions) for pair in zip(cache, new, strict=True)))
