@@ -40,6 +40,10 @@ def _nats(e: dict[str, Any]) -> str:
     return f"{text(e, 3)} nats"
 
 
+def _epochs(count: int) -> str:
+    return f"{count} epoch" + ("s" if count > 1 else "")
+
+
 def _percent(values: list[float]) -> str:
     return f"{text(estimate(values), 1, 100)} %"
 
@@ -117,7 +121,7 @@ def _batch(summary, command: str) -> Claim:
         f"batch {small['batch']} gains less than {SAME:g} nats": below(e, SAME),
         "and an epoch of it takes longer": cost is not None and cost > 1,
     }
-    ours = f"after {small['epoch']} epochs batch {small['batch']} saves {_nats(e)} against {large['batch']}; " + (
+    ours = f"after {_epochs(small['epoch'])} batch {small['batch']} saves {_nats(e)} against {large['batch']}; " + (
         "time not measured" if cost is None else f"an epoch takes {cost:.2f} times as long (on a CPU)"
     )
     return claim("S4.4", "a smaller batch does not help, and wastes the accelerator", ours, e["n"], facts, command)
@@ -167,7 +171,7 @@ def _full(summary, command: str) -> Claim:
     ours = (
         f"held-out answers: full {_nats(estimate(_loss(full)))} after {full['epoch']} epochs, original LoRA {_nats(estimate(_loss(original)))} after "
         f"{original['epoch']}, tuned LoRA {_nats(estimate(_loss(tuned)))} after {tuned['epoch']}; full "
-        + (f"is where the original ends after {soon} epochs" if soon else "never gets where the original ends")
+        + (f"is where the original ends after {_epochs(soon)}" if soon else "never gets where the original ends")
         + f"; general text, lost: full {_nats(_lost(summary, full))}, tuned LoRA {_nats(_lost(summary, tuned))}"
     )
     return claim(

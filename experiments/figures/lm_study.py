@@ -120,7 +120,7 @@ def _judged(summary, path: pathlib.Path) -> pathlib.Path:
         left.bar(x, shares, bottom=below, color=color, label=kind)
         below += shares
     left.set_ylabel("outputs to held-out prompts, %")
-    left.legend(frameon=False, fontsize=8, loc="lower right")
+    left.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(KINDS))
     points(right, list(x), [estimate(row["discrimination"]) for row in rows], "o", color="black")
     right.axhline(10, color="grey", linestyle=":", label="chance")
     right.set_ylabel("true answer likeliest of ten, %")
