@@ -22,7 +22,8 @@ def token_losses(
     Args:
       score: states [n, D] -> logits [n, V].
 
-    >>> token_losses(lambda x: x, jnp.zeros((3, 4)), jnp.array([0, 1, 2]), chunk=2).round(3).tolist()
+    >>> losses = token_losses(lambda x: x, jnp.zeros((3, 4)), jnp.array([0, 1, 2]), chunk=2)
+    >>> [round(float(loss), 3) for loss in losses]
     [1.386, 1.386, 1.386]
     """
     n = len(targets)

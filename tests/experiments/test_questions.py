@@ -174,8 +174,11 @@ def test_rates_add_up():
     assert found == {"blank": 0.25, "repetitive": 0.25, "copied": 0.0, "other": 0.5}
 
 
-def test_discrimination_is_the_share_of_first_places():
-    assert lm_judge.discrimination(np.asarray([[1.0, 2, 3], [2, 1, 3], [1, 1, 4]])) == pytest.approx((1 + 0 + 0.5) / 3)
+def test_a_question_is_known_where_its_own_answer_has_the_least_loss(monkeypatch):
+    """A tie counts its fair share."""
+    monkeypatch.setattr(lm_judge, "answer_losses", lambda model, params, one: one["losses"])
+    losses = np.asarray([[1.0, 2, 3], [2, 1, 3], [1, 1, 4]])
+    assert lm_judge.knows(None)(None, {"losses": losses})["right"].tolist() == [1.0, 0.0, 0.5]
 
 
 def test_candidates_are_the_own_answer_and_nine_others():
