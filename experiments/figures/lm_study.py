@@ -66,7 +66,7 @@ def _tuning(summary: dict[str, Any]) -> list[str]:
         rank = f" r = {line['rank']}" if line["rank"] else ""
         edge = ", the edge of its range" if line["at_edge"] else ""
         lines.append(
-            f"  {line['size']} {line['data']} {line['regime']}{rank}: {of_rate}; taken: {line['best']:g}{edge}"
+            f"  {line['size']} {line['data']} {line['regime']}{rank}: {of_rate or 'nothing to choose from'}; taken: {line['best']:g}{edge}"
         )
     return lines
 

@@ -48,20 +48,23 @@ def rows(outcome: Outcome, name: str, data: str, questions: Sequence[str], batch
 
 
 def tuning_line(
-    size: str, data: str, regime: str, rank: int, rates: Sequence[float], losses: list[float]
+    size: str, data: str, regime: str, rank: int, rates: Sequence[float], losses: list[float] | None
 ) -> dict[str, Any]:
-    """What the tuning split said; a loss that is not finite is never the best.
+    """What the tuning split said; a loss that is not finite is never the best. None: it was not asked about a single rate.
 
     Raises:
       UserError: where none is finite.
     """
+    if losses is None:
+        of = {"size": size, "data": data, "regime": regime, "rank": rank}
+        return {**of, "best": rates[0], "at_edge": False, "losses": {}}
     finite = [loss if np.isfinite(loss) else np.inf for loss in losses]
     best = int(np.argmin(finite))
     if not np.isfinite(finite[best]):
         raise UserError(f"{regime} on {data} at {size}: training diverged at every learning rate of {list(rates)}.")
     return {
         "size": size, "data": data, "regime": regime, "rank": rank, "best": rates[best],
-        "at_edge": len(rates) > 1 and best in (0, len(rates) - 1),
+        "at_edge": best in (0, len(rates) - 1),
         "losses": {f"{rate:g}": None if loss == np.inf else loss for rate, loss in zip(rates, finite, strict=True)},
     }  # fmt: skip
 

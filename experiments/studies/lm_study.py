@@ -229,15 +229,19 @@ class Study:
         return sweep.Member(rank, scale if rank else None, rate, seed)
 
     def tuned(self, size: str, data: str, regime: str, rank: int, judge: lm_judge.Judge | None = None) -> Outcome:
-        """All seeds, at the rate that the tuning split prefers; trained once, however often it is asked for."""
+        """All seeds, at the rate that the tuning split prefers (a single one is taken as it is); trained once, however often
+        it is asked for."""
         key = (size, data, regime, rank)
         if key not in self._tuned:
             s = self.settings
             rates = s.lora_rates if regime == "LoRA" else s.full_rates
             label = f"{size} {data} {regime}" + (f" r={rank}" if rank else "")
-            members = [self._member(rank, s.scale, rate, TUNING_SEED) for rate in rates]
-            tuning = self._group(f"tune {label}", size, data, regime, members, epochs=(s.epochs,), score="tuning")
-            line = lm_outcomes.tuning_line(size, data, regime, rank, rates, tuning.losses["answers"][-1].tolist())
+            losses = None
+            if len(rates) > 1:
+                members = [self._member(rank, s.scale, rate, TUNING_SEED) for rate in rates]
+                tuning = self._group(f"tune {label}", size, data, regime, members, epochs=(s.epochs,), score="tuning")
+                losses = tuning.losses["answers"][-1].tolist()
+            line = lm_outcomes.tuning_line(size, data, regime, rank, rates, losses)
             self.tuning.append(line)
             members = [self._member(rank, s.scale, line["best"], seed) for seed in range(s.seeds)]
             epochs = tuple(range(1, s.epochs + 1))
