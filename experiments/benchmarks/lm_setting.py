@@ -11,13 +11,12 @@ import optax
 import lora_jax
 from experiments.benchmarks import setting
 from experiments.data import packing
-from experiments.studies import lm_objective
+from experiments.studies import lm_objective, lm_training
 from lora_jax.models.causal_lm import PRESETS, CausalLM
 
 CONFIG = PRESETS["3M"]
 BATCH, TOKENS, RANK, RATE = 16, 256, 8, 1e-3
 ROWS = 64
-TARGETS = ("*_proj",)
 EXAMPLES = 32  # of instructions, in a batch
 # Alpaca's questions and answers in tokens, special ones included, as quantiles at 0, 5 ... 100 %, of the 96 % of its pairs that fit
 # into 256 tokens of a tokenizer trained as `tiny_lm.py --size=3M` does (on OpenStax and Standard Ebooks).
@@ -39,7 +38,7 @@ def example() -> jax.Array:
 
 
 def wrapped() -> lora_jax.LoRA:
-    return lora_jax.LoRA(model(), lora_jax.LoRAConfig(rank=RANK, alpha=RANK, targets=TARGETS))
+    return lora_jax.LoRA(model(), lora_jax.LoRAConfig(rank=RANK, alpha=RANK, targets=lm_training.LINEAR))
 
 
 def full_rows() -> dict[str, jax.Array]:

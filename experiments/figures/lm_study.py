@@ -135,23 +135,11 @@ def _gap(summary, path: pathlib.Path) -> pathlib.Path:
     s = summary["settings"]
     figure, (left, right) = style.new(11, 4.5, columns=2)
     by_rank = [found for found in summary["gaps"] if found["size"] == s["size"]]
-    _means(
-        left,
-        [found["rank"] for found in by_rank],
-        [found["gap"] for found in by_rank],
-        "o-",
-        color=COLORS["tuned LoRA"],
-    )
+    by_size = [found for found in summary["gaps"] if found["rank"] == s["rank"]]
+    for axis, of, against in ((left, by_rank, "rank"), (right, by_size, "base_parameters")):
+        _means(axis, [one[against] for one in of], [one["gap"] for one in of], "o-", color=COLORS["tuned LoRA"])
     style.rank_axis(left, [found["rank"] for found in by_rank])
     left.set_title(f"{s['size']} model", fontsize=9)
-    by_size = [found for found in summary["gaps"] if found["rank"] == s["rank"]]
-    _means(
-        right,
-        [found["base_parameters"] for found in by_size],
-        [found["gap"] for found in by_size],
-        "o-",
-        color=COLORS["tuned LoRA"],
-    )
     right.set_xscale("log")
     right.set_xlabel("parameters of the model")
     right.set_title(f"r = {s['rank']}", fontsize=9)

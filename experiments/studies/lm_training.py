@@ -11,12 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import lora_jax
 from experiments.common import phases
 from experiments.common.recording import RunFolder
-from experiments.studies import lm_judge, lm_objective
+from experiments.studies import groups, lm_judge, lm_objective
 from lora_jax import sweep, training
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.tree import flat, nested
@@ -87,17 +86,14 @@ def train_group(
 ) -> Outcome:
     """Trains the members together, each on its own seed's order of the rows; measured at the recipe's epochs."""
     n = len(members)
-    padded = members + members[-1:] * (-n % jax.device_count())  # so that the devices share them evenly
+    padded = groups.even(members)
     model, stacked, shared, train = members_of(task, regime, padded, targets)
     per_epoch = len(task.train["ids"]) // recipe.batch_size
-    trainer = sweep.Sweep(lm_objective.gathered(model), _optimizer(recipe, recipe.epochs * per_epoch), strategy)
-    state = trainer.start(
-        stacked,
-        lora_jax.trainable_mask(stacked, train=train),
-        learning_rates=[member.learning_rate for member in padded],
-        seeds=[member.seed for member in padded],
-        padded=len({member.rank for member in padded}) > 1,
+    optimizer = groups.adamw(
+        recipe.epochs * per_epoch, warm_up=recipe.warm_up, weight_decay=recipe.weight_decay, decays=recipe.decays
     )
+    trainer = sweep.Sweep(lm_objective.gathered(model), optimizer, strategy)
+    state = groups.start(trainer, stacked, train, padded)
     measure = trainer.evaluation(_sums(model), recipe.batch_size)
     ends = sorted({*(epoch for epoch in recipe.measured if epoch < recipe.epochs), recipe.epochs})
 
@@ -134,7 +130,7 @@ def train_group(
         ],
         steps_per_epoch=per_epoch,
         seconds_per_step=float(np.median(times[1:])) / per_epoch / len(padded) if times[1:] else None,
-        parameters=_parameters(state, members),
+        parameters=groups.parameters(state, members),
         traces=len(trainer.traces),
         model=model,
         state=state,
@@ -156,19 +152,6 @@ def _orders(seeds: list[int], epoch: int, size: int, batch_size: int) -> np.ndar
     steps = size // batch_size
     orders = [np.random.default_rng((seed, epoch)).permutation(size)[: steps * batch_size] for seed in seeds]
     return np.stack(orders).astype(np.int32).reshape(len(seeds), steps, batch_size)
-
-
-def _optimizer(recipe: Recipe, steps: int):
-    warm = max(1, round(recipe.warm_up * steps))
-
-    def optimizer(rate: jax.Array) -> optax.GradientTransformation:
-        def schedule(count):
-            falling = (steps - count) / max(1, steps - warm) if recipe.decays else 1.0
-            return rate * jnp.minimum((count + 1) / warm, falling)
-
-        return optax.adamw(schedule, weight_decay=recipe.weight_decay)
-
-    return optimizer
 
 
 def _sums(model):
@@ -196,13 +179,3 @@ def members_of(task: Task, regime: str, members: list[sweep.Member], targets: tu
     config = lora_jax.LoRAConfig(rank=1, scaling="constant", alpha=1.0, targets=targets)
     adapted = lora_jax.LoRA(task.model, config)
     return adapted, sweep.init_adapters(adapted, members, jnp.ones((1, 8), jnp.int32)), task.base, ()
-
-
-def _parameters(state: sweep.SweepState, members: list[sweep.Member]) -> list[int]:
-    """Trainable parameters per member; adapters as if they had not been padded."""
-    leaves = flat(state.train.trainable)
-    width = max((leaf.shape[-1] for path, leaf in leaves.items() if path.endswith("lora_a")), default=1)
-    sizes = {path: leaf[0].size for path, leaf in leaves.items()}
-    adapter = sum(size // width for path, size in sizes.items() if "lora_" in path)
-    other = sum(size for path, size in sizes.items() if "lora_" not in path)
-    return [other + adapter * member.rank for member in members]

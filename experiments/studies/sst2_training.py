@@ -16,6 +16,7 @@ import lora_jax
 from experiments.common import phases
 from experiments.common.recording import RunFolder
 from experiments.data.buckets import Bucket, piece_counts, pieces
+from experiments.studies import groups
 from lora_jax import sweep
 from lora_jax.models import bert
 from lora_jax.tree import flat, nested
@@ -104,19 +105,13 @@ def train_group(
       members: alpha is the scale c of the update; rank 0 for a regime without adapters.
     """
     n = len(members)
-    members = members + members[-1:] * (-n % jax.device_count())  # so that the devices share them evenly
+    members = groups.even(members)
     adapted, stacked, shared, train = members_of(task, regime, members)
     sizes = [len(bucket["y"]) for bucket in task.train]
     calls = recipe.epochs * sum(piece_counts(sizes, recipe.batch_size, STEPS))
-    trainer = sweep.Sweep(_loss(adapted, task), _optimizer(recipe, calls * STEPS), strategy)
-    state = trainer.start(
-        stacked,
-        lora_jax.trainable_mask(stacked, train=train),
-        learning_rates=[member.learning_rate for member in members],
-        seeds=[member.seed for member in members],
-        padded=len({member.rank for member in members}) > 1,
-    )
-    parameters = _parameters(state, members)
+    optimizer = groups.adamw(calls * STEPS, warm_up=recipe.warm_up, weight_decay=recipe.weight_decay)
+    trainer = sweep.Sweep(_loss(adapted, task), optimizer, strategy)
+    state = groups.start(trainer, stacked, train, members)
     evaluate = trainer.evaluation(_correct(adapted, task), EVALUATION_BATCH)
     examples = sum(len(bucket["y"]) for bucket in task.score)
     per_epoch = min(recipe.blocks_per_epoch, sum(piece_counts(sizes, recipe.batch_size, STEPS)))
@@ -134,7 +129,7 @@ def train_group(
         members=members[:n],
         accuracy=np.stack([line["accuracy"][:n] for line in history]),
         loss=np.stack([line["loss"][:n] for line in history[1:]]),
-        parameters=parameters[:n],
+        parameters=groups.parameters(state, members[:n]),
         traces=len(trainer.traces),
         state=state,
         shared=shared,
@@ -158,18 +153,6 @@ def _advance(trainer, shared, task: Task, members, recipe: Recipe, sizes):
         return state, {"loss": jnp.stack(losses).mean(axis=0)}
 
     return advance
-
-
-def _optimizer(recipe: Recipe, steps: int):
-    warm = max(1, round(recipe.warm_up * steps))
-
-    def optimizer(rate: jax.Array) -> optax.GradientTransformation:
-        def schedule(count):  # 0 -> rate -> 0
-            return rate * jnp.minimum((count + 1) / warm, (steps - count) / max(1, steps - warm))
-
-        return optax.adamw(schedule, weight_decay=recipe.weight_decay)
-
-    return optimizer
 
 
 def _loss(adapted, task: Task):
@@ -231,13 +214,3 @@ def _fresh_classifiers(task: Task, seeds: list[int]) -> dict[str, jax.Array]:
         "classifier/kernel": draw(jnp.asarray(seeds, jnp.uint32)),
         "classifier/bias": jnp.zeros((len(seeds), shape[1])),
     }
-
-
-def _parameters(state: sweep.SweepState, members: list[sweep.Member]) -> list[int]:
-    """Trainable parameters per member; adapters as if they had not been padded."""
-    leaves = flat(state.train.trainable)
-    widths = [leaf.shape[-1] for path, leaf in leaves.items() if path.endswith("lora_a")]
-    rank = max(widths, default=1)
-    adapter = sum(leaf[0].size // rank for path, leaf in leaves.items() if path.rpartition("/")[2].startswith("lora_"))
-    other = sum(leaf[0].size for path, leaf in leaves.items() if not path.rpartition("/")[2].startswith("lora_"))
-    return [other + adapter * member.rank for member in members]
