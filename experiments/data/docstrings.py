@@ -4,6 +4,7 @@ Sources are parsed, never imported.
 """
 
 import ast
+import functools
 import importlib.util
 import inspect
 import pathlib
@@ -23,8 +24,13 @@ class Docstring(NamedTuple):
     text: str  # cleaned of indentation
 
 
-def of_packages(packages: tuple[str, ...] = PACKAGES) -> Iterator[Docstring]:
+@functools.cache  # thousands of files, which both the text and the questions are taken from
+def of_packages(packages: tuple[str, ...]) -> tuple[Docstring, ...]:
     """Every docstring of the packages that are installed, in the order of their files; the same text comes once."""
+    return tuple(_of_packages(packages))
+
+
+def _of_packages(packages: tuple[str, ...]) -> Iterator[Docstring]:
     seen: set[str] = set()
     for root in filter(None, map(_root, packages)):
         for file in sorted(root.rglob("*.py")):
@@ -84,7 +90,7 @@ def topics() -> list[str]:
 
 def documents() -> list[str]:
     """All of it, one text a docstring."""
-    return [*(found.text for found in of_packages()), *topics()]
+    return [*(found.text for found in of_packages(PACKAGES)), *topics()]
 
 
 def pairs(packages: tuple[str, ...] = PACKAGES) -> list[Pair]:

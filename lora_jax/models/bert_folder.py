@@ -5,7 +5,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import re
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.errors import ModelError
-from lora_jax.models import torch_names, weight_files
+from lora_jax.models import config_file, torch_names, weight_files
 from lora_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification
 from lora_jax.tree import flat, nested
 
@@ -68,16 +67,7 @@ def read(path: str | os.PathLike) -> BertFolder:
 
 def read_config(folder: pathlib.Path) -> BertConfig:
     """The BertConfig of `folder/config.json`; dropouts and the like default to BERT's."""
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{folder}: there is no config.json in it; name a folder that `save_pretrained` wrote.")
-    try:
-        values = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
-    kind = values.get("model_type", "bert") if isinstance(values, dict) else type(values).__name__
-    if kind != "bert":
-        raise ModelError(f"{file}: the architecture is {kind!r}; only 'bert' can be read here.")
+    file, values = config_file.read(folder, "bert", assumed="bert")
     if values.get("position_embedding_type", "absolute") != "absolute" or values.get("is_decoder", False):
         raise ModelError(f"{file}: relative positions and decoders are not supported; only BERT's plain encoder is.")
     known = {field.name for field in dataclasses.fields(BertConfig)}
@@ -183,4 +173,4 @@ def write(path: str | os.PathLike, config: BertConfig, params: Mapping[str, Any]
     if "classifier/kernel" in shapes:
         labels = {i: f"LABEL_{i}" for i in range(_labels(shapes))}
         about |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-    weight_files.write_atomically(folder / "config.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+    config_file.write(folder, about)

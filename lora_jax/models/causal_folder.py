@@ -4,7 +4,6 @@ Here the layers are one module, stacked along axis 0; there each has its number 
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.errors import ModelError
-from lora_jax.models import torch_names, weight_files
+from lora_jax.models import config_file, torch_names, weight_files
 from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
 from lora_jax.tree import flat, nested
 
@@ -63,16 +62,7 @@ def _drop_tied_head(folder: pathlib.Path, tensors: dict[str, np.ndarray]) -> Non
 
 def read_config(folder: pathlib.Path) -> CausalLMConfig:
     """The CausalLMConfig of `folder/config.json`."""
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{folder}: there is no config.json in it; name a folder that `save_pretrained` wrote.")
-    try:
-        values = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
-    kind = values.get("model_type") if isinstance(values, dict) else type(values).__name__
-    if kind != "llama":
-        raise ModelError(f"{file}: the architecture is {kind!r}; only 'llama' can be read here.")
+    file, values = config_file.read(folder, "llama")
     return _from_values(file, values)
 
 
@@ -122,7 +112,7 @@ def write(
         folder, {torch_names.name(p): torch_names.as_theirs(p, leaf, dtype) for p, leaf in alone.items()}
     )
     about = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **dataclasses.asdict(config), **PLAIN}
-    weight_files.write_atomically(folder / "config.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+    config_file.write(folder, about)
 
 
 def _shapes(config: CausalLMConfig) -> dict[str, tuple[int, ...]]:
