@@ -1,6 +1,7 @@
 """Strict JAX for every test: on the CPU, no silent rank promotion; warnings are errors (pyproject.toml)."""
 
 import os
+import tempfile
 import zlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX starts a backend
@@ -16,6 +17,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key(request) -> jax.Array:
     """A key of the test's own, the same in every run."""
     return jax.random.key(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once():
+    """XLA need not compile again what another test of this process had compiled; Python traces as ever."""
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        yield
+        jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module")

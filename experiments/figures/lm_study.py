@@ -8,6 +8,7 @@ import numpy as np
 from experiments.common import style
 from experiments.common.recording import write_text
 from experiments.common.statistics import estimate, text
+from experiments.figures import lm_costs
 from experiments.figures.regimes import points
 
 KINDS = {"blank": "#bbbbbb", "repetitive": "#d62728", "copied": "#ff7f0e", "other": "#2ca02c"}
@@ -38,6 +39,7 @@ def table(summary: dict[str, Any]) -> str:
             f"{'discrimination, %':<20} {'blank/repetitive/copied, %':<26} n",
         ]
         lines += [_line(row) for row in summary["rows"] if row["data"] == data]
+        lines += lm_costs.lines({label(curve): curve for curve in summary.get("curves", ()) if curve["data"] == data})
     lines.append("gap: LoRA minus full, tuned both, held-out answers, bits per byte, paired by seed")
     for found in summary["gaps"]:
         lines.append(
@@ -89,13 +91,13 @@ def _color(row: dict[str, Any]) -> str:
 def _losses(summary, data: str, path: pathlib.Path) -> pathlib.Path:
     """Held-out answers and general text against epochs."""
     figure, axes = style.new(11, 4.5, columns=2)
-    base, *rows = [row for row in summary["rows"] if row["data"] == data]
+    base = next(row for row in summary["rows"] if row["data"] == data)
+    curves = [curve for curve in summary["curves"] if curve["data"] == data]
     for axis, name in zip(axes, ("answers", "general"), strict=True):
-        for treatment in dict.fromkeys(map(label, rows)):
-            of = [row for row in rows if label(row) == treatment]
-            line = "s--" if "r = 16" in treatment or "batch" in treatment else "o-"
-            estimates = [estimate(row["losses"][name]) for row in of]
-            _means(axis, [row["epoch"] for row in of], estimates, line, color=_color(of[0]), label=treatment)
+        for curve in curves:
+            line = "s--" if curve["rank"] == 16 or "batch" in curve["name"] else "o-"
+            estimates = [estimate(seeds) for seeds in curve["losses"][name][1:]]
+            _means(axis, curve["epochs"][1:], estimates, line, color=_color(curve), label=label(curve))
         axis.axhline(base["losses"][name][0], color="grey", linestyle=":", label="base")
         axis.set_xscale("log")
         axis.set_xlabel("epochs")

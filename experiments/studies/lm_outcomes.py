@@ -23,7 +23,7 @@ def base_row(data: str, losses: dict[str, float], discrimination: float, rates: 
 
 
 def rows(outcome: Outcome, name: str, data: str, questions: Sequence[str], batch: int) -> list[dict[str, Any]]:
-    """One row per rank and measurement; lists are over seeds.
+    """One row per rank and judged measurement; lists are over seeds.
 
     Raises:
       UserError: for training that diverged.
@@ -35,6 +35,8 @@ def rows(outcome: Outcome, name: str, data: str, questions: Sequence[str], batch
         of_rank = [i for i, member in enumerate(outcome.members) if member.rank == rank]
         for at, epoch in enumerate(outcome.epochs[1:], 1):
             judged = outcome.judged[at - 1]
+            if not judged:
+                continue
             rates = [lm_judge.rates(questions, judged["outputs"][i].tolist()) for i in of_rank]
             found.append({
                 "name": name, "data": data, "rank": rank, "rate": outcome.members[of_rank[0]].learning_rate, "batch": batch,
@@ -44,6 +46,19 @@ def rows(outcome: Outcome, name: str, data: str, questions: Sequence[str], batch
                 "discrimination": judged["discrimination"][of_rank].tolist(),
                 "rates": {kind: [rate[kind] for rate in rates] for kind in rates[0]},
             })  # fmt: skip
+    return found
+
+
+def curves(outcome: Outcome, name: str, data: str) -> list[dict[str, Any]]:
+    """One line per rank: losses name -> [measurements][seeds], the one before training first, and what training cost."""
+    found = []
+    for rank in dict.fromkeys(member.rank for member in outcome.members):
+        of_rank = [i for i, member in enumerate(outcome.members) if member.rank == rank]
+        found.append({
+            "name": name, "data": data, "rank": rank, "epochs": outcome.epochs, "steps_per_epoch": outcome.steps_per_epoch,
+            "seconds_per_step": outcome.seconds_per_step, "peak_bytes": outcome.peak_bytes, "members": len(outcome.members),
+            "losses": {kind: values[:, of_rank].tolist() for kind, values in outcome.losses.items()},
+        })  # fmt: skip
     return found
 
 

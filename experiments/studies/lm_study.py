@@ -113,6 +113,7 @@ def run(folder: RunFolder, settings: Settings, material: Material) -> dict[str, 
     chex.assert_trees_all_equal(base, before)
     return {
         "rows": rows,
+        "curves": study.curves,
         "gaps": gaps,
         "tuning": study.tuning,
         "outputs": study.outputs,
@@ -135,6 +136,7 @@ class Study:
     def __init__(self, folder: RunFolder, settings: Settings, material: Material):
         self.folder, self.settings, self.material = folder, settings, material
         self.tuning: list[dict[str, Any]] = []
+        self.curves: list[dict[str, Any]] = []
         self.outputs: dict[str, Any] = {}
         self._parts = {name: self._split(name, pairs.pairs) for name, pairs in material.pairs.items()}
         self._encoded: dict[tuple[str, str, str], answers.Encoded] = {}
@@ -179,14 +181,18 @@ class Study:
                 f"{data}, {name}", size, data, "LoRA", [self._member(rank, 1.0, s.original.rate, seed) for rank in ranks for seed in range(s.seeds)],
                 batch=batch, epochs=epochs, decays=False, targets=lm_training.SQUARE, judge=judge,
             )  # fmt: skip
-            rows += lm_outcomes.rows(outcome, name, data, judge.questions, batch)
-            self._keep_outputs(data, name, outcome)
+            rows += self._told(outcome, name, data, judge, batch)
         for regime, rank in (("LoRA", s.rank), ("full", 0)):
             name = f"tuned {regime}"
             outcome = self.tuned(size, data, regime, rank, judge)
-            rows += lm_outcomes.rows(outcome, name, data, judge.questions, s.batch)
-            self._keep_outputs(data, name, outcome)
+            rows += self._told(outcome, name, data, judge, s.batch)
         return rows
+
+    def _told(self, outcome: Outcome, name: str, data: str, judge: lm_judge.Judge, batch: int) -> list[dict[str, Any]]:
+        """A treatment's rows; its curves and outputs are kept."""
+        self.curves += lm_outcomes.curves(outcome, name, data)
+        self._keep_outputs(data, name, outcome)
+        return lm_outcomes.rows(outcome, name, data, judge.questions, batch)
 
     def _originals(self, data: str):
         """(name, ranks, batch, epochs measured) of the original's runs; medicine had one."""

@@ -24,6 +24,7 @@ SQUARE = ("*/q_proj", "*/o_proj")  # the study's own: its square projections
 LINEAR = ("*_proj",)  # every linear layer of a decoder layer
 HEAD = ("model/embed_tokens", "lm_head")
 REGIMES = ("LoRA", "full", "head")
+BLOCK = 5  # epochs at most between two saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Task:
 class Outcome:
     """Of a group: `losses` name -> [measurements, M], before training first; `epochs` when they were taken.
 
-    `judged` has one line per measurement but the first: "discrimination" [M] and "outputs" str [M, N]; none without a judge.
+    `judged` has one line per measurement but the first: "discrimination" [M] and "outputs" str [M, N] at the recipe's epochs,
+    where there is a judge; else it is empty.
     """
 
     members: list[sweep.Member]
@@ -65,7 +67,8 @@ class Outcome:
     train_loss: np.ndarray  # [blocks, M]
     judged: list[dict[str, np.ndarray]]
     steps_per_epoch: int
-    seconds_per_step: float | None  # of one member, while the others train beside it; median over epochs but the first
+    seconds_per_step: float  # of one member, while the others train beside it; median over epochs, compilation left out
+    peak_bytes: int  # of the program that trains the group, by XLA's own analysis: arguments, results, temporaries
     parameters: list[int]
     traces: int
     model: nn.Module  # what was applied: the base's model, or a LoRA around it
@@ -95,21 +98,23 @@ def train_group(
     trainer = sweep.Sweep(lm_objective.gathered(model), optimizer, strategy)
     state = groups.start(trainer, stacked, train, padded)
     measure = trainer.evaluation(_sums(model), recipe.batch_size)
-    ends = sorted({*(epoch for epoch in recipe.measured if epoch < recipe.epochs), recipe.epochs})
-
+    ends, asked = _ends(recipe)
     knows = None if task.judge is None else trainer.evaluation(lm_judge.knows(model), lm_judge.AT_ONCE)
-    times: list[float] = []
+    peak: list[int] = []
 
     def advance(state, block: int):
-        losses = []
+        losses, seconds = [], []
         for epoch in range(0 if block == 0 else ends[block - 1], ends[block]):
             order = _orders([member.seed for member in padded], epoch, len(task.train["ids"]), recipe.batch_size)
+            arguments = shared, task.train, jnp.asarray(order)
+            if not peak:  # compiles; the calls below find the program
+                peak.append(_peak_bytes(trainer.run.lower(state, *arguments).compile().memory_analysis()))
             started = time.perf_counter()
-            state, (loss, _) = trainer.run(state, shared, task.train, jnp.asarray(order))
+            state, (loss, _) = trainer.run(state, *arguments)
             losses.append(jax.block_until_ready(loss.mean(axis=1)))
-            times.append(time.perf_counter() - started)
-        values = {"loss": jnp.stack(losses).mean(axis=0)}
-        if knows is not None:
+            seconds.append(time.perf_counter() - started)
+        values = {"loss": jnp.stack(losses).mean(axis=0), "seconds": np.asarray(seconds), "peak_bytes": peak[0]}
+        if knows is not None and ends[block] in asked:
             values["discrimination"] = task.judge.discrimination(knows, state, shared)
             trees = [sweep.member_params(state, shared, index) for index in range(n)]
             values["outputs"] = task.judge.outputs(trees, None if regime != "LoRA" else model)
@@ -120,6 +125,7 @@ def train_group(
         return {name: of["total"] / of["count"] for name, of in sums.items()}
 
     state, history = phases.train_blocks(folder, phase, state, shared, advance, blocks=len(ends), follow=follow)
+    seconds = np.concatenate([line["seconds"] for line in history[1:]])
     return Outcome(
         members=members,
         epochs=[0, *ends],
@@ -129,13 +135,26 @@ def train_group(
             {name: line[name][:n] for name in ("discrimination", "outputs") if name in line} for line in history[1:]
         ],
         steps_per_epoch=per_epoch,
-        seconds_per_step=float(np.median(times[1:])) / per_epoch / len(padded) if times[1:] else None,
+        seconds_per_step=float(np.median(seconds)) / per_epoch / len(padded),
+        peak_bytes=int(history[-1]["peak_bytes"]),
         parameters=groups.parameters(state, members),
         traces=len(trainer.traces),
         model=model,
         state=state,
         shared=shared,
     )
+
+
+def _ends(recipe: Recipe) -> tuple[list[int], set[int]]:
+    """(after which epochs a block of training ends, and is measured and saved; after which of them the judge asks)."""
+    asked = {*(epoch for epoch in recipe.measured if epoch < recipe.epochs), recipe.epochs}
+    return sorted({*range(BLOCK, recipe.epochs, BLOCK), *asked}), asked
+
+
+def _peak_bytes(stats) -> int:
+    """Of a program: what it is given, what it returns in memory of its own, and what it needs between."""
+    own = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return stats.argument_size_in_bytes + own + stats.temp_size_in_bytes
 
 
 def losses_of(

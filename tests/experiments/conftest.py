@@ -1,20 +1,12 @@
 """A small MNIST, and entries that run in this process."""
 
-import pathlib
-import runpy
-import sys
-
 import numpy as np
 import pytest
-from absl import flags
 
 from experiments.common import cli, phases  # noqa: F401  (cli first: imported by an entry, it would take over Ctrl-C)
 from experiments.common.recording import RunFolder
 from experiments.data import mnist
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
-ENTRIES = REPOSITORY / "experiments"
-SHARED_TFDS = REPOSITORY.parent / "shared" / "tfds"
+from tests.experiments import entries
 
 
 @pytest.fixture(autouse=True)
@@ -48,20 +40,10 @@ def folder(tmp_path) -> RunFolder:
 
 
 @pytest.fixture
-def run_entry(monkeypatch, capsys):
+def run_entry(capsys):
     """`run_entry("rank_sweep.py", "--seeds=0") -> (status, stdout, stderr)`."""
 
     def run(entry: str, *arguments: str) -> tuple[int, str, str]:
-        known = set(flags.FLAGS)
-        monkeypatch.setattr(sys, "argv", [entry, *arguments])
-        status = 0
-        try:
-            runpy.run_path(str(ENTRIES / entry), run_name="__main__")
-        except SystemExit as error:
-            status = error.code or 0
-        finally:
-            for name in set(flags.FLAGS) - known:
-                delattr(flags.FLAGS, name)
-        return status, *capsys.readouterr()
+        return entries.execute(entry, *arguments), *capsys.readouterr()
 
     return run

@@ -6,7 +6,7 @@ import tokenizers
 
 from experiments.common.errors import UserError
 from experiments.data import buckets, prepared, sst2
-from tests.experiments.conftest import SHARED_TFDS
+from tests.experiments.entries import SHARED_TFDS
 
 VOCABULARY = SHARED_TFDS.parent / "data" / "bert_uncased_vocab.txt"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "good", "bad", "##ly", "a"]

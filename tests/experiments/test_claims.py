@@ -9,9 +9,9 @@ import pytest
 from experiments.claims import digit9, ledger, linear, new_digits
 from experiments.claims.ledger import FAILS, HOLDS, Claim, against, consistent
 from experiments.common.statistics import estimate
-from tests.experiments.conftest import ENTRIES
+from tests.experiments import entries
 
-RESULTS = ENTRIES / "results"
+RESULTS = entries.FOLDER / "results"
 
 
 def about(mean: float, half: float = 0.0, n: int = 5) -> dict:

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.benchmarks import against_peft
 from experiments.common import accelerator, main
-from tests.experiments.conftest import ENTRIES
+from tests.experiments import entries
 
 SWEEP, LINEAR, DIGIT9, NEW = "rank_sweep.py", "linear_teacher.py", "mnist_digit9.py", "mnist_new_digits.py"
 NEVER = ("--preset=smoke", "--workdir=/dev/null/never")  # should a mistake pass, this one is met before hours of work
@@ -122,7 +122,13 @@ def test_an_error_of_ours_keeps_its_traceback(run_entry, monkeypatch):
 
 def test_ctrl_c_says_one_sentence_and_nothing_saved_is_lost(tmp_path):
     """The only test here that needs a process of its own: a signal is not to be simulated."""
-    command = [sys.executable, str(ENTRIES / LINEAR), "--preset=smoke", "--accelerator=cpu", f"--workdir={tmp_path}"]
+    command = [
+        sys.executable,
+        str(entries.FOLDER / LINEAR),
+        "--preset=smoke",
+        "--accelerator=cpu",
+        f"--workdir={tmp_path}",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("run: ")
         time.sleep(1)

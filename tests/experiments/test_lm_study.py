@@ -11,16 +11,13 @@ from experiments.claims import lm as lm_claims
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import answers
+from experiments.figures import lm_costs
 from experiments.figures import lm_study as figures
 from experiments.studies import lm_judge, lm_outcomes, lm_speaker, lm_study, lm_training
 from lora_jax import sweep
 from tests.experiments import tiny_lm
 
-SMALL = dataclasses.replace(
-    lm_study.PRESETS["smoke"],
-    pairs=40, tuning=10, held_out=12, asked=10, general_rows=4, length=48, batch=8, epochs=2, ranks=(8, 12),
-    lora_rates=(1e-3, 1e-2), full_rates=(1e-3, 1e-2), original=lm_study.Original(rate=1e-3, batch=8, epochs=(1, 2), small_batch=4, small_epochs=(1,)),
-)  # fmt: skip
+SMALL = tiny_lm.STUDY
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -34,14 +31,6 @@ def base(tmp_path_factory) -> lm_speaker.Base:
 def study(base, tmp_path_factory) -> lm_study.Study:
     folder = RunFolder(str(tmp_path_factory.mktemp("runs")), "study", {"settings": {}})
     return lm_study.Study(folder, SMALL, tiny_lm.material(base))
-
-
-@pytest.fixture(scope="module")
-def summary(base, tmp_path_factory):
-    folder = RunFolder(str(tmp_path_factory.mktemp("runs")), "study", {"settings": {}})
-    found = lm_study.run(folder, SMALL, tiny_lm.material(base))
-    about = {"share_waiting_for_data": 0.01}
-    return found | {"settings": dataclasses.asdict(SMALL), "bases": {"0.3M": about}}
 
 
 # What is judged.
@@ -144,6 +133,19 @@ def test_an_interrupted_group_goes_on_with_its_verdicts(study, base, tmp_path, m
         assert a["outputs"].tolist() == b["outputs"].tolist() and a["discrimination"] == b["discrimination"]
 
 
+def test_a_long_training_is_saved_between_the_epochs_that_are_judged(study, base):
+    judge = lm_judge.Judge.of(base, study.encoded("0.3M", "instructions", "held out"), 10, 48)
+    outcome = study._group(
+        "long", "0.3M", "instructions", "LoRA", [study._member(4, 2.0, 1e-2, 0)], epochs=(1, 12), judge=judge
+    )
+    assert outcome.epochs == [0, 1, 5, 10, 12]
+    assert [bool(one) for one in outcome.judged] == [True, False, False, True]
+    # At least the base, and the adapters with their gradients and AdamW's two moments.
+    assert outcome.peak_bytes > 4 * (
+        sum(leaf.size for leaf in jax.tree.leaves(base.params)) + 3 * outcome.parameters[0]
+    )
+
+
 def test_a_batch_holds_about_so_many_examples(study):
     encoded = study.encoded("0.3M", "instructions", "train")
     rows = len(answers.rows(encoded, SMALL.length)["ids"])
@@ -161,46 +163,14 @@ def test_a_diverged_rate_is_never_taken():
         lm_outcomes.tuning_line("0.3M", "instructions", "LoRA", 8, (1.0, 2.0), [float("nan"), float("inf")])
 
 
-def test_the_study_judges_every_treatment_of_both_kinds(summary):
-    names = {(row["data"], row["name"], row["rank"], row["epoch"]) for row in summary["rows"]}
-    assert ("instructions", "original", 16, 2) in names and ("instructions", "original, batch 4", 8, 1) in names
-    assert ("medical", "tuned LoRA", 8, 2) in names and ("medical", "tuned full", 0, 1) in names
-    medical = next(row for row in summary["rows"] if row["data"] == "medical" and row["name"] == "original")
-    assert set(medical["losses"]) == {"answers", "general", "instructions"} and len(medical["discrimination"]) == 2
-    assert [found["rank"] for found in summary["gaps"]] == [8, 12]
-    assert set(summary["outputs"]["instructions"]["said"]) == {
-        "base",
-        "original",
-        "original, batch 4",
-        "tuned LoRA",
-        "tuned full",
-    }
-
-
-def test_table_figures_and_outputs_come_out_of_the_summary(summary, tmp_path):
-    assert "gap: LoRA minus full" in figures.table(summary)
-    paths = figures.draw(summary, tmp_path)
-    assert [path.name for path in paths] == [
-        "gap.png", "losses_instructions.png", "losses_medical.png", "judged.png", "tiny_lm_outputs.md"
-    ]  # fmt: skip
-    assert all(path.stat().st_size for path in paths)
-    assert paths[-1].read_text().count("- **tuned LoRA**") == 2 * 10
+def test_how_long_it_took_to_a_loss():
+    full = {"epochs": [0, 1, 2], "steps_per_epoch": 10, "losses": {"answers": [[4.0, 4.0], [2.9, 3.1], [2.0, 2.0]]}}
+    assert lm_costs.targets(full["losses"]["answers"]) == pytest.approx([3.0, 2.5, 2.2])
+    assert [lm_costs.steps_to(full, loss) for loss in (4.0, 3.0, 2.9, 1.9)] == [0, 10, 20, None]
 
 
 def test_outputs_are_escaped():
     assert figures._one_line("a *b*\n\n <c>") == "a \\*b\\* / \\<c\\>"
-
-
-def test_claims_come_out_of_the_summary(summary):
-    found = lm_claims.claims(summary, "command")
-    assert [claim.id for claim in found] == [
-        "S4.1",
-        "S4.2",
-        "S4.3",
-        "S4.4",
-        "S4.5",
-        "S4.6",
-    ]  # one size says nothing of S4.7
 
 
 # Verdicts, on a summary that is made up.

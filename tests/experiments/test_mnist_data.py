@@ -10,7 +10,7 @@ import pytest
 
 from experiments.common.errors import UserError
 from experiments.data import mnist
-from tests.experiments.conftest import SHARED_TFDS
+from tests.experiments.entries import SHARED_TFDS
 
 needs_shared = pytest.mark.skipif(not SHARED_TFDS.is_dir(), reason="no ../shared/tfds here")
 

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.common.errors import UserError
 from experiments.data import prepared, sst2
-from tests.experiments.conftest import SHARED_TFDS
+from tests.experiments.entries import SHARED_TFDS
 
 needs_shared = pytest.mark.skipif(not (SHARED_TFDS / "glue").is_dir(), reason="no ../shared/tfds/glue here")
 SENTENCES = [

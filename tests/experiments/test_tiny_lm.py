@@ -9,27 +9,18 @@ import numpy as np
 import pytest
 
 from experiments.data import bpe
-from experiments.studies import lm_jobs, lm_pretraining, lm_speaker, lm_study, lm_text
-from lora_jax.models import causal_lm
+from experiments.studies import lm_pretraining, lm_speaker, lm_text
 from tests.experiments import tiny_lm
 from tests.experiments.test_flags_and_errors import assert_one_sentence
 
 ENTRY = "tiny_lm.py"
-PRETRAINING = lm_pretraining.Settings("0.3M", 32, 2, 4_000, epochs=2, held_out_tokens=200, learning_rate=1e-2)
-FINETUNING = lm_jobs.Settings(rank=2, epochs=2, batch_size=2, length=48, learning_rate=1e-2)
-
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> pathlib.Path:
     """Small presets, a corpus, questions; runs go to `runs`."""
-    monkeypatch.setitem(causal_lm.PRESETS, "0.3M", tiny_lm.CONFIG)
-    monkeypatch.setitem(lm_pretraining.PRESETS, "smoke", PRETRAINING)
-    monkeypatch.setitem(lm_jobs.PRESETS, "smoke", FINETUNING)
-    tiny_lm.corpus(tmp_path)
-    rows = [{"instruction": pair.question, "input": "", "output": pair.answer} for pair in tiny_lm.pairs().pairs]
-    (tmp_path / "questions.json").write_text(json.dumps(rows))
+    tiny_lm.at_home(tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -121,24 +112,6 @@ def test_bits_per_byte_are_those_of_the_held_out_bytes(model, home):
     count = sum(len(base.tokenizer.decode([token]).encode()) for token in targets if token != end)
     assert found["bits_per_byte"] == pytest.approx(found["held_out_loss"] * len(targets) / np.log(2) / count)
     assert found["held_out_tokens"] == len(targets)
-
-
-def test_the_study_is_run_from_text(run, home, monkeypatch):
-    small = lm_study.Settings(
-        "0.3M", ("0.3M",), PRETRAINING, lm_study.Original(epochs=(1,), small_epochs=(1,)), pairs=30, tuning=10, held_out=12, asked=10,
-        general_rows=2, length=48, batch=8, seeds=2, epochs=1, ranks=(8,), lora_rates=(1e-2,), full_rates=(1e-2,),
-    )  # fmt: skip
-    monkeypatch.setitem(lm_study.PRESETS, "smoke", small)
-    questions = home / "questions.json"
-    arguments = f"--corpus={home / 'things.jsonl'}", f"--questions={questions}", f"--medical={questions}"
-    status, stdout, stderr = run("--job=study", *arguments)
-    assert (status, stderr) == (0, "")
-    found = summary(stdout)
-    assert found["base_unchanged"] and found["bases"]["0.3M"]["trigram_loss"] > 0
-    shown = pathlib.Path(re.search(r"figure: (.+tiny_lm_outputs.md)", stdout)[1]).read_text()
-    assert "What is asthma?" in shown and "What about" not in shown  # none of the file's
-    status, stdout, _ = run("--job=study", *arguments)
-    assert status == 0 and stdout.count("is complete") == 2
 
 
 # Bad input.
