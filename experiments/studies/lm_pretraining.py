@@ -1,4 +1,4 @@
-"""A small language model from scratch: AdamW, linear warm-up, cosine to a tenth; exact resume; held-out loss and bits per byte."""
+"""A small language model from scratch: Muon, linear warm-up, cosine to a tenth; exact resume; held-out loss and bits per byte."""
 
 import dataclasses
 import time
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from experiments.common import phases
 from experiments.common.errors import UserError
@@ -20,6 +21,7 @@ from lora_jax import training
 from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import PRESETS as SIZES
 from lora_jax.models.causal_lm import CausalLM
+from lora_jax.tree import flat, nested
 
 STEPS = 10  # per compiled call
 BLOCKS = 40  # measurements
@@ -28,15 +30,19 @@ TOKENIZER_CHARACTERS = 20_000_000  # of the corpus that the tokenizer is trained
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`size` is one of `causal_lm.PRESETS`; `tokens` of the corpus are seen `epochs` times, in rows of `length`."""
+    """`size` is one of `causal_lm.PRESETS`; `tokens` of the corpus are seen `epochs` times, in rows of `length`.
+
+    `learning_rate` is Muon's, for the layers' matrices; `other_rate` AdamW's, for embeddings and norms.
+    """
 
     size: str = "3M"
     length: int = 256
-    batch_size: int = 16
+    batch_size: int = 8
     tokens: int = 8_000_000
     epochs: int = 1
     held_out_tokens: int = 200_000
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-2
+    other_rate: float = 1e-2
     warm_up: float = 0.02
     weight_decay: float = 0.1
     dtype: str = "float32"
@@ -56,7 +62,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings("0.3M", 64, 8, 60_000, held_out_tokens=10_000),
-    "quick": Settings("0.3M", 128, 16, 1_000_000, held_out_tokens=50_000),
+    "quick": Settings("0.3M", 128, 8, 1_000_000, held_out_tokens=50_000),
     "full": Settings(),
 }
 
@@ -113,13 +119,10 @@ def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text
             "which run as one; give more text, or a smaller --batch_size."
         )
     steps = calls * STEPS
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, max(1, round(settings.warm_up * steps)), steps, settings.learning_rate / 10
-    )
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.95, weight_decay=settings.weight_decay))
+    params = jax.jit(model.init)(jax.random.key(settings.seed), data["ids"][:1])["params"]
+    tx = _optimizer(settings, params, steps)
     loss_fn = lm_objective.whole_rows(model)
     epoch = training.make_epoch(loss_fn, tx)
-    params = jax.jit(model.init)(jax.random.key(settings.seed), data["ids"][:1])["params"]
     blocks = min(BLOCKS, calls)
     ends = np.linspace(0, calls, blocks + 1).astype(int)
     clock = {"waiting_s": 0.0, "total_s": 0.0}
@@ -144,6 +147,21 @@ def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text
     )  # fmt: skip
     share = clock["waiting_s"] / clock["total_s"] if clock["total_s"] else None  # a run that was resumed complete
     return state, history, {"steps": steps, "share_waiting_for_data": share}
+
+
+def _optimizer(settings: Settings, params: dict[str, Any], steps: int) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) for the layers' matrices, stacked [L, in, out]."""
+
+    def schedule(peak: float):
+        return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, round(settings.warm_up * steps)), steps, peak / 10)
+
+    stacked = MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,))
+    matrices = nested({path: stacked if leaf.ndim == 3 else None for path, leaf in flat(params).items()})
+    of_matrices = muon(
+        schedule(settings.learning_rate), weight_decay=settings.weight_decay, muon_weight_dimension_numbers=matrices,
+        adam_learning_rate=schedule(settings.other_rate), adam_b2=0.95,
+    )  # fmt: skip
+    return optax.chain(optax.clip_by_global_norm(1.0), of_matrices)
 
 
 def _order(settings: Settings, call: int, size: int) -> np.ndarray:
