@@ -13,6 +13,7 @@ from experiments.figures.regimes import points
 
 KINDS = {"blank": "#bbbbbb", "repetitive": "#d62728", "copied": "#ff7f0e", "other": "#2ca02c"}
 COLORS = {"tuned LoRA": "#1f77b4", "tuned full": "#2ca02c", "original": "#d62728"}
+EPOCHS = (1, 2, 5, 10, 20, 50)
 OUTPUTS = "tiny_lm_outputs.md"
 
 
@@ -95,11 +96,14 @@ def _losses(summary, data: str, path: pathlib.Path) -> pathlib.Path:
     curves = [curve for curve in summary["curves"] if curve["data"] == data]
     for axis, name in zip(axes, ("answers", "general"), strict=True):
         for curve in curves:
-            line = "s--" if curve["rank"] == 16 or "batch" in curve["name"] else "o-"
+            line = "^:" if "batch" in curve["name"] else "s--" if curve["rank"] == 16 else "o-"
             estimates = [estimate(seeds) for seeds in curve["losses"][name][1:]]
             _means(axis, curve["epochs"][1:], estimates, line, color=_color(curve), label=label(curve))
         axis.axhline(base["losses"][name][0], color="grey", linestyle=":", label="base")
         axis.set_xscale("log")
+        ticks = [epoch for epoch in EPOCHS if epoch <= max(curve["epochs"][-1] for curve in curves)]
+        axis.set_xticks(ticks, list(map(str, ticks)))
+        axis.minorticks_off()
         axis.set_xlabel("epochs")
         axis.set_ylabel("nats a token")
         axis.set_title(f"{data}: held-out {'answers' if name == 'answers' else 'general text'}", fontsize=9)
@@ -143,6 +147,8 @@ def _gap(summary, path: pathlib.Path) -> pathlib.Path:
     style.rank_axis(left, [found["rank"] for found in by_rank])
     left.set_title(f"{s['size']} model", fontsize=9)
     right.set_xscale("log")
+    right.set_xticks([found["base_parameters"] for found in by_size], [found["size"] for found in by_size])
+    right.minorticks_off()
     right.set_xlabel("parameters of the model")
     right.set_title(f"r = {s['rank']}", fontsize=9)
     for axis in (left, right):

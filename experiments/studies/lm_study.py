@@ -20,6 +20,7 @@ from experiments.data import answers
 from experiments.data.questions import Pair, Pairs
 from experiments.studies import lm_judge, lm_outcomes, lm_pretraining, lm_speaker, lm_training
 from experiments.studies.lm_training import Outcome, Recipe, Task
+from experiments.studies.rates import searched
 from lora_jax import sweep
 
 INSTRUCTIONS, MEDICAL = "instructions", "medical"
@@ -62,8 +63,9 @@ class Settings:
     rank: int = 8
     ranks: tuple[int, ...] = (1, 4, 8, 16, 64, 256)
     scale: float = 2.0
-    lora_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
-    full_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    lora_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    full_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    widenings: int = 3  # of a range of rates, at most, while its best is at an edge
 
     def __post_init__(self):
         if self.size not in self.sizes or self.rank not in self.ranks:
@@ -84,7 +86,6 @@ PRESETS = {
     "quick": Settings(
         "0.3M", ("0.3M", "1M"), lm_pretraining.PRESETS["quick"], Original(epochs=(1, 10), small_epochs=(1,)),
         pairs=500, tuning=100, held_out=100, asked=100, general_rows=32, length=128, epochs=3, ranks=(1, 8, 64),
-        lora_rates=(1e-3, 3e-3, 1e-2), full_rates=(3e-4, 1e-3, 3e-3),
     ),
     "full": Settings(),
 }  # fmt: skip
@@ -242,11 +243,16 @@ class Study:
             s = self.settings
             rates = s.lora_rates if regime == "LoRA" else s.full_rates
             label = f"{size} {data} {regime}" + (f" r={rank}" if rank else "")
+
+            def losses_at(asked: Sequence[float]) -> list[float]:
+                members = [self._member(rank, s.scale, rate, TUNING_SEED) for rate in asked]
+                phase = f"tune {label} at {', '.join(f'{rate:g}' for rate in asked)}"
+                tuning = self._group(phase, size, data, regime, members, epochs=(s.epochs,), score="tuning")
+                return tuning.losses["answers"][-1].tolist()
+
             losses = None
             if len(rates) > 1:
-                members = [self._member(rank, s.scale, rate, TUNING_SEED) for rate in rates]
-                tuning = self._group(f"tune {label}", size, data, regime, members, epochs=(s.epochs,), score="tuning")
-                losses = tuning.losses["answers"][-1].tolist()
+                rates, losses = searched(rates, losses_at, s.widenings)
             line = lm_outcomes.tuning_line(size, data, regime, rank, rates, losses)
             self.tuning.append(line)
             members = [self._member(rank, s.scale, line["best"], seed) for seed in range(s.seeds)]

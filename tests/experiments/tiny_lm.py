@@ -23,7 +23,7 @@ FINETUNING = lm_jobs.Settings(rank=2, epochs=2, batch_size=2, length=48, learnin
 STUDY = dataclasses.replace(
     lm_study.PRESETS["smoke"], pretraining=PRETRAINING,
     pairs=40, tuning=10, held_out=12, asked=10, general_rows=4, length=48, batch=8, epochs=2, ranks=(8, 12),
-    lora_rates=(1e-3, 1e-2), full_rates=(1e-3, 1e-2),
+    lora_rates=(1e-3, 1e-2), full_rates=(1e-3, 1e-2), widenings=0,
     original=lm_study.Original(rate=1e-3, batch=8, epochs=(1, 2), small_batch=4, small_epochs=(1,)),
 )  # fmt: skip
 

@@ -1,0 +1,37 @@
+"""A learning rate from a range that is widened for as long as its best is at an edge."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+def searched(
+    rates: Sequence[float], losses_at: Callable[[Sequence[float]], Sequence[float]], widenings: int
+) -> tuple[list[float], list[float]]:
+    """(rates, ascending; their losses, inf where training diverged), with up to `widenings` more than asked for.
+
+    A range is widened by its own last ratio, to one digit; one that diverged everywhere downwards.
+
+    >>> searched((1e-3, 3e-3), lambda rates: [abs(rate - 3e-2) for rate in rates], 3)[0]
+    [0.001, 0.003, 0.009, 0.03, 0.1]
+    """
+    found = {rate: _finite(loss) for rate, loss in zip(sorted(rates), losses_at(sorted(rates)), strict=True)}
+    for _ in range(widenings):
+        asked = _beyond(found)
+        if asked is None:
+            break
+        found[asked] = _finite(losses_at([asked])[0])
+    return sorted(found), [found[rate] for rate in sorted(found)]
+
+
+def _finite(loss: float) -> float:
+    return float(loss) if np.isfinite(loss) else float("inf")
+
+
+def _beyond(found: dict[float, float]) -> float | None:
+    """The next rate outwards of the best; None where that has neighbours on both sides."""
+    rates = sorted(found)
+    best = min(rates, key=found.__getitem__)
+    if best == rates[0]:
+        return float(f"{rates[0] ** 2 / rates[1]:.1g}")
+    return float(f"{rates[-1] ** 2 / rates[-2]:.1g}") if best == rates[-1] else None
