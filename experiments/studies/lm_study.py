@@ -51,7 +51,7 @@ class Settings:
     sizes: tuple[str, ...] = ("0.3M", "1M", "3M")
     pretraining: lm_pretraining.Settings = lm_pretraining.PRESETS["full"]
     original: Original = Original()
-    pairs: int = 600
+    pairs: int = 400
     tuning: int = 200
     held_out: int = 200
     asked: int = 100
@@ -85,7 +85,7 @@ PRESETS = {
     ),
     "quick": Settings(
         "0.3M", ("0.3M", "1M"), lm_pretraining.PRESETS["quick"], Original(epochs=(1, 10), small_epochs=(1,)),
-        pairs=500, tuning=100, held_out=100, asked=100, general_rows=32, length=128, epochs=3, ranks=(1, 8, 64),
+        pairs=400, tuning=100, held_out=100, asked=100, general_rows=32, length=128, epochs=3, ranks=(1, 8, 64),
     ),
     "full": Settings(),
 }  # fmt: skip
