@@ -10,11 +10,12 @@ from experiments.common import style
 
 def table(summary: dict[str, Any]) -> str:
     """What was trained on what, and how well it predicts held-out text."""
-    waiting = summary["share_waiting_for_data"]
+    waiting, speed = summary["share_waiting_for_data"], summary["tokens_per_second"]
     lines = [
         f"{summary['settings']['size']}: {summary['parameters']:,} parameters, {summary['vocab_size']:,} tokens in the vocabulary",
         f"trained on {summary['train_tokens']:,} tokens x {summary['settings']['epochs']}, {summary['steps']:,} steps"
-        + ("" if waiting is None else f"; {100 * waiting:.2f} % of the time waiting for data"),
+        + ("" if speed is None else f"; {speed:,.0f} tokens a second (median)")
+        + ("" if waiting is None else f", {100 * waiting:.2f} % of the time waiting for data"),
         f"held out ({summary['held_out_tokens']:,} tokens): {summary['held_out_loss']:.3f} nats a token, "
         f"{summary['bits_per_byte']:.3f} bits per byte; a trigram model {summary['trigram_loss']:.3f} nats",
     ]

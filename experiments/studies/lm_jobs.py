@@ -92,6 +92,9 @@ def finetune(folder: RunFolder, settings: Settings, base: lm_speaker.Base, pairs
         "base_parameters": sum(leaf.size for leaf in jax.tree.leaves(base.params)),
         "loss": losses.tolist(),
         "epochs": outcome.epochs,
+        "steps_per_epoch": outcome.steps_per_epoch,
+        "seconds_per_step": outcome.seconds_per_step,
+        "peak_bytes": outcome.peak_bytes,
         "rates": lm_judge.rates(asked, said) if asked else None,
         "outputs": [{"question": q, "answer": a} for q, a in zip(asked, said, strict=True)],
         "left_out": {**pairs.left_out, "too long": sum(part.too_long for part in encoded.values())},
@@ -146,6 +149,8 @@ def table(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['regime']}: {summary['parameters']:,} parameters ({share:.2f} % of the model's), {summary['train_pairs']:,} "
         f"questions of {summary['source']}; left out: {left_out}",
+        f"{summary['steps_per_epoch'] * summary['epochs'][-1]} steps of {summary['seconds_per_step']:.2f} s; memory of the program "
+        f"{summary['peak_bytes'] / 2**20:,.0f} MiB",
         f"held-out answers, nats a token: {summary['loss'][0]:.3f} before, {summary['loss'][-1]:.3f} after",
     ]
     if summary["rates"]:

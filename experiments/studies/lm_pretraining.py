@@ -137,8 +137,9 @@ def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text
             state, (loss, _) = epoch(state, {}, data, order)
             losses.append(loss.mean())
         loss = jax.block_until_ready(jnp.stack(losses).mean())
-        clock["total_s"] += time.perf_counter() - started
-        return state, {"loss": loss}
+        seconds = time.perf_counter() - started
+        clock["total_s"] += seconds
+        return state, {"loss": loss, "steps_per_second": STEPS * (ends[block + 1] - ends[block]) / seconds}
 
     state = training.init_state(params, tx, jax.random.key(settings.seed))
     state, history = phases.train_blocks(
@@ -146,7 +147,9 @@ def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text
         follow=lambda state: {"held_out": _held_out(measure, state.trainable, held_out, settings.batch_size)},
     )  # fmt: skip
     share = clock["waiting_s"] / clock["total_s"] if clock["total_s"] else None  # a run that was resumed complete
-    return state, history, {"steps": steps, "share_waiting_for_data": share}
+    speeds = [line["steps_per_second"] for line in history[2:]]  # the first block compiles
+    speed = float(np.median(speeds)) * settings.batch_size * settings.length if speeds else None
+    return state, history, {"steps": steps, "share_waiting_for_data": share, "tokens_per_second": speed}
 
 
 def _optimizer(settings: Settings, params: dict[str, Any], steps: int) -> optax.GradientTransformation:
