@@ -27,7 +27,7 @@ def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
     figure, axis = style.new()
     held_out = [line["held_out"] for line in summary["history"]]
     steps = np.linspace(0, summary["steps"], len(held_out))
-    axis.plot(steps, held_out, label="held out")
+    axis.plot(steps, held_out, label="held out (a sample)")
     axis.plot(steps[1:], [line["loss"] for line in summary["history"][1:]], alpha=0.6, label="training")
     axis.axhline(summary["trigram_loss"], color="grey", linestyle="--", label="trigram model, held out")
     axis.set_xlabel("steps")
