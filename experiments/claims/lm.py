@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.claims.facts import above, below, claim, gain
 from experiments.claims.ledger import Claim
+from experiments.common.curves import epoch_at
 from experiments.common.statistics import estimate, text
 
 SAME = 0.05  # nats a token: "no meaningful improvement"
@@ -158,8 +159,7 @@ def _medical(summary, command: str) -> Claim:
 def _full(summary, command: str) -> Claim:
     tuned, full = _row(summary, "tuned LoRA"), _row(summary, "tuned full")
     original = _row(summary, "original", rank=8)
-    reached = [row for row in summary["rows"] if row["name"] == "tuned full" and row["data"] == INSTRUCTIONS]
-    soon = next((row["epoch"] for row in reached if np.mean(_loss(row)) <= np.mean(_loss(original))), None)
+    soon = epoch_at(_curve(summary, "tuned full"), float(np.mean(_loss(original))))
     facts = {
         f"full is below the original's LoRA after {original['epoch']} epochs": above(
             gain(_loss(full), _loss(original))
@@ -179,6 +179,10 @@ def _full(summary, command: str) -> Claim:
         "S4.6", "full fine-tuning converged in 2 epochs, LoRA took far longer, and full was clearly better at following instructions",
         ours, len(_loss(full)), facts, command,
     )  # fmt: skip
+
+
+def _curve(summary, name: str) -> dict[str, Any]:
+    return next(curve for curve in summary["curves"] if curve["name"] == name and curve["data"] == INSTRUCTIONS)
 
 
 def _lost(summary, row) -> dict[str, Any]:

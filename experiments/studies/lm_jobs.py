@@ -74,7 +74,7 @@ def finetune(folder: RunFolder, settings: Settings, base: lm_speaker.Base, pairs
     member = sweep.Member(
         settings.rank if settings.regime == "LoRA" else 0, settings.scale, settings.rate, settings.seed
     )
-    recipe = Recipe(settings.epochs, settings.batch_size, measured=tuple(range(1, settings.epochs)))
+    recipe = Recipe(settings.epochs, settings.batch_size, follow_every=1)
     outcome = lm_training.train_group(
         folder, "finetune", task, settings.regime, [member], recipe, targets=settings.targets
     )

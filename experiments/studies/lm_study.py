@@ -256,20 +256,21 @@ class Study:
             line = lm_outcomes.tuning_line(size, data, regime, rank, rates, losses)
             self.tuning.append(line)
             members = [self._member(rank, s.scale, line["best"], seed) for seed in range(s.seeds)]
-            epochs = tuple(range(1, s.epochs + 1))
-            self._tuned[key] = self._group(label, size, data, regime, members, epochs=epochs, judge=judge)
+            self._tuned[key] = self._group(
+                label, size, data, regime, members, epochs=(1, s.epochs), follow_every=1, judge=judge
+            )
         return self._tuned[key]
 
     def _group(
         self, phase: str, size: str, data: str, regime: str, members: list[sweep.Member], *, epochs: Sequence[int],
-        batch: int | None = None, decays: bool = True, targets: tuple[str, ...] = lm_training.LINEAR,
+        follow_every: int = 5, batch: int | None = None, decays: bool = True, targets: tuple[str, ...] = lm_training.LINEAR,
         judge: lm_judge.Judge | None = None, score: str = "held out",
     ) -> Outcome:  # fmt: skip
         base = self.material.bases[size]
         follow = self._follow(size, data) if score == "held out" else {"answers": self._rows(size, data, score)}
         task = Task(base.model, base.params, self._rows(size, data, "train"), follow, judge)
         rows = self._batch(size, data, batch or self.settings.batch)
-        recipe = Recipe(max(epochs), rows, decays=decays, measured=tuple(epochs))
+        recipe = Recipe(max(epochs), rows, decays=decays, judged=tuple(epochs), follow_every=follow_every)
         return lm_training.train_group(self.folder, phase, task, regime, members, recipe, targets=targets)
 
     def _follow(self, size: str, data: str) -> dict[str, dict[str, jax.Array]]:

@@ -24,7 +24,6 @@ SQUARE = ("*/q_proj", "*/o_proj")  # the study's own: its square projections
 LINEAR = ("*_proj",)  # every linear layer of a decoder layer
 HEAD = ("model/embed_tokens", "lm_head")
 REGIMES = ("LoRA", "full", "head")
-BLOCK = 5  # epochs at most between two saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +35,15 @@ class Recipe:
     warm_up: float = 0.03
     weight_decay: float = 0.0
     decays: bool = True
-    measured: tuple[int, ...] = ()  # after these epochs; always after the last
+    judged: tuple[int, ...] = ()  # after these epochs; always after the last
+    follow_every: int = 5  # epochs at most between two measurements of losses, which are also saves
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """`base` is the whole tree; `train` as `packing.gathered` gives it; `follow` name -> the same, to be measured on.
 
-    With a `judge` every member is also asked at each measurement but the one before training, where it is the base.
+    With a `judge` every member is also asked after the recipe's epochs; before training it is the base.
     """
 
     model: CausalLM
@@ -87,7 +87,7 @@ def train_group(
     targets: tuple[str, ...] = LINEAR,
     strategy: str = "sequential",
 ) -> Outcome:
-    """Trains the members together, each on its own seed's order of the rows; measured at the recipe's epochs."""
+    """Trains the members together, each on its own seed's order of the rows; measured and judged as the recipe says."""
     n = len(members)
     padded = groups.even(members)
     model, stacked, shared, train = members_of(task, regime, padded, targets)
@@ -147,8 +147,8 @@ def train_group(
 
 def _ends(recipe: Recipe) -> tuple[list[int], set[int]]:
     """(after which epochs a block of training ends, and is measured and saved; after which of them the judge asks)."""
-    asked = {*(epoch for epoch in recipe.measured if epoch < recipe.epochs), recipe.epochs}
-    return sorted({*range(BLOCK, recipe.epochs, BLOCK), *asked}), asked
+    asked = {*(epoch for epoch in recipe.judged if epoch < recipe.epochs), recipe.epochs}
+    return sorted({*range(recipe.follow_every, recipe.epochs, recipe.follow_every), *asked}), asked
 
 
 def _peak_bytes(stats) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.claims import lm as lm_claims
+from experiments.common import curves
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import answers
@@ -165,8 +166,9 @@ def test_a_diverged_rate_is_never_taken():
 
 def test_how_long_it_took_to_a_loss():
     full = {"epochs": [0, 1, 2], "steps_per_epoch": 10, "losses": {"answers": [[4.0, 4.0], [2.9, 3.1], [2.0, 2.0]]}}
-    assert lm_costs.targets(full["losses"]["answers"]) == pytest.approx([3.0, 2.5, 2.2])
-    assert [lm_costs.steps_to(full, loss) for loss in (4.0, 3.0, 2.9, 1.9)] == [0, 10, 20, None]
+    assert curves.between(full["losses"]["answers"], (0.5, 0.9)) == pytest.approx([3.0, 2.2])
+    assert [curves.epoch_at(full, loss) for loss in (4.0, 3.0, 2.9, 1.9)] == [0, 1, 2, None]
+    assert lm_costs._time(full | {"seconds_per_step": 3.0}, 2) == "20 (1.0)"
 
 
 def test_outputs_are_escaped():
