@@ -29,7 +29,7 @@ flags.DEFINE_integer("batch_size", None, "rows in a batch", lower_bound=1)
 flags.DEFINE_integer("epochs", None, "how often what is learned from is seen", lower_bound=1)
 flags.DEFINE_float("learning_rate", None, "by default each job's and regime's own", lower_bound=0)
 flags.DEFINE_string("model", None, "folder that --job=pretrain left")
-flags.DEFINE_string("regime", None, "LoRA, full or head")
+flags.DEFINE_enum("regime", None, list(lm_jobs.RATES), "what is trained", case_sensitive=False)
 flags.DEFINE_integer("rank", None, "of the adapters", lower_bound=1)
 flags.DEFINE_float("scale", None, "alpha / r", lower_bound=0)
 flags.DEFINE_list("targets", None, "patterns of the module paths to adapt, by default *_proj")
@@ -42,7 +42,8 @@ flags.DEFINE_integer("max_new_tokens", 64, "of an answer", lower_bound=1)
 FLAGS = flags.FLAGS
 OF_PRETRAINING = ("corpus", "field", "size", "tokens")
 OF_TRAINING = ("length", "batch_size", "epochs", "learning_rate", "seed")
-OF_FINETUNING = ("model", "regime", "rank", "scale", "targets", "limit")
+OF_ADAPTERS = ("rank", "scale", "targets")
+OF_FINETUNING = ("model", "regime", *OF_ADAPTERS, "limit")
 OF_CHAT = ("temperature", "top_k", "top_p", "max_new_tokens")
 
 
@@ -80,19 +81,23 @@ def _chat() -> None:
     main.refuse(OF_PRETRAINING, "with --job=chat")
     sampling = Sampling(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
     settings, base, material = _of_finetuning()
-    voices = {"base": lm_speaker.Voice(base.params)}
-    folder = main.run_folder("tiny_lm_finetune", settings, material)
-    if folder.summary() is not None:
-        trained = lm_jobs.restored(folder.path, settings, base)
-        off = {} if trained.through is None else {"off": lora_jax.scaled(trained.params, 0.0)}
-        voices = {
-            settings.regime: trained,
-            **{name: lm_speaker.Voice(p, trained.through) for name, p in off.items()},
-            **voices,
-        }
-    else:
-        print(f"{folder.path} holds no fine-tuned model: only the base speaks.", flush=True)
+    voices = _trained(settings, base, material)
+    if "LoRA" in voices:
+        voices["off"] = lm_speaker.Voice(lora_jax.scaled(voices["LoRA"].params, 0.0), voices["LoRA"].through)
+    if not voices:
+        print(f"{FLAGS.workdir} holds no model fine-tuned with these flags: only the base speaks.", flush=True)
+    voices["base"] = lm_speaker.Voice(base.params)
     lm_jobs.chat(base, voices, max_new_tokens=FLAGS.max_new_tokens, sampling=sampling)
+
+
+def _trained(settings: lm_jobs.Settings, base: lm_speaker.Base, material: "Material") -> dict[str, lm_speaker.Voice]:
+    """What finetune left of each regime by the same flags, the one that is asked for first."""
+    voices = {}
+    for regime in dict.fromkeys([settings.regime, *lm_jobs.RATES]):
+        of = _settings(regime)
+        if main.is_complete("tiny_lm_finetune", of, material):
+            voices[regime] = lm_jobs.restored(main.run_folder("tiny_lm_finetune", of, material).path, of, base)
+    return voices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,14 +116,19 @@ class Material:
         return {"questions": self.pairs.source, "base": str(self.base.path), "sha256": self.checksum}
 
 
+def _settings(regime: str) -> lm_jobs.Settings:
+    """What the flags say of a regime."""
+    given = {name: FLAGS[name].value for name in ("learning_rate", "epochs", "batch_size", "length", "limit", "seed")}
+    if regime == "LoRA":
+        given |= {"rank": FLAGS.rank, "scale": FLAGS.scale, "targets": tuple(FLAGS.targets) if FLAGS.targets else None}
+    return main.settings_from_flags(lm_jobs.PRESETS, regime=regime, **given)
+
+
 def _of_finetuning() -> tuple[lm_jobs.Settings, lm_speaker.Base, Material]:
     """What finetune and chat share, so that the same flags name the same run."""
-    names = ("regime", "rank", "scale", "learning_rate", "epochs", "batch_size", "length", "limit", "seed")
-    given = {name: FLAGS[name].value for name in names}
-    given["targets"] = tuple(FLAGS.targets) if FLAGS.targets else None
-    settings = main.settings_from_flags(lm_jobs.PRESETS, **given)
+    settings = _settings(FLAGS.regime or "LoRA")
     if settings.regime != "LoRA":
-        main.refuse(("rank", "scale", "targets"), f"with --regime={settings.regime}, which has no adapter")
+        main.refuse(OF_ADAPTERS, f"with --regime={settings.regime}, which has no adapter")
     if not FLAGS.model:
         raise UserError("--model is missing: name the folder `model` of a run of --job=pretrain.")
     accelerator.settle(FLAGS.accelerator)

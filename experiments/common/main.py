@@ -9,7 +9,7 @@ from absl import flags
 
 from experiments.common import accelerator, phases
 from experiments.common.errors import UserError
-from experiments.common.recording import RunFolder, write_text
+from experiments.common.recording import RunFolder, path_of, write_text
 from experiments.data import bert_base, mnist, sst2
 
 FLAGS = flags.FLAGS
@@ -91,12 +91,20 @@ def load_sst2(bert: str | None = None) -> bert_base.Inputs:
 
 def run_folder(name: str, settings: Any, data: Data | None = None) -> RunFolder:
     """The folder of a run: named by its settings, its data and the platform."""
-    config = {
+    return RunFolder(FLAGS.workdir, name, _config(settings, data))
+
+
+def is_complete(name: str, settings: Any, data: Data | None = None) -> bool:
+    """Whether such a run was finished; leaves no folder where there was none."""
+    return (path_of(FLAGS.workdir, name, _config(settings, data)) / "summary.json").is_file()
+
+
+def _config(settings: Any, data: Data | None) -> dict[str, Any]:
+    return {
         "settings": dataclasses.asdict(settings),
         "data": data.checksum if data else None,
         "platform": accelerator.settle(FLAGS.accelerator),
     }
-    return RunFolder(FLAGS.workdir, name, config)
 
 
 def execute(

@@ -16,13 +16,18 @@ from experiments.common.errors import UserError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lora_jax")
 
 
+def path_of(workdir: str, name: str, config: dict[str, Any]) -> pathlib.Path:
+    """Where a run of this config is, or would be."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    return pathlib.Path(workdir) / f"{name}-{digest}"
+
+
 class RunFolder:
     """`<workdir>/<name>-<hash of config>`: the same command finds its run again, another config never meets it."""
 
     def __init__(self, workdir: str, name: str, config: dict[str, Any]):
         self.config = json.loads(json.dumps(config))
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:8]
-        self.path = pathlib.Path(workdir) / f"{name}-{digest}"
+        self.path = path_of(workdir, name, self.config)
         make_folder(self.path)
         write_json(self.path / "config.json", self.config)
 

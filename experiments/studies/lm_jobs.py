@@ -44,10 +44,6 @@ class Settings:
     limit: int | None = None
     seed: int = 0
 
-    def __post_init__(self):
-        if self.regime not in RATES:
-            raise UserError(f"--regime: there is no regime {self.regime!r}; there are {', '.join(RATES)}.")
-
     @property
     def rate(self) -> float:
         return RATES[self.regime] if self.learning_rate is None else self.learning_rate

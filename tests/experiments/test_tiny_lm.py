@@ -72,10 +72,15 @@ def test_from_text_to_a_talk(run, home, model, monkeypatch):
     assert said[2] == said[5] != said[0]  # the adapter off is the base, and the adapter says something else
 
 
-def test_full_fine_tuning_leaves_a_model(run, home, model):
-    status, stdout, _ = run("--job=finetune", *asking(home, model), "--regime=full")
+def test_full_fine_tuning_leaves_a_model_that_speaks(run, home, model, monkeypatch):
+    status, stdout, _ = run("--job=finetune", *asking(home, model), "--regime=Full")
     folder = pathlib.Path(re.search(r"^summary: (.+)/summary.json$", stdout, re.MULTILINE)[1])
     assert status == 0 and lm_speaker.load(folder / "model").tokenizer.get_vocab_size() <= 400
+    runs = set((home / "runs").iterdir())
+    monkeypatch.setattr("sys.stdin", io.StringIO("What about the car 0?\n"))
+    status, stdout, _ = run("--job=chat", *asking(home, model), "--max_new_tokens=8")
+    assert status == 0 and "voices: /full, /base; Ctrl-D ends. Now: full." in stdout
+    assert set((home / "runs").iterdir()) == runs  # a talk leaves nothing
 
 
 def test_pretraining_goes_on_exactly(run, home, monkeypatch):
@@ -125,7 +130,7 @@ def test_bits_per_byte_are_those_of_the_held_out_bytes(model, home):
         (("--job=pretrain", "--length=1000"), 2, "--length: 1000 is not between 2 and 64"),
         (("--job=pretrain", "--model=x"), 2, "--model has no meaning with --job=pretrain"),
         (("--job=finetune",), 2, "--model is missing"),
-        (("--job=finetune", "--regime=lora"), 2, "--regime: there is no regime 'lora'; there are LoRA, full, head"),
+        (("--job=finetune", "--regime=qlora"), 1, "--regime=qlora: value should be one of <LoRA|full|head>"),
         (("--job=finetune", "--regime=full", "--rank=2"), 2, "--rank has no meaning with --regime=full"),
         (("--job=finetune", "--medical=x"), 2, "--medical has no meaning with --job=finetune"),
         (("--job=study", "--rank=2"), 2, "--rank has no meaning with --job=study"),
