@@ -133,6 +133,9 @@ def _of_finetuning() -> tuple[lm_jobs.Settings, lm_speaker.Base, Material]:
         raise UserError("--model is missing: name the folder `model` of a run of --job=pretrain.")
     accelerator.settle(FLAGS.accelerator)
     base = lm_speaker.load(pathlib.Path(FLAGS.model))
+    most = base.model.config.max_position_embeddings
+    if FLAGS.length and FLAGS.length > most:
+        raise UserError(f"--length: {FLAGS.length} is not between 2 and {most}, the positions of {FLAGS.model}.")
     return settings, base, Material(base, lm.instructions())
 
 

@@ -167,6 +167,12 @@ def test_another_models_tokenizer_or_base(run, home, model):
     (folder / bpe.FILE).write_text(json.dumps(tokenizer))
 
 
+def test_rows_longer_than_the_context(run, home, model):
+    status, _, stderr = run("--job=finetune", *asking(home, model), "--length=65")
+    assert status == 2
+    assert_one_sentence(stderr, "--length: 65 is not between 2 and 64, the positions of")
+
+
 def test_a_question_longer_than_the_context(run, home, model, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("why? " * 40 + "\n"))
     status, stdout, _ = run("--job=chat", *asking(home, model), "--max_new_tokens=8")
