@@ -33,7 +33,7 @@ TITLES = {
 NEED_PEFT = ("peft", "bert_peft", "lm_peft", "lm_instructions", "lm_generation")
 STEPS = {"smoke": 10, "quick": 100, "full": 200}
 BERT_STEPS = {"smoke": 2, "quick": 20, "full": 40}  # BERT-tiny's take some 30 times as long
-LM_STEPS = {"smoke": 1, "quick": 3, "full": 5}  # a step takes a second and a half
+LM_STEPS = {"smoke": 1, "quick": 3, "full": 5}  # a step takes a second
 NEW_TOKENS = {"smoke": 4, "quick": 64, "full": 128}
 ROUNDS = {"smoke": 2, "quick": 10, "full": 30}
 
