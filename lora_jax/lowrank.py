@@ -4,6 +4,9 @@ Letters: B batch, D features in, K features out, R rank. A Flax kernel is W [D, 
 `W + scale * a @ b` with a [D, R] and b [R, K] (the papers write B A on [K, D]).
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -31,6 +34,12 @@ def side_path(
     >>> side_path(jnp.ones((5, 7, 3)), jnp.ones((3, 2)), jnp.ones((2, 4)), jnp.asarray(0.5)).shape
     (5, 7, 4)
     """
+    return _flat_side_path(x, a, b, scale)
+
+
+@functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
+def _flat_side_path(x, a, b, scale):
+    # Layers that read the same x keep it once for the backward pass, not each a flattened copy; products are kept.
     narrow = x.reshape(-1, x.shape[-1]) @ a.astype(x.dtype)  # [B, R]
     return scaled_matmul(narrow, b, scale).reshape(*x.shape[:-1], b.shape[-1])
 

@@ -237,3 +237,15 @@ def assert_trees_close(got, expected, tolerance: float = 1e-5) -> None:
 
 def _largest(leaf) -> float:
     return float(np.max(np.abs(np.asarray(leaf, np.float64)), initial=1e-30))
+
+
+def equations(jaxpr):
+    """Every equation of a jaxpr and of the jaxprs inside it, outer ones first."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(
+            dict(equation.params), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lora_jax import LoRA, LoRAConfig, adapt, merge, report, strip
+from lora_jax import LoRA, LoRAConfig, adapt, combine, merge, partition, report, strip, trainable_mask
 from lora_jax.errors import ModelError
 from lora_jax.models import attention
 from lora_jax.models.causal_lm import PRESETS, CausalLM, CausalLMConfig, empty_cache, rotate
 from lora_jax.models.token_loss import token_losses
-from tests.cases import flat, randomised
+from tests.cases import equations, flat, randomised
 from tests.llama_golden import NAMES, TOLERANCE, folder, golden, ids, logits, model
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -132,6 +132,34 @@ def test_lora_on_every_linear_layer_equals_the_merged_model(name):
     close(adapted, logits(name, params=merge(params)), 3e-4)  # of logits up to 10
     chex.assert_trees_all_equal(strip(params), base)
     assert len(report(params).rows) == 7
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_layer_keeps_the_results_of_its_products_only(remat):
+    """Of each layer [16 tokens]: q, k, v, context, o (not needed later), gate, up (down neither), and its own input."""
+    config = CausalLMConfig(37, 24, 40, 3, 4, 2, 16)
+    wrapped = LoRA(CausalLM(config, remat=remat), LoRAConfig(rank=2, targets="*_proj"))
+    tokens = jnp.ones((2, 8), jnp.int32)
+    base = wrapped.base_module.init(jax.random.key(0), tokens)["params"]
+    params = adapt(jax.random.key(1), base, wrapped, tokens)
+    frozen, adapters = partition(params, trainable_mask(params))
+
+    def of_adapters(adapters):
+        return wrapped.apply({"params": combine(frozen, adapters)}, tokens).sum()
+
+    def of_base(base):
+        return wrapped.base_module.apply({"params": base}, tokens).sum()
+
+    # Heads are 6 wide, two of them of keys and values.
+    expected = 16 * (24 if remat else 24 + 24 + 12 + 12 + 24 + 24 + 40 + 40)
+    assert kept(of_adapters, adapters, layers=3) == kept(of_base, base, layers=3) == expected
+
+
+def kept(fn, params, *, layers: int) -> int:
+    """How many numbers of each layer the scan over layers hands from its forward to its backward pass."""
+    forward = next(e for e in equations(jax.make_jaxpr(jax.grad(fn))(params).jaxpr) if e.params.get("length") == layers)
+    stacked = [out.aval for out in forward.outvars if out.aval.shape[:1] == (layers,)]
+    return sum(aval.size for aval in stacked if aval.size >= layers * 16 * 12) // layers
 
 
 def test_sizes_are_what_their_names_say():

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,7 @@ from lora_jax import (
     training,
 )
 from lora_jax.models.mlp import MLP
-from tests.cases import assert_trees_close, dense_base, flat, randomised
+from tests.cases import assert_trees_close, dense_base, equations, flat, randomised
 
 N = 22
 DATA = {
@@ -182,13 +183,7 @@ def test_one_trace_for_inference_with_the_adapter_on_off_and_swapped():
 
 def dot_shapes(jaxpr):
     """Output shapes of every dot_general in a jaxpr and in the jaxprs inside it."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation.outvars[0].aval.shape
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from dot_shapes(inner)
+    return (e.outvars[0].aval.shape for e in equations(jaxpr) if e.primitive.name == "dot_general")
 
 
 @functools.cache
@@ -257,3 +252,24 @@ def test_padding_cannot_spoil_the_sums():
     got = training.make_evaluation(lambda params, batch: batch, 2)({}, data)
     assert got == jnp.inf
     assert float(training.make_evaluation(lambda params, batch: jnp.ones_like(batch), 2)({}, data)) == 3
+
+
+def test_layers_of_a_scan_that_read_the_same_input_keep_it_once():
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return jnp.tanh(sum(nn.Dense(8, name=name)(x) for name in "qkv")), None
+
+    class Stack(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+            return layers()(x, None)[0]
+
+    model, x = LoRA(Stack(), LoRAConfig(rank=2)), jnp.ones((4, 5, 8))
+    params = model.init(jax.random.key(0), x)["params"]
+    frozen, adapters = partition(params, trainable_mask(params))
+    gradient = jax.grad(lambda adapters: model.apply({"params": combine(frozen, adapters)}, x).sum())
+    forward = next(e for e in equations(jax.make_jaxpr(gradient)(adapters).jaxpr) if e.primitive.name == "scan")
+    wide = [out.aval.shape for out in forward.outvars if out.aval.size == 2 * x.size]
+    assert len(wide) == 2  # the input, and tanh of the sum

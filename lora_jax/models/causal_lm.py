@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 
 from lora_jax.errors import ModelError
 from lora_jax.models import attention
 
+KEPT = "kept"  # what a layer keeps for its backward pass: what its products give; all between is cheaper computed again
 INIT = nn.initializers.normal(0.02)
 
 
@@ -101,6 +103,11 @@ def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 
+def _kept(x: jax.Array) -> jax.Array:
+    """Named outside of the layer that makes it, so that what an adapter adds is in it."""
+    return ad_checkpoint.checkpoint_name(x, KEPT)
+
+
 class _SelfAttention(nn.Module):
     config: CausalLMConfig
     dtype: Any
@@ -111,7 +118,7 @@ class _SelfAttention(nn.Module):
         c = self.config
 
         def project(name, inputs, features):
-            return nn.Dense(features, use_bias=False, kernel_init=INIT, dtype=self.dtype, name=name)(inputs)
+            return _kept(nn.Dense(features, use_bias=False, kernel_init=INIT, dtype=self.dtype, name=name)(inputs))
 
         def heads(name, count):
             return project(name, x, count * c.head_size).reshape(*x.shape[:2], count, c.head_size)
@@ -120,7 +127,7 @@ class _SelfAttention(nn.Module):
         k = rotate(heads("k_proj", c.num_key_value_heads), positions, c.rope_theta)
         v = heads("v_proj", c.num_key_value_heads)
         if cache is None:
-            context = attention.within_documents(q, k, v, segments)
+            context = _kept(attention.within_documents(q, k, v, segments))
         else:
             context = attention.over_cache(q, k, v, cache.keys, cache.values, positions)
         new = None if cache is None else Cache(k, v)
@@ -136,7 +143,7 @@ class _MLP(nn.Module):
     @nn.compact
     def __call__(self, x):
         def project(name, inputs, features):
-            return nn.Dense(features, use_bias=False, kernel_init=INIT, dtype=self.dtype, name=name)(inputs)
+            return _kept(nn.Dense(features, use_bias=False, kernel_init=INIT, dtype=self.dtype, name=name)(inputs))
 
         wide = nn.silu(project("gate_proj", x, self.config.intermediate_size))
         wide = wide * project("up_proj", x, self.config.intermediate_size)
@@ -167,7 +174,8 @@ class _Decoder(nn.Module):
     def setup(self):
         c = self.config
         self.embed_tokens = nn.Embed(c.vocab_size, c.hidden_size, embedding_init=INIT, dtype=self.dtype)
-        layer = nn.remat(_Layer, prevent_cse=False) if self.remat else _Layer
+        policy = None if self.remat else jax.checkpoint_policies.save_only_these_names(KEPT)
+        layer = nn.remat(_Layer, prevent_cse=False, policy=policy)
         self.layers = nn.scan(
             layer,
             variable_axes={"params": 0},
@@ -187,7 +195,7 @@ class CausalLM(nn.Module):
 
     Call: ids int32 [B, T] and optionally `segments` int32 [B, T], the document each token is of (attention and positions
     stay within one; default: one document a row). Returns logits [B, T, V]. Parameters are float32; `dtype` is what is
-    computed in; with `remat` a layer's activations are computed again in the backward pass.
+    computed in. Of a layer the backward pass finds the results of products, and computes the rest again; with `remat` all.
 
     Raises:
       ModelError: for more tokens than `max_position_embeddings`.

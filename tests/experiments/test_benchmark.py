@@ -15,6 +15,7 @@ from experiments.benchmarks import (
     bert_lengths,
     bert_setting,
     bert_sweep,
+    flops,
     lm_setting,
     lm_steps,
     report,
@@ -224,3 +225,17 @@ def test_a_pass_over_instructions_leaves_none_out(tiny):
     data = lm_setting.packed(lengths)
     assert data["weights"].sum() == sum(answer for _, answer in lengths)
     assert len(lm_steps.instructions(lengths)()) == 1  # 32 instructions make a batch; these are one
+
+
+def test_products_are_counted_as_often_as_they_run():
+    def loss(w, x):
+        def layer(x, w):
+            return jnp.tanh(x @ w), None
+
+        return jax.lax.scan(layer, x, w)[0].sum()
+
+    w, x = jnp.ones((3, 4, 4)), jnp.ones((5, 4))
+    assert flops.of_products(loss, w, x) == 3 * 2 * 5 * 4 * 4
+    assert flops.of_products(jax.grad(loss), w, x) == 3 * 3 * 2 * 5 * 4 * 4  # forward, for w, for x
+    with pytest.raises(ValueError, match="unknown number of times"):
+        flops.of_products(lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x), jnp.ones((2, 2)))
