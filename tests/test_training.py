@@ -266,10 +266,13 @@ def test_layers_of_a_scan_that_read_the_same_input_keep_it_once():
             layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
             return layers()(x, None)[0]
 
-    model, x = LoRA(Stack(), LoRAConfig(rank=2)), jnp.ones((4, 5, 8))
-    params = model.init(jax.random.key(0), x)["params"]
-    frozen, adapters = partition(params, trainable_mask(params))
-    gradient = jax.grad(lambda adapters: model.apply({"params": combine(frozen, adapters)}, x).sum())
-    forward = next(e for e in equations(jax.make_jaxpr(gradient)(adapters).jaxpr) if e.primitive.name == "scan")
-    wide = [out.aval.shape for out in forward.outvars if out.aval.size == 2 * x.size]
-    assert len(wide) == 2  # the input, and tanh of the sum
+    def wide(model, train):
+        """How many arrays as large as the input each layer hands to its backward pass."""
+        params = model.init(jax.random.key(0), x)["params"]
+        frozen, trainable = partition(params, trainable_mask(params, train=train))
+        gradient = jax.grad(lambda trainable: model.apply({"params": combine(frozen, trainable)}, x).sum())
+        forward = next(e for e in equations(jax.make_jaxpr(gradient)(trainable).jaxpr) if e.primitive.name == "scan")
+        return sum(out.aval.size == 2 * x.size for out in forward.outvars)
+
+    x = jnp.ones((4, 5, 8))
+    assert wide(LoRA(Stack(), LoRAConfig(rank=2)), ()) == wide(Stack(), ("*",)) == 3
