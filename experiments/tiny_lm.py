@@ -7,6 +7,7 @@ python experiments/tiny_lm.py --job=study --preset=quick                        
 """
 
 import dataclasses
+import functools
 import pathlib
 
 from absl import flags
@@ -95,8 +96,9 @@ def _trained(settings: lm_jobs.Settings, base: lm_speaker.Base, material: "Mater
     voices = {}
     for regime in dict.fromkeys([settings.regime, *lm_jobs.RATES]):
         of = _settings(regime)
-        if main.is_complete("tiny_lm_finetune", of, material):
-            voices[regime] = lm_jobs.restored(main.run_folder("tiny_lm_finetune", of, material).path, of, base)
+        folder = main.finished("tiny_lm_finetune", of, material)
+        if folder is not None:
+            voices[regime] = lm_jobs.restored(folder.path, of, base)
     return voices
 
 
@@ -107,7 +109,7 @@ class Material:
     base: lm_speaker.Base
     pairs: questions.Pairs
 
-    @property
+    @functools.cached_property
     def checksum(self) -> str:
         return f"{self.pairs.checksum} {text.checksum(sorted(str(path) for path in self.base.path.glob('*.*')))}"
 

@@ -94,9 +94,13 @@ def run_folder(name: str, settings: Any, data: Data | None = None) -> RunFolder:
     return RunFolder(FLAGS.workdir, name, _config(settings, data))
 
 
-def is_complete(name: str, settings: Any, data: Data | None = None) -> bool:
-    """Whether such a run was finished; leaves no folder where there was none."""
-    return (path_of(FLAGS.workdir, name, _config(settings, data)) / "summary.json").is_file()
+def finished(name: str, settings: Any, data: Data | None = None) -> RunFolder | None:
+    """The folder of such a run where it was finished, else None; makes none. Raises UserError for a damaged summary."""
+    config = _config(settings, data)
+    if not path_of(FLAGS.workdir, name, config).is_dir():
+        return None
+    folder = RunFolder(FLAGS.workdir, name, config)
+    return None if folder.summary() is None else folder
 
 
 def _config(settings: Any, data: Data | None) -> dict[str, Any]:

@@ -31,8 +31,7 @@ def rows(outcome: Outcome, name: str, data: str, questions: Sequence[str], batch
     if not all(np.isfinite(losses).all() for losses in outcome.losses.values()):
         raise UserError(f"{data}, {name}: training diverged; give lower learning rates.")
     found = []
-    for rank in dict.fromkeys(member.rank for member in outcome.members):
-        of_rank = [i for i, member in enumerate(outcome.members) if member.rank == rank]
+    for rank, of_rank in _by_rank(outcome).items():
         for at, epoch in enumerate(outcome.epochs[1:], 1):
             judged = outcome.judged[at - 1]
             if not judged:
@@ -52,13 +51,20 @@ def rows(outcome: Outcome, name: str, data: str, questions: Sequence[str], batch
 def curves(outcome: Outcome, name: str, data: str) -> list[dict[str, Any]]:
     """One line per rank: losses name -> [measurements][seeds], the one before training first, and what training cost."""
     found = []
-    for rank in dict.fromkeys(member.rank for member in outcome.members):
-        of_rank = [i for i, member in enumerate(outcome.members) if member.rank == rank]
+    for rank, of_rank in _by_rank(outcome).items():
         found.append({
             "name": name, "data": data, "rank": rank, "epochs": outcome.epochs, "steps_per_epoch": outcome.steps_per_epoch,
             "seconds_per_step": outcome.seconds_per_step, "peak_bytes": outcome.peak_bytes, "members": len(outcome.members),
             "losses": {kind: values[:, of_rank].tolist() for kind, values in outcome.losses.items()},
         })  # fmt: skip
+    return found
+
+
+def _by_rank(outcome: Outcome) -> dict[int, list[int]]:
+    """rank -> positions of its members."""
+    found: dict[int, list[int]] = {}
+    for position, member in enumerate(outcome.members):
+        found.setdefault(member.rank, []).append(position)
     return found
 
 
