@@ -73,10 +73,10 @@ def _sst2() -> None:
 def _tiny_lm() -> None:
     """The gap between tuned LoRA and tuned full fine-tuning, rank by rank, at one size."""
     main.refuse(("data_dir", "download", "medical", "strategy", *BERT_FLAGS), "with --task=tiny_lm")
-    ranks = main.chosen("ranks")
+    ranks, rates = main.chosen("ranks"), main.chosen("learning_rates")
     settings = main.settings_from_flags(
-        lm_study.PRESETS, ranks=ranks, rank=ranks and ranks[0],
-        **dict.fromkeys(("lora_rates", "full_rates"), main.chosen("learning_rates")),
+        lm_study.PRESETS, ranks=ranks, rank=ranks and ranks[0], lora_rates=rates, full_rates=rates,
+        widenings=0 if rates else None,  # rates that are named are those that are tried
     )  # fmt: skip
     settings = dataclasses.replace(settings, sizes=(settings.size,))
     lm.execute("rank_sweep_tiny_lm", settings, lm.sources(medical=False), lm_study.ranks)
