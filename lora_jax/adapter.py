@@ -1,25 +1,20 @@
 """Adapters as data: make one for a trained base, take it out, put another in, switch it off."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from lora_jax import starts
 from lora_jax.errors import TreeError
-from lora_jax.interceptor import SCALE, A, B
+from lora_jax.leaves import MAGNITUDE, NORM, SCALE, is_adapter_leaf, name_of
 from lora_jax.module import LoRA
 from lora_jax.tree import Params, differences, flat, nested
 
-LEAVES = (A, B, SCALE)
-
-
-def is_adapter_leaf(path: str) -> bool:
-    """Whether the leaf at this path belongs to an adapter rather than to the base."""
-    return path.rpartition("/")[2] in LEAVES
-
 
 def adapt(key: jax.Array, base_params: Params, model: LoRA, *args: Any, **kwargs: Any) -> dict:
-    """The trained base with a fresh adapter, equal to that of `model.init(key, *args, **kwargs)`.
+    """The trained base with a fresh adapter, equal to that of `model.init(key, *args, **kwargs)` on this base.
 
     Args:
       key: a PRNG key; names the adapter.
@@ -28,7 +23,7 @@ def adapt(key: jax.Array, base_params: Params, model: LoRA, *args: Any, **kwargs
       *args, **kwargs: an example input, as for `model.init`.
 
     Returns:
-      A tree of the base's leaves and, beside each adapted kernel, `lora_a`, `lora_b` and `lora_scale`.
+      A tree of the base's leaves and, beside each adapted kernel, `lora_a`, `lora_b`, `lora_scale` and what the config's variant needs.
 
     Raises:
       TreeError: when `base_params` are not those of the model's base; it lists every difference.
@@ -40,12 +35,14 @@ def adapt(key: jax.Array, base_params: Params, model: LoRA, *args: Any, **kwargs
     if problems:
         raise TreeError(f"the base parameters do not fit {type(model.base_module).__name__}: {'; '.join(problems)}.")
     # Under jit the base's own initialisation is dead code and costs nothing.
-    fresh = jax.jit(lambda k: adapter_of(model.init(k, *args, **kwargs)["params"]))(key)
-    return nested({**flat(base_params), **flat(fresh)})
+    fresh = jax.jit(lambda k: flat(adapter_of(model.init(k, *args, **kwargs)["params"])))(key)
+    if starts.reads_base(model.config):
+        fresh = jax.jit(functools.partial(starts.onto, model.config))(fresh, flat(base_params))
+    return nested({**flat(base_params), **fresh})
 
 
 def adapter_of(params: Params) -> dict:
-    """The adapter alone: `lora_a`, `lora_b`, `lora_scale` at their paths. Raises TreeError where there is none."""
+    """The adapter alone: `lora_a`, `lora_b`, `lora_scale` ... at their paths. Raises TreeError where there is none."""
     leaves = {path: leaf for path, leaf in flat(params).items() if is_adapter_leaf(path)}
     if not leaves:
         raise TreeError("these parameters hold no adapter; lora_jax.adapt makes one.")
@@ -77,13 +74,16 @@ def swap(params: Params, adapter: Params) -> dict:
 def scaled(params: Params, factor: int | float | jax.Array) -> dict:
     """`params` with every `lora_scale` times `factor`; 0 switches the adapter off, and nothing retraces.
 
-    With factor 0 the outputs are those of the base exactly, as long as the adapter's own values are finite.
+    A magnitude (DoRA) is moved likewise, from the norm of the base's kernel (0) to where it is (1). With factor 0 the outputs are
+    those of the base exactly, as long as the adapter's own values are finite.
     """
     adapter_of(params)  # raises where there is nothing to scale
     leaves = flat(params)
-    scales = {
-        path: leaf * jnp.asarray(factor, leaf.dtype)
-        for path, leaf in leaves.items()
-        if path.rpartition("/")[2] == SCALE
-    }
-    return nested({**leaves, **scales})
+    changed = {}
+    for path, leaf in leaves.items():
+        if name_of(path) == SCALE:
+            changed[path] = leaf * jnp.asarray(factor, leaf.dtype)
+        elif name_of(path) == MAGNITUDE:
+            norm = leaves[path.removesuffix(MAGNITUDE) + NORM]
+            changed[path] = norm + (leaf - norm) * jnp.asarray(factor, leaf.dtype)
+    return nested({**leaves, **changed})

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lora_jax.adapter import is_adapter_leaf
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import CheckpointError
+from lora_jax.leaves import is_adapter_leaf
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.tree import Params, differences, flat, nested
 

@@ -11,6 +11,7 @@ from lora_jax import initializers
 from lora_jax.errors import ConfigError
 
 SCALING_RULES = ("alpha/r", "alpha/sqrt(r)", "constant")
+INITS = ("lora", "orthogonal", "pissa", "olora")
 _FLAGS = {re.ASCII: "a", re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
 Pattern = str | re.Pattern[str]
 
@@ -54,7 +55,11 @@ class LoRAConfig:
       dropout: in [0, 1), on the input of `a`. Active exactly when `apply` is given an rng named "dropout".
       rank_pattern: pattern -> rank; the most specific match wins and the order is irrelevant.
       alpha_pattern: pattern -> alpha; likewise.
-      init_a: "kaiming_uniform" (PEFT's default), "normal", "orthogonal", or an initialiser of `lora_jax.initializers`.
+      init: how the two factors begin. "lora": `a` by `init_a`, `b` zero; "orthogonal": both random, their product zero;
+        "pissa", "olora": from the base's kernel (`lora_jax.starts`). The update is zero at first under each of them.
+      init_a: for "lora": "kaiming_uniform" (PEFT's default), "normal", "orthogonal" (orthonormal columns), or an
+        initialiser of `lora_jax.initializers`.
+      dora: whether each kernel also gets a trainable magnitude (`lora_jax.dora`).
 
     Raises:
       ConfigError: for any value outside the above.
@@ -73,6 +78,8 @@ class LoRAConfig:
     rank_pattern: Mapping[Pattern, int] | tuple = ()
     alpha_pattern: Mapping[Pattern, float] | tuple = ()
     init_a: str | initializers.Initializer = "kaiming_uniform"
+    init: str = "lora"
+    dora: bool = False
 
     def __post_init__(self):
         if self.scaling not in SCALING_RULES:
@@ -100,6 +107,13 @@ class LoRAConfig:
             raise ConfigError('targets is empty; name the layers to adapt, e.g. ("query", "value") or "all-linear".')
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             raise ConfigError(f"dropout is {self.dropout!r}; it must be a number in [0, 1).")
+        if self.init not in INITS:
+            raise ConfigError(f"init is {self.init!r}; it must be one of {', '.join(map(repr, INITS))}.")
+        if not isinstance(self.dora, bool):
+            raise ConfigError(f"dora is {self.dora!r}; it must be True or False.")
+        odd = [rank for rank in (self.rank, *dict(self.rank_pattern).values()) if rank % 2]
+        if self.init == "orthogonal" and odd:
+            raise ConfigError(f"init is 'orthogonal', which halves the rank; it must be even, and {odd[0]} is not.")
 
     def scale(self, *, rank: int, alpha: float | None) -> float:
         """The scale of a layer of this `rank` and `alpha` under the config's rule; alpha None as for the config."""
@@ -123,6 +137,8 @@ class LoRAConfig:
             "rank_pattern": dict(self.rank_pattern),
             "alpha_pattern": dict(self.alpha_pattern),
             "init_a": self.init_a.to_dict(),
+            "init": self.init,
+            "dora": self.dora,
         }
 
     @classmethod

@@ -56,6 +56,19 @@ class Labels:
         return self.kernel == self.features + self.contracted
 
     @property
+    def summed(self) -> tuple[int, ...]:
+        """Axes of the kernel that are not in the output."""
+        return tuple(i for i, c in enumerate(self.kernel) if c not in self.out)
+
+    def spread(self, value: jax.Array) -> jax.Array:
+        """What the kernel's output features have each, as a kernel with 1 on its summed axes, laid along the output's axes."""
+        kept = [c for c in self.kernel if c in self.out]
+        shown = [c for c in self.out if c in kept]
+        value = jnp.squeeze(value, self.summed).transpose([kept.index(c) for c in shown])
+        size = dict(zip(shown, value.shape, strict=True))
+        return value.reshape([size.get(c, 1) for c in self.out])
+
+    @property
     def split(self) -> int:
         """Number of leading kernel axes that `a` spans."""
         if self.is_plain:

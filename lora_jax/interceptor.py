@@ -4,8 +4,6 @@ Wherever the scope of a known layer holds `lora_a`, the layer's output gets the 
 decides. It must be entered inside the traced function (LoRA.apply does): jit's cache key does not know of it.
 """
 
-import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lora_jax import targets
+from lora_jax import creation, dora
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError
-from lora_jax.layers import Rule, Split, rule_for
-
-A, B, SCALE = "lora_a", "lora_b", "lora_scale"
-_ADAPTER = 0x10BA  # sets an adapter's key apart from the base's next one
+from lora_jax.layers import Call, Rule, bound, rule_for
+from lora_jax.leaves import NAMES, A, Adapter
 
 
 def make_interceptor(config: LoRAConfig, seen: set[tuple[str, bool]], dropout: int | float) -> Callable:
@@ -36,63 +32,51 @@ def make_interceptor(config: LoRAConfig, seen: set[tuple[str, bool]], dropout: i
         rule = rule_for(module, context.orig_method.func)  # Flax binds the method with functools.partial
         if rule is None or module.scope is None:
             return next_fun(*args, **kwargs)
-        y = next_fun(*args, **kwargs)
-        inputs, *rest = inspect.signature(context.orig_method).bind(*args, **kwargs).arguments.values()
+        base, inputs, rest = bound(next_fun, context.orig_method, args, kwargs)
+        y = None
         if module.is_initializing():
-            _maybe_create(module, rule, config, seen, inputs, rest)
+            y = base(inputs)  # makes the kernel
+            creation.maybe_create(module, rule, config, seen, inputs, rest)
         if not module.scope.has_variable("params", A):
-            return y
-        a, b, scale = (module.scope.get_variable("params", name) for name in (A, B, SCALE))
-        if jnp.issubdtype(inputs.dtype, jnp.floating):
-            inputs = _dropout(module, dropout, inputs.astype(y.dtype))
-        side = rule.sides[method](module, _kernel(module, rule), inputs, a, b, scale, *rest)
-        return y + side.astype(y.dtype)
+            return base(inputs) if y is None else y
+        return _adapted(module, method, rule, base, inputs, rest, dropout, y)
 
     return interceptor
 
 
-def _kernel(module: nn.Module, rule: Rule) -> jax.Array:
-    return nn.meta.unbox(module.scope.get_variable("params", rule.kernel))
+def _adapted(module: nn.Module, method: str, rule: Rule, base: Call, inputs, rest: list, dropout: int | float, y: Any):
+    """What the layer gives with its adapter; `y` is what it gives without, where that is known already."""
+    adapter = Adapter(*(_variable(module, name) for name in NAMES))
+    kernel = _variable(module, rule.kernel)
+    gain = None
+    if adapter.magnitude is not None:
+        gain = rule.spread(module, kernel, inputs, dora.gain(kernel, adapter), *rest)
+    if gain is not None and method in rule.scales_input:
+        inputs, gain = inputs * _like(gain, inputs), None
+    y = base(inputs) if y is None else y
+    x = inputs
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        x = _dropout(module, dropout, x.astype(y.dtype))
+    side = rule.sides[method](module, kernel, x, *adapter.factors(), adapter.scale, *rest).astype(y.dtype)
+    return y + side if gain is None else _rescaled(module, y, side, gain)
 
 
-def _maybe_create(module, rule: Rule, config: LoRAConfig, seen, inputs, rest) -> None:
-    path = "/".join(module.path)
-    seen.add((path, rule.is_linear))
-    if module.scope.has_variable("params", A) or not targets.is_target(config, path, is_linear=rule.is_linear):
-        return
-    kernel = _kernel(module, rule)
-    split = rule.split(module, kernel, inputs, *rest)
-    rank, alpha = targets.rank_and_alpha(config, path)
-    a, b = _draw(module, kernel.shape, split, rank, config)
-    scale = jnp.asarray(config.scale(rank=rank, alpha=alpha), jnp.float32)
-    for name, value in ((A, a), (B, b), (SCALE, scale)):
-        module.scope.put_variable("params", name, value)
+def _rescaled(module: nn.Module, y: jax.Array, side: jax.Array, gain: jax.Array) -> jax.Array:
+    """`gain * (y + side)`, the bias left as it is; written so that it is y exactly where gain is 1 and the side path 0."""
+    bias = _variable(module, "bias")
+    without_bias = y if bias is None else y - _like(bias.reshape(gain.shape), y)
+    gain = _like(gain, y)
+    return y + ((gain - 1) * without_bias + gain * side)
 
 
-def _draw(module, kernel_shape: tuple[int, ...], split: Split, rank: int, config: LoRAConfig):
-    """The two factors, float32: random on the input side of the layer, zero on the other.
-
-    An embedding's input side is its width, as in PEFT: rows of tokens that never occur then stay zero.
-    """
-    leading, trailing = math.prod(kernel_shape[: split.at]), math.prod(kernel_shape[split.at :])
-    key = _own_key(module)
-    if split.random == "a":
-        return config.init_a(key, (leading, rank)), jnp.zeros((rank, trailing))
-    if isinstance(module, nn.Embed):  # PEFT draws lora_embedding_B from N(0, 1) whatever the initialiser
-        return jnp.zeros((leading, rank)), jax.random.normal(key, (rank, trailing))
-    return jnp.zeros((leading, rank)), config.init_a(key, (trailing, rank)).T
+def _like(value: jax.Array, y: jax.Array) -> jax.Array:
+    """Ready to be broadcast against y, in its dtype."""
+    return value.reshape((1,) * (y.ndim - value.ndim) + value.shape).astype(y.dtype)
 
 
-def _own_key(module: nn.Module) -> jax.Array:
-    """A key from the "params" stream that leaves the stream as it was.
-
-    nn.scan traces its body twice over one counter: a draw of ours in the first pass would change the base's kernels.
-    """
-    counters = module.scope.rng_counters
-    before = counters["params"]
-    key = jax.random.fold_in(module.scope.make_rng("params"), _ADAPTER)
-    counters["params"] = before
-    return key
+def _variable(module: nn.Module, name: str) -> Any:
+    """A parameter of the layer; None where it has none."""
+    return nn.meta.unbox(module.scope.get_variable("params", name))
 
 
 def _dropout(module: nn.Module, rate: int | float, x: jax.Array) -> jax.Array:

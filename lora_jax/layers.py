@@ -6,8 +6,8 @@ and `b` its trailing ones. So merging needs shapes alone, and only the side path
 
 import dataclasses
 import inspect
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,18 @@ import jax.numpy as jnp
 from lora_jax import contraction, lowrank
 from lora_jax.errors import TargetError
 
+Call = Callable[..., jax.Array]  # a layer's own method, of its input
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """How a kernel falls apart. `at`: number of leading axes that `a` spans. `random`: the factor on the input side."""
+    """How a kernel falls apart.
+
+    `at`: number of leading axes that `a` spans. `inputs`: axes that the layer sums over. `random`: the factor on the input side.
+    """
 
     at: int
+    inputs: tuple[int, ...]
     random: Literal["a", "b"] = "a"
 
 
@@ -29,10 +35,17 @@ class Split:
 class Rule:
     """What LoRA needs to know about one layer class."""
 
+    kind: str
     kernel: str  # name of the adapted parameter
     is_linear: bool  # counted by "all-linear"
     split: Callable[..., Split]  # (module, kernel, inputs) -> Split
     sides: dict[str, Callable[..., jax.Array]]  # method name -> (module, kernel, x, a, b, scale, *args) -> y
+    spread: Callable[..., jax.Array]  # (module, kernel, x, value, *args) -> value, one per output feature, laid along y
+    scales_input: tuple[str, ...] = ()  # methods whose input has the kernel's output features
+
+
+def _along_last(module, kernel, x, value, *rest):
+    return value.reshape(-1)
 
 
 def _dense_side(module, kernel, x, a, b, scale):
@@ -44,11 +57,16 @@ def _general_axes(module: nn.DenseGeneral, kernel, x) -> contraction.Labels:
 
 
 def _general_split(module, kernel, x) -> Split:
-    return Split(_general_axes(module, kernel, x).split)
+    labels = _general_axes(module, kernel, x)
+    return Split(labels.split, labels.summed)
 
 
 def _general_side(module, kernel, x, a, b, scale):
     return contraction.side_path(_general_axes(module, kernel, x), kernel.shape, x, a, b, scale)
+
+
+def _general_spread(module, kernel, x, value):
+    return _general_axes(module, kernel, x).spread(value)
 
 
 def _einsum_labels(module: nn.Einsum, kernel, x, einsum_str=None) -> contraction.Labels:
@@ -57,11 +75,15 @@ def _einsum_labels(module: nn.Einsum, kernel, x, einsum_str=None) -> contraction
 
 def _einsum_split(module, kernel, x, einsum_str=None) -> Split:
     labels = _einsum_labels(module, kernel, x, einsum_str)
-    return Split(labels.split, "b" if labels.is_transposed else "a")
+    return Split(labels.split, labels.summed, "b" if labels.is_transposed else "a")
 
 
 def _einsum_side(module, kernel, x, a, b, scale, einsum_str=None):
     return contraction.side_path(_einsum_labels(module, kernel, x, einsum_str), kernel.shape, x, a, b, scale)
+
+
+def _einsum_spread(module, kernel, x, value, einsum_str=None):
+    return _einsum_labels(module, kernel, x, einsum_str).spread(value)
 
 
 def _conv_split(module: nn.Conv, kernel, x) -> Split:
@@ -70,7 +92,7 @@ def _conv_split(module: nn.Conv, kernel, x) -> Split:
             f"LoRA cannot adapt {'/'.join(module.path) or 'the root'}, an nn.Conv with a mask: the mask would apply to merged "
             "weights and not to the side path; exclude the layer."
         )
-    return Split(kernel.ndim - 1)
+    return Split(kernel.ndim - 1, tuple(range(kernel.ndim - 1)))
 
 
 def _conv_side(module: nn.Conv, kernel, x, a, b, scale):
@@ -99,13 +121,27 @@ def _attend_side(module, kernel, x, a, b, scale):
     return lowrank.side_path(x, b.T, a.T, scale)
 
 
+def _matrix_split(module, kernel, x) -> Split:
+    return Split(1, (0,))
+
+
+def _embed_split(module, kernel, ids) -> Split:
+    return Split(1, (0,), "b")
+
+
 RULES: dict[type[nn.Module], Rule] = {
-    nn.Dense: Rule("kernel", True, lambda module, kernel, x: Split(1), {"__call__": _dense_side}),
-    nn.DenseGeneral: Rule("kernel", True, _general_split, {"__call__": _general_side}),
-    nn.Einsum: Rule("kernel", True, _einsum_split, {"__call__": _einsum_side}),
-    nn.Conv: Rule("kernel", False, _conv_split, {"__call__": _conv_side}),
+    nn.Dense: Rule("Dense", "kernel", True, _matrix_split, {"__call__": _dense_side}, _along_last),
+    nn.DenseGeneral: Rule("DenseGeneral", "kernel", True, _general_split, {"__call__": _general_side}, _general_spread),
+    nn.Einsum: Rule("Einsum", "kernel", True, _einsum_split, {"__call__": _einsum_side}, _einsum_spread),
+    nn.Conv: Rule("Conv", "kernel", False, _conv_split, {"__call__": _conv_side}, _along_last),
     nn.Embed: Rule(
-        "embedding", False, lambda module, kernel, x: Split(1, "b"), {"__call__": _embed_side, "attend": _attend_side}
+        "Embed",
+        "embedding",
+        False,
+        _embed_split,
+        {"__call__": _embed_side, "attend": _attend_side},
+        _along_last,
+        scales_input=("attend",),
     ),
 }
 
@@ -119,3 +155,15 @@ def rule_for(module: nn.Module, method: Callable) -> Rule | None:
         if isinstance(module, kind) and any(method is inspect.unwrap(getattr(kind, name)) for name in rule.sides):
             return rule
     return None
+
+
+def bound(next_fun: Callable, method: Callable, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Call, Any, list]:
+    """The layer as a function of its input alone, that input, and the other arguments; however they were passed."""
+    bound = inspect.signature(method).bind(*args, **kwargs)
+    name, *others = bound.arguments
+
+    def base(inputs):
+        bound.arguments[name] = inputs
+        return next_fun(*bound.args, **bound.kwargs)
+
+    return base, bound.arguments[name], [bound.arguments[other] for other in others]

@@ -6,14 +6,14 @@ import numpy as np
 
 from lora_jax import targets
 from lora_jax.errors import TargetError, TreeError, closest
-from lora_jax.interceptor import SCALE, A, B
+from lora_jax.leaves import TRAINABLE, is_adapter_leaf, name_of
 from lora_jax.tree import Params, flat, nested
 
 Mask = Params
 
 
 def trainable_mask(params: Params, train: Sequence[str] | str = ()) -> Mask:
-    """A tree like `params` of booleans, True = trains: every `lora_a` and `lora_b`, and whatever `train` names.
+    """A tree like `params` of booleans, True = trains: every `lora_a`, `lora_b` and `lora_magnitude`, and whatever `train` names.
 
     Args:
       params: an adapted tree, or a plain one with `train` given.
@@ -29,7 +29,7 @@ def trainable_mask(params: Params, train: Sequence[str] | str = ()) -> Mask:
     """
     patterns = (train,) if isinstance(train, str) else tuple(train)
     leaves = flat(params)
-    chosen = {path: path.rpartition("/")[2] in (A, B) for path in leaves}
+    chosen = {path: name_of(path) in TRAINABLE for path in leaves}
     for pattern in patterns:
         found = [path for path in leaves if _names(pattern, path)]
         if not found:
@@ -47,9 +47,9 @@ def trainable_mask(params: Params, train: Sequence[str] | str = ()) -> Mask:
 
 def _names(pattern: str, path: str) -> bool:
     """Whether `pattern` selects the leaf or a module above it. Scales and adapters are never selected as heads are."""
-    parts = path.split("/")
-    if parts[-1] in (A, B, SCALE):
+    if is_adapter_leaf(path):
         return False
+    parts = path.split("/")
     return any(targets.matches(pattern, "/".join(parts[: i + 1])) for i in range(len(parts)))
 
 

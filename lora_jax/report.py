@@ -6,10 +6,8 @@ import math
 import numpy as np
 
 from lora_jax import targets
-from lora_jax.adapter import is_adapter_leaf
 from lora_jax.config import LoRAConfig
-from lora_jax.interceptor import A, B
-from lora_jax.merge import kernel_path
+from lora_jax.leaves import A, B, is_adapter_leaf, kernel_path
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.tree import Params, flat
 

@@ -20,7 +20,7 @@ from lora_jax.adapter import adapter_of
 from lora_jax.config import LoRAConfig
 from lora_jax.elementwise import require_elementwise
 from lora_jax.errors import ConfigError, TreeError
-from lora_jax.interceptor import A, B
+from lora_jax.leaves import A, B
 from lora_jax.lowrank import pad_rank
 from lora_jax.module import LoRA
 from lora_jax.partition import Mask, combine, partition

@@ -4,6 +4,7 @@ A test file asks one question of every row. The route: `W + scale * a @ b` in pl
 and then the *base module* with that kernel. No code of `lora_jax` is in it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -101,8 +102,8 @@ class EinsumByKeyword(nn.Module):
         return nn.Einsum((4, 5), use_bias=False, dtype=self.dtype)(einsum_str="btd,dk->btk", inputs=x)
 
 
-def _einsum(equation: str, kernel_shape: tuple[int, ...]) -> Callable:
-    return lambda dtype: nn.Einsum(kernel_shape, equation, use_bias=False, dtype=dtype)
+def _einsum(equation: str, kernel_shape: tuple[int, ...], use_bias: bool = False) -> Callable:
+    return lambda dtype: nn.Einsum(kernel_shape, equation, use_bias=use_bias, dtype=dtype)
 
 
 def _conv(features: int, window: tuple[int, ...], **kwargs) -> Callable:
@@ -121,6 +122,11 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
     vocab: int = 0
     config: LoRAConfig = LoRAConfig(rank=2, alpha=3, targets="*")
+
+    def variant(self, **fields) -> "Case":
+        """The same model under another kind of adapter."""
+        kind = ",".join(f"{name}={value}" for name, value in fields.items())
+        return self._replace(name=f"{self.name}-{kind}", config=dataclasses.replace(self.config, **fields))
 
     def model(self, dtype=jnp.float32) -> LoRA:
         return LoRA(self.build(dtype), self.config)
@@ -163,6 +169,8 @@ CASES = [
     Case("attention", Attention, (2, 3, 4)),
     Case("einsum_plain", _einsum("btd,dhk->bthk", (4, 2, 3)), (2, 3, 4)),
     Case("einsum_permuted", _einsum("btd,dhk->bhtk", (4, 2, 3)), (2, 3, 4)),
+    Case("einsum_permuted_with_bias", _einsum("btd,dhk->bhtk", (4, 2, 3), use_bias=True), (2, 3, 4)),
+    Case("einsum_batch_labels_with_bias", _einsum("bhtd,hdk->bhtk", (2, 4, 3), use_bias=True), (2, 2, 3, 4)),
     Case("einsum_transposed", _einsum("bthk,dhk->btd", (5, 2, 4)), (2, 3, 2, 4)),
     Case("einsum_mixed", _einsum("btd,hdk->bthk", (2, 4, 3)), (2, 3, 4)),
     Case("einsum_batch_labels", _einsum("bhtd,hdk->bhtk", (2, 4, 3)), (2, 2, 3, 4)),
@@ -187,7 +195,17 @@ CASES = [
     Case("rnn", lambda dtype: nn.RNN(nn.GRUCell(4, dtype=dtype)), (2, 3, 4)),
 ]
 
+DORA = [case.variant(dora=True) for case in CASES]
+_SEVERAL = ("dense", "attention", "einsum_transposed", "conv_2d_groups", "embed", "tied_scan_remat")
+STARTS = [
+    case_.variant(**fields)
+    for case_ in CASES
+    if case_.name in _SEVERAL
+    for fields in ({"init": "pissa"}, {"init": "olora"}, {"init": "orthogonal"}, {"init": "pissa", "dora": True})
+]
+
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_variant = pytest.mark.parametrize("case", DORA + STARTS, ids=lambda case: case.name)
 
 
 def case_named(name: str) -> Case:
@@ -199,28 +217,53 @@ def flat(tree) -> dict[str, Any]:
 
 
 def randomised(params, seed: int) -> dict:
-    """`params` with random `lora_a` and `lora_b` and a scale that is neither 0 nor 1, another one in every layer."""
+    """`params` with random factors, magnitudes that are not the norms, and a scale that is neither 0 nor 1, another one in every layer."""
     leaves, random = flat(params), np.random.default_rng(seed)
     for path, leaf in sorted(leaves.items()):
-        if path.endswith(("lora_a", "lora_b")):
+        if path.endswith(("lora_a", "lora_b", "lora_start_a", "lora_start_b")):
             leaves[path] = jnp.asarray(random.normal(size=leaf.shape), leaf.dtype)
-        elif path.endswith("lora_scale"):
+        elif path.endswith(("lora_scale", "lora_magnitude")):
             leaves[path] = jnp.asarray(random.uniform(0.3, 0.8, size=leaf.shape), leaf.dtype)
+        elif path.endswith("lora_norm"):
+            leaves[path] = jnp.asarray(_norm(_kernel(leaves, path.removesuffix("lora_norm")), leaf, np), leaf.dtype)
     return unflatten_dict(leaves, sep="/")
 
 
 def dense_base(params, xp=np) -> dict:
-    """The base tree with kernels `W + scale * a @ b`; with `xp=jnp` it can be differentiated."""
+    """The base tree with kernels `W + scale * a @ b`, or DoRA's; with `xp=jnp` it can be differentiated."""
     leaves = flat(params)
     base = {path: leaf for path, leaf in leaves.items() if not path.rpartition("/")[2].startswith("lora_")}
-    for path in [path for path in leaves if path.endswith("lora_a")]:
-        module = path.removesuffix("lora_a")
-        kernel = module + ("kernel" if module + "kernel" in leaves else "embedding")
-        a, b, scale = (xp.asarray(leaves[module + name]) for name in ("lora_a", "lora_b", "lora_scale"))
-        product = xp.einsum("...dr,...rk->...dk", a, b).reshape(*leaves[kernel].shape)
-        scale = scale.reshape(*scale.shape, *[1] * (product.ndim - scale.ndim))
-        base[kernel] = xp.asarray(leaves[kernel]) + scale * product
+    for module in [path.removesuffix("lora_a") for path in leaves if path.endswith("lora_a")]:
+        name = module + ("kernel" if module + "kernel" in leaves else "embedding")
+        base[name] = _dense_kernel(
+            _kernel(leaves, module), {k: leaves[module + k] for k in OWN if module + k in leaves}, xp
+        )
     return unflatten_dict(base, sep="/")
+
+
+OWN = ("lora_a", "lora_b", "lora_scale", "lora_start_a", "lora_start_b", "lora_magnitude")
+
+
+def _kernel(leaves, module: str):
+    return leaves[module + "kernel"] if module + "kernel" in leaves else leaves[module + "embedding"]
+
+
+def _dense_kernel(kernel, own, xp):
+    product = xp.einsum("...dr,...rk->...dk", xp.asarray(own["lora_a"]), xp.asarray(own["lora_b"]))
+    if "lora_start_a" in own:
+        product = product - xp.einsum("...dr,...rk->...dk", own["lora_start_a"], own["lora_start_b"])
+    product, scale = product.reshape(*kernel.shape), xp.asarray(own["lora_scale"])
+    value = xp.asarray(kernel) + scale.reshape(*scale.shape, *[1] * (product.ndim - scale.ndim)) * product
+    if "lora_magnitude" not in own:
+        return value
+    return own["lora_magnitude"] * value / _norm(value, own["lora_magnitude"], xp)
+
+
+def _norm(value, like, xp):
+    """Over the axes where `like` has 1; a constant in gradients."""
+    value = jax.lax.stop_gradient(value) if xp is jnp else np.asarray(value)
+    axes = tuple(i for i, size in enumerate(like.shape) if size == 1)
+    return xp.sqrt(xp.sum(value**2, axis=axes, keepdims=True))
 
 
 def assert_trees_close(got, expected, tolerance: float = 1e-5) -> None:

@@ -1,0 +1,78 @@
+"""DoRA: a kernel as magnitude times direction (Liu et al. 2024, arXiv:2402.09353, section 4), without a weight-shaped array.
+
+The adapted kernel is `m * V / ||V||` with `V = W + scale * a @ b`; the norm is taken over the axes that the layer sums
+over, and counts as a constant in gradients (section 4.3). Here
+
+    ||V||^2 = ||W||^2 + 2 scale <W, a b> + scale^2 ||a b||^2,
+
+and with W^T a [K, R] and a^T a [R, R] neither inner product needs `a @ b`. `||W||` is cached in the adapter.
+"""
+
+import math
+import string
+
+import jax
+import jax.numpy as jnp
+
+from lora_jax.leaves import Adapter
+
+RANK, OTHER = "R", "Q"  # letters of the rank's axis; the kernel's are lower case
+
+
+def norm_of(kernel: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
+    """||W|| over the axes `inputs`, which stay as 1; float32.
+
+    >>> norm_of(jnp.array([[3.0, 0.0], [4.0, 2.0]]), (0,)).tolist()
+    [[5.0, 2.0]]
+    """
+    square = jnp.sum(jnp.square(kernel.astype(jnp.float32)), axis=inputs, keepdims=True)
+    return jnp.sqrt(square)
+
+
+def gain(kernel: jax.Array, adapter: Adapter) -> jax.Array:
+    """`m / ||V||` of one layer, in the shape of m; 1 exactly where the adapter is as it began.
+
+    The gradient reaches m alone.
+    """
+    a, b = (jax.lax.stop_gradient(factor) for factor in adapter.factors())
+    square = jnp.square(adapter.norm) + _growth(kernel, a, b, adapter.scale, adapter.norm.shape)
+    return adapter.magnitude / jax.lax.stop_gradient(jnp.sqrt(square))
+
+
+def merged(value: jax.Array, magnitude: jax.Array) -> jax.Array:
+    """`m * V / ||V||` for V = `value`, also of stacked layers."""
+    inputs = tuple(i for i, size in enumerate(magnitude.shape) if size == 1)
+    return magnitude * value / norm_of(value, inputs)
+
+
+def _growth(kernel, a, b, scale, norm_shape: tuple[int, ...]) -> jax.Array:
+    """||V||^2 - ||W||^2 in the shape of the norm."""
+    letters = string.ascii_lowercase[: kernel.ndim]
+    at = split_axis(kernel.shape, a.shape[0])
+    lead, trail = letters[:at], letters[at:]
+    kept = "".join(c for c, size in zip(letters, norm_shape, strict=True) if size > 1)
+    a = a.reshape(*kernel.shape[:at], -1)
+    b = b.reshape(-1, *kernel.shape[at:])
+    if set(lead) <= set(kept):  # the layer sums over axes of b alone: the same with the factors' parts exchanged
+        a, b, lead, trail = jnp.moveaxis(b, 0, -1), jnp.moveaxis(a, -1, 0), trail, lead
+    rest = "".join(c for c in lead if c in kept)
+    turned = _einsum(f"{letters},{lead}{RANK}->{rest}{trail}{RANK}", kernel, a)
+    cross = _einsum(f"{rest}{trail}{RANK},{RANK}{trail}->{kept}", turned, b)
+    gram = _einsum(f"{lead}{RANK},{lead}{OTHER}->{rest}{RANK}{OTHER}", a, a)
+    half = _einsum(f"{rest}{RANK}{OTHER},{OTHER}{trail}->{rest}{RANK}{trail}", gram, b)
+    square = _einsum(f"{rest}{RANK}{trail},{RANK}{trail}->{kept}", half, b)
+    return (2 * scale * cross + jnp.square(scale) * square).reshape(norm_shape)
+
+
+def _einsum(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """In the dtype of the left operand, a bfloat16 kernel say, accumulated in float32."""
+    return jnp.einsum(equation, left, right.astype(left.dtype), preferred_element_type=jnp.float32)
+
+
+def split_axis(kernel_shape: tuple[int, ...], d: int) -> int:
+    """How many leading axes of the kernel `a` [D, R] spans.
+
+    >>> split_axis((3, 2, 4), 6)
+    2
+    """
+    return next(at for at in range(1, len(kernel_shape) + 1) if math.prod(kernel_shape[:at]) == d)

@@ -1,0 +1,93 @@
+"""What an adapter is made of: the leaves beside one kernel W [D, K], and the one pair of factors they amount to.
+
+Letters: D features in, K features out, R rank, L stacked layers. The update is `scale * (a @ b - start_a @ start_b)`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lora_jax.errors import TreeError
+
+A, B, SCALE = "lora_a", "lora_b", "lora_scale"
+START_A, START_B = "lora_start_a", "lora_start_b"
+MAGNITUDE, NORM = "lora_magnitude", "lora_norm"
+TRAINABLE = (A, B, MAGNITUDE)
+PARTNER = {A: B, START_A: START_B}  # factors whose ranks belong together
+KERNELS = ("kernel", "embedding")
+
+
+class Adapter(NamedTuple):
+    """The adapter of one layer, or of L stacked ones; what a variant lacks is None."""
+
+    a: Any  # [*L, D, R]
+    b: Any  # [*L, R, K]
+    scale: Any  # [*L]
+    start_a: Any = None  # [*L, D, R], frozen: where PiSSA's and OLoRA's a began
+    start_b: Any = None  # [*L, R, K], frozen
+    magnitude: Any = None  # DoRA's m: the kernel's shape, with 1 on the axes that the layer sums over
+    norm: Any = None  # frozen: the norms of the base's kernel, of m's shape
+
+    def factors(self) -> tuple[jax.Array, jax.Array]:
+        """a [*L, D, R'] and b [*L, R', K] with `update = scale * a @ b`: R' is R, or 2 R for [a | start_a], [b; -start_b].
+
+        >>> one = jnp.ones((1, 1))
+        >>> Adapter(one, one, jnp.ones(()), 2 * one, one).factors()[1].tolist()
+        [[1.0], [-1.0]]
+        """
+        if self.start_a is None:
+            return self.a, self.b
+        return jnp.concatenate([self.a, self.start_a], axis=-1), jnp.concatenate([self.b, -self.start_b], axis=-2)
+
+
+NAMES = (A, B, SCALE, START_A, START_B, MAGNITUDE, NORM)  # in the order of Adapter's fields
+
+
+def is_adapter_leaf(path: str) -> bool:
+    """Whether the leaf at this path belongs to an adapter rather than to the base.
+
+    >>> is_adapter_leaf("head/lora_a"), is_adapter_leaf("head/kernel")
+    (True, False)
+    """
+    return name_of(path) in NAMES
+
+
+def name_of(path: str) -> str:
+    """The last part of a path."""
+    return path.rpartition("/")[2]
+
+
+def modules(leaves: Mapping[str, Any]) -> list[str]:
+    """The adapted modules of a flat tree, each a path with its slash ("" at the root).
+
+    >>> modules({"head/kernel": 1, "head/lora_a": 2})
+    ['head/']
+    """
+    return [path.removesuffix(A) for path in leaves if name_of(path) == A]
+
+
+def adapter_at(leaves: Mapping[str, Any], module: str) -> Adapter:
+    """The adapter of a module (a path with its slash) in a flat tree."""
+    return Adapter(*(leaves.get(module + name) for name in NAMES))
+
+
+def as_leaves(adapter: Adapter, module: str = "") -> dict[str, Any]:
+    """The inverse of `adapter_at`: path -> leaf, without what is None."""
+    return {module + name: leaf for name, leaf in zip(NAMES, adapter, strict=True) if leaf is not None}
+
+
+def kernel_path(leaves: Mapping[str, Any], module: str) -> str:
+    """The path of the kernel that the adapter at `module` (a path with its slash) belongs to.
+
+    Raises:
+      TreeError: when there is none, as in an adapter without its base.
+    """
+    path = next((module + name for name in KERNELS if module + name in leaves), None)
+    if path is None:
+        raise TreeError(
+            f"there is an adapter at {module + A} and no kernel beside it; pass the whole tree, base and adapter: "
+            "lora_jax.combine(base_params, adapter)."
+        )
+    return path

@@ -1,0 +1,174 @@
+"""DoRA, PiSSA, OLoRA and orthogonal starts: the layer with the dense kernel, the base at first, and the papers' own properties."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import unflatten_dict
+
+from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, adapter_of, combine, merge, scaled, strip
+from tests.cases import assert_trees_close, case_named, dense_base, equations, every_variant, flat
+
+
+def nested(leaves):
+    return unflatten_dict(leaves, sep="/")
+
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@every_variant
+def test_output_is_that_of_the_dense_kernel(case):
+    x, params = case.x(), case.params()
+    expected = case.base_apply()(dense_base(params), x)
+    assert_trees_close(case.apply()(params, x), expected, 2e-5)
+    assert np.abs(expected - case.base_apply()(strip(params), x)).max() > 1e-2
+
+
+@every_variant
+def test_merged_kernels_are_those_of_numpy(case):
+    assert_trees_close(merge(case.params()), dense_base(case.params()), 2e-6)
+
+
+@every_variant
+def test_gradients_are_those_of_the_dense_kernel(case):
+    x, params = case.x(), case.params()
+    model, module = case.model(), case.build(jnp.float32)
+    trains = {p: leaf for p, leaf in flat(params).items() if p.endswith(("lora_a", "lora_b", "lora_magnitude"))}
+    rest = {p: leaf for p, leaf in flat(params).items() if p not in trains}
+
+    def through_side_path(leaves):
+        return jnp.mean(model.apply({"params": combine(nested(rest), nested(leaves))}, x) ** 2)
+
+    def through_kernel(leaves):
+        return jnp.mean(module.apply({"params": dense_base(nested({**rest, **leaves}), jnp)}, x) ** 2)
+
+    got, expected = jax.jit(jax.grad(through_side_path))(trains), jax.jit(jax.grad(through_kernel))(trains)
+    assert_trees_close(got, expected, 5e-5)
+
+
+@every_variant
+def test_it_begins_as_the_base_it_is_put_on(case):
+    base, x = strip(case.params()), case.x()
+    params = adapt(jax.random.key(4), base, case.model(), x)
+    assert all(flat(params)[path] is leaf for path, leaf in flat(base).items())
+    assert_trees_close(case.apply()(params, x), case.base_apply()(base, x), 2e-6)
+    assert_trees_close(merge(params), base, 2e-6)
+
+
+@every_variant
+def test_scale_zero_is_the_base(case):
+    params, x = case.params(), case.x()
+    assert_trees_close(case.apply()(scaled(params, 0.0), x), case.base_apply()(strip(params), x), 1e-6)
+    assert_trees_close(scaled(params, 1.0), params, 1e-6)
+
+
+def begun(name: str, **fields):
+    """(the kernel as a matrix, its adapter, scale) of the one adapted layer of a case, on its base."""
+    case = case_named(name).variant(**fields)
+    base = strip(case.params())
+    leaves = flat(adapter_of(adapt(jax.random.key(4), base, case.model(), case.x())))
+    adapter = {path.rpartition("/")[2]: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}
+    kernel = np.asarray(next(leaf for path, leaf in flat(base).items() if path.endswith(("kernel", "embedding"))))
+    return kernel, adapter
+
+
+MATRICES = ["dense", "embed", "conv_2d_valid_strided", "einsum_transposed"]
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_pissa_is_the_best_approximation_of_its_rank(name):
+    kernel, adapter = begun(name, init="pissa")
+    a, b = adapter["lora_a"], adapter["lora_b"]
+    matrix = kernel.reshape(len(a), -1)
+    rest = np.linalg.norm(matrix - adapter["lora_scale"] * a @ b)
+    assert rest == pytest.approx(np.linalg.norm(np.linalg.svd(matrix)[1][2:]), rel=1e-5)  # Eckart and Young
+    np.testing.assert_allclose(np.linalg.norm(a, axis=0), np.linalg.norm(b, axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(a, adapter["lora_start_a"])
+    np.testing.assert_array_equal(b, adapter["lora_start_b"])
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_olora_has_orthonormal_rows_and_the_kernel_s_part_along_them(name):
+    kernel, adapter = begun(name, init="olora")
+    a, b = adapter["lora_a"], adapter["lora_b"]
+    np.testing.assert_allclose(b @ b.T, np.eye(2), atol=1e-6)
+    matrix = kernel.reshape(len(a), -1)
+    q = np.linalg.qr(matrix.T)[0][:, :2]
+    np.testing.assert_allclose(np.abs(q.T @ b.T), np.eye(2), atol=1e-5)  # the same directions, whatever their signs
+    np.testing.assert_allclose(a @ b, matrix @ q @ q.T, atol=1e-5)
+
+
+def test_orthogonal_factors_are_random_and_cancel():
+    _, adapter = begun("dense", init="orthogonal")
+    assert np.abs(adapter["lora_a"] @ adapter["lora_b"]).max() < 1e-7
+    assert np.abs(adapter["lora_a"]).min() > 0
+    assert np.abs(adapter["lora_b"]).min() > 0
+    assert "lora_start_a" not in adapter
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"), [("dense", 0), ("conv_2d_groups", (0, 1, 2)), ("embed", 0), ("einsum_transposed", (1, 2))]
+)
+def test_dora_begins_at_the_norms_over_what_the_layer_sums(name, axes):
+    kernel, adapter = begun(name, dora=True)
+    np.testing.assert_allclose(adapter["lora_magnitude"], np.sqrt((kernel**2).sum(axis=axes, keepdims=True)), rtol=1e-6)
+
+
+def test_dora_keeps_the_norms_of_its_directions():
+    """Liu et al. 2024, equation 5: the norms of the merged kernel are the magnitudes, whatever the factors."""
+    params = case_named("dense").variant(dora=True).params()
+    norms = np.linalg.norm(merge(params)["kernel"], axis=0, keepdims=True)
+    np.testing.assert_allclose(norms, params["lora_magnitude"], rtol=1e-5)
+
+
+def test_no_array_of_the_kernel_s_shape_in_a_dora_step():
+    """Neither forward nor backward; the kernel itself is an input and a multiplicand."""
+    d, k = 31, 37
+    model = LoRA(nn.Dense(k), LoRAConfig(rank=2, targets="*", dora=True))
+    params = model.init(jax.random.key(0), jnp.ones((1, d)))["params"]
+    base, adapter = strip(params), adapter_of(params)
+
+    def loss(adapter, x):
+        return jnp.sum(model.apply({"params": combine(base, adapter)}, x) ** 2)
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(adapter, jnp.ones((5, d))).jaxpr
+    made = [e.primitive.name for e in equations(jaxpr) for out in e.outvars if sorted(out.aval.shape) == [d, k]]
+    assert made == []
+
+
+def test_dora_and_dropout_run_the_base_once():
+    d, k = 31, 37
+    model = LoRA(nn.Dense(k), LoRAConfig(rank=2, targets="*", dora=True, dropout=0.5))
+    x = jnp.ones((5, d))
+    params = model.init(jax.random.key(0), x)["params"]
+    run = jax.make_jaxpr(lambda p: model.apply({"params": p}, x, rngs={"dropout": jax.random.key(1)}))(params)
+
+    whole = [
+        e
+        for e in equations(run.jaxpr)
+        if e.primitive.name == "dot_general" and e.outvars[0].aval.shape == (5, k) and e.invars[1].aval.shape == (d, k)
+    ]
+    assert len(whole) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"init": "pisa"}, "'pissa'"),
+        ({"init": "orthogonal", "rank": 3}, "must be even, and 3 is not"),
+        ({"init": "orthogonal", "rank": 4, "rank_pattern": {"head": 1}}, "must be even, and 1 is not"),
+        ({"dora": "yes"}, "True or False"),
+    ],
+)
+def test_a_config_that_cannot_be_says_so(fields, message):
+    with pytest.raises(LoRAError, match=message):
+        LoRAConfig(**{"rank": 2, **fields})
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_rank_above_the_kernel_s_says_where(init):
+    model = LoRA(nn.Dense(3), LoRAConfig(rank=4, targets="*", init=init))
+    with pytest.raises(LoRAError, match="the root.*no more than 3 directions; rank is 4"):
+        model.init(jax.random.key(0), jnp.ones((1, 5)))
