@@ -3,10 +3,11 @@
 The front door; `lora_jax.training`, `lora_jax.sweep` and `lora_jax.checkpoint` hold the rest.
 """
 
-from lora_jax import checkpoint, initializers, sweep, training
+from lora_jax import checkpoint, initializers, peft, sweep, training
 from lora_jax.adapter import adapt, adapter_of, scaled, strip, swap
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import LoRAError
+from lora_jax.layout import layout
 from lora_jax.merge import merge
 from lora_jax.module import LoRA
 from lora_jax.optim import lora_optimizer
@@ -24,9 +25,11 @@ __all__ = [
     "checkpoint",
     "combine",
     "initializers",
+    "layout",
     "lora_optimizer",
     "merge",
     "partition",
+    "peft",
     "report",
     "scaled",
     "strip",

@@ -28,6 +28,10 @@ class CheckpointError(LoRAError):
     """A checkpoint that is absent, damaged, or belongs to another base or config."""
 
 
+class PeftError(LoRAError):
+    """An adapter folder that cannot be read as asked, or an adapter that PEFT's format cannot hold."""
+
+
 class ModelError(LoRAError):
     """A model whose configuration, input or files cannot be used."""
 

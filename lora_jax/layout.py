@@ -5,17 +5,22 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 
-from lora_jax.layers import bound, rule_for
+from lora_jax.layers import Rule, bound, rule_for
 
 
 class Site(NamedTuple):
-    """A layer that LoRA could adapt; `kernel` is its shape in the layer, without the axis of a stack."""
+    """A layer that LoRA could adapt; `kernel` is its shape in the layer, without the axes of a stack."""
 
     kind: str  # "Dense", "DenseGeneral", "Einsum", "Conv" or "Embed"
+    leaf: str  # "kernel" or "embedding"
     kernel: tuple[int, ...]
     at: int  # how many leading axes of the kernel `a` spans
+    inputs: tuple[int, ...]  # the axes that the layer sums over
     is_linear: bool
+    methods: tuple[str, ...]  # those that were called, "attend" say
+    is_plain: bool  # False for a convolution with groups, dilation or a padding that torch's Conv2d does not have
 
 
 def layout(base_module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Site]:
@@ -25,8 +30,8 @@ def layout(base_module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Site]
       *args, **kwargs: an example input, as for `base_module.init`.
 
     >>> import jax.numpy as jnp
-    >>> layout(nn.Dense(4, name="head"), jnp.ones((1, 3)))
-    {'': Site(kind='Dense', kernel=(3, 4), at=1, is_linear=True)}
+    >>> layout(nn.Embed(7, 4), jnp.ones((1, 3), int))[""].kernel
+    (7, 4)
     """
     found: dict[str, Site] = {}
 
@@ -35,9 +40,9 @@ def layout(base_module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Site]
         module, rule = context.module, rule_for(context.module, context.orig_method.func)
         if rule is not None and module.scope is not None:
             _, inputs, rest = bound(next_fun, context.orig_method, args, kwargs)
-            kernel = nn.meta.unbox(module.scope.get_variable("params", rule.kernel))
-            at = rule.split(module, kernel, inputs, *rest).at
-            found.setdefault("/".join(module.path), Site(rule.kind, kernel.shape, at, rule.is_linear))
+            path = "/".join(module.path)
+            before = found[path].methods if path in found else ()
+            found[path] = _site(module, rule, inputs, rest, (*before, context.method_name))
         return y
 
     def init(key):
@@ -46,3 +51,21 @@ def layout(base_module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Site]
 
     jax.eval_shape(init, jax.random.key(0))
     return found
+
+
+def _site(module: nn.Module, rule: Rule, inputs: Any, rest: list, methods: tuple[str, ...]) -> Site:
+    kernel = nn.meta.unbox(module.scope.get_variable("params", rule.kernel))
+    split = rule.split(module, kernel, inputs, *rest)
+    called = tuple(sorted(set(methods)))
+    return Site(rule.kind, rule.kernel, kernel.shape, split.at, split.inputs, rule.is_linear, called, _is_plain(module))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv):
+        return True
+    dilations = [*np.ravel(module.input_dilation or 1), *np.ravel(module.kernel_dilation or 1)]
+    return (
+        module.feature_group_count == 1
+        and all(d == 1 for d in dilations)
+        and module.padding not in ("CIRCULAR", "CAUSAL", "REFLECT")
+    )

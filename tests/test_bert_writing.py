@@ -15,6 +15,7 @@ import safetensors.numpy
 from flax.traverse_util import unflatten_dict
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
+from lora_jax import files
 from lora_jax.errors import ModelError
 from lora_jax.models import bert_folder, weight_files
 from lora_jax.models.bert import BertForMaskedLM, BertForSequenceClassification
@@ -141,7 +142,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path, monkeypatch):
         return replace(self, target)
 
     monkeypatch.setattr(pathlib.Path, "replace", watched)
-    weight_files.write_atomically(file, b"new")
+    files.write_atomically(file, b"new")
     assert seen == [(b"new", b"old", True)]
     assert contents(tmp_path) == {"file": b"new"}
 

@@ -8,7 +8,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from experiments.common.errors import UserError
 from lora_jax.errors import first_line
-from lora_jax.models.weight_files import write_atomically
+from lora_jax.files import write_atomically
 
 PAD, END, QUESTION, ANSWER = "<pad>", "<end>", "<question>", "<answer>"
 SPECIAL = (PAD, END, QUESTION, ANSWER)  # 0, 1, 2, 3

@@ -11,7 +11,7 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from experiments.common.errors import UserError
 from lora_jax.errors import first_line
-from lora_jax.models.weight_files import write_atomically
+from lora_jax.files import write_atomically
 
 VOCABULARY = "vocab.txt"  # one token a line, as every BERT tokenizer reads it
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # [PAD] is 0, as BERT has it

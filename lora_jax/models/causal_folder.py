@@ -36,6 +36,15 @@ class CausalFolder:
     params: dict[str, Any]
 
 
+def torch_module(path: str) -> str:
+    """What a module of CausalLM is called in torch; "{}" stands for the number of a layer.
+
+    >>> torch_module("model/layers/self_attn/q_proj"), torch_module("lm_head")
+    ('model.layers.{}.self_attn.q_proj', 'lm_head')
+    """
+    return path.replace("/", ".").replace("model.layers.", "model.layers.{}.")
+
+
 def read(path: str | os.PathLike) -> CausalFolder:
     """Reads config.json and the weights.
 

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from lora_jax.errors import ModelError
-from lora_jax.models.weight_files import write_atomically
+from lora_jax.files import write_atomically
 
 NAME = "config.json"
 

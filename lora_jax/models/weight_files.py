@@ -1,15 +1,14 @@
 """Tensors in a Hugging Face folder: model.safetensors (also sharded), or pytorch_model.bin where torch is installed."""
 
-import contextlib
 import json
 import os
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
-import safetensors.numpy
 
 from lora_jax.errors import ModelError, first_line
+from lora_jax.files import read_safetensors, write_safetensors
 
 SAFE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 FILES = (SAFE, INDEX, "model-*.safetensors", "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
@@ -65,10 +64,10 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
       ModelError: when there are none, they cannot be read, or only a pickle is there and torch is not.
     """
     if (folder / SAFE).is_file():
-        return _read_safe(folder / SAFE)
+        return read_safetensors(folder / SAFE)
     if (folder / INDEX).is_file():
         shards = _shards(folder / INDEX)
-        return {name: tensor for shard in shards for name, tensor in _read_safe(folder / shard).items()}
+        return {name: tensor for shard in shards for name, tensor in read_safetensors(folder / shard).items()}
     if (folder / PICKLED).is_file():
         return _read_pickled(folder / PICKLED)
     raise ModelError(f"{folder}: there are no weights in it, neither {SAFE} nor {PICKLED}.")
@@ -80,15 +79,6 @@ def _shards(index: pathlib.Path) -> list[str]:
         return sorted({pathlib.PurePath(shard).name for shard in json.loads(index.read_text())["weight_map"].values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} cannot be read ({type(error).__name__}: {error}).") from error
-
-
-def _read_safe(file: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load_file(file)
-    except Exception as error:  # its own error; OSError; AttributeError for a dtype that numpy lacks, as float8
-        raise ModelError(
-            f"{file} cannot be read as safetensors ({type(error).__name__}: {first_line(error)}); fetch it again."
-        ) from error
 
 
 def _read_pickled(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -107,28 +97,5 @@ def _read_pickled(file: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def write(folder: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes model.safetensors atomically, with the metadata that other loaders ask for.
-
-    Raises:
-      ModelError: as `write_atomically`.
-    """
-    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    write_atomically(folder / SAFE, safetensors.numpy.save(ordered, metadata={"format": "pt"}))
-
-
-def write_atomically(file: pathlib.Path, content: bytes) -> None:
-    """A reader sees the old file or the new one; the folder is made where there is none.
-
-    Raises:
-      ModelError: when it cannot be written.
-    """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    except OSError as error:
-        raise ModelError(f"cannot write {file}: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    """Writes model.safetensors. Raises ModelError where it cannot be written."""
+    write_safetensors(folder / SAFE, tensors)

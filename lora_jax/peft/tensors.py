@@ -1,0 +1,147 @@
+"""One layer's adapter in torch's layout and in ours.
+
+torch's Linear holds [out, in], its Conv2d [out, in, *window], ours [in, out] and [*window, in, out]; PEFT's lora_A and lora_B
+are layers of the same class. An embedding's factors are parameters of their own, with names of their own.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lora_jax.errors import PeftError
+from lora_jax.layout import Site
+
+LORA_A, LORA_B = "lora_A.weight", "lora_B.weight"
+EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
+MAGNITUDE = "lora_magnitude_vector"
+SUFFIXES = (LORA_A, LORA_B, EMBEDDING_A, EMBEDDING_B, MAGNITUDE)
+
+
+class Layer(NamedTuple):
+    """The adapter of one layer, as numpy arrays."""
+
+    a: np.ndarray  # [D, R]
+    b: np.ndarray  # [R, K]
+    scale: float
+    magnitude: np.ndarray | None = None  # the kernel's shape, with 1 on the axes that the layer sums over
+
+
+def require_torch_layout(path: str, site: Site) -> None:
+    """Raises PeftError for a layer that PEFT has no adapter for, or another one than ours."""
+    if not site.is_plain:
+        raise PeftError(
+            f"{path}: PEFT has no such adapter for a convolution with groups, dilation or this padding; merge it, or exclude the layer."
+        )
+    if "attend" in site.methods:
+        raise PeftError(
+            f"{path} is tied: its adapter acts on the input embedding and on the output layer, and PEFT's on the input alone; "
+            "merge it, or exclude the layer."
+        )
+    if site.kind != "Embed" and not (_is_forward(site) or _is_transposed(site)):
+        raise PeftError(
+            f"{path}: {site.kind} with kernel {site.kernel} is no matrix product, so PEFT has no such layer; merge it."
+        )
+
+
+def _is_forward(site: Site) -> bool:
+    return site.inputs == tuple(range(site.at))
+
+
+def _is_transposed(site: Site) -> bool:
+    """Outputs first, as torch has them: an Einsum of this kind."""
+    return site.inputs == tuple(range(site.at, len(site.kernel)))
+
+
+def to_torch(site: Site, layer: Layer) -> dict[str, np.ndarray]:
+    """Suffix of the key -> tensor, float32."""
+    a, b = layer.a, layer.b
+    if site.kind == "Embed":
+        found = {EMBEDDING_A: a.T, EMBEDDING_B: b.T}
+    elif site.kind == "Conv":
+        ones = (1,) * (len(site.kernel) - 2)
+        found = {LORA_A: _conv_to_torch(a.reshape(*site.kernel[:-1], -1)), LORA_B: b.T.reshape(*b.T.shape, *ones)}
+    elif _is_transposed(site):
+        found = {LORA_A: b, LORA_B: a}
+    else:
+        found = {LORA_A: a.T, LORA_B: b.T}
+    if layer.magnitude is not None:
+        flat = layer.magnitude.reshape(-1)
+        found[MAGNITUDE] = flat.reshape(1, -1, *(1,) * (len(site.kernel) - 2)) if site.kind == "Conv" else flat
+    return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in found.items()}
+
+
+def from_torch(site: Site, tensors: Mapping[str, np.ndarray], scale: float) -> Layer:
+    """The inverse of `to_torch`, of tensors whose shapes `shapes` gave."""
+    found = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
+    if site.kind == "Embed":
+        a, b = found[EMBEDDING_A].T, found[EMBEDDING_B].T
+    elif site.kind == "Conv":
+        rank = len(found[LORA_A])
+        a, b = _conv_from_torch(found[LORA_A]).reshape(-1, rank), found[LORA_B].reshape(-1, rank).T
+    elif _is_transposed(site):
+        a, b = found[LORA_B], found[LORA_A]
+    else:
+        a, b = found[LORA_A].T, found[LORA_B].T
+    magnitude = found.get(MAGNITUDE)
+    return Layer(a, b, scale, None if magnitude is None else magnitude.reshape(norm_shape(site)))
+
+
+def norm_shape(site: Site) -> tuple[int, ...]:
+    """The kernel's shape with 1 on the axes that the layer sums over."""
+    return tuple(1 if i in site.inputs else size for i, size in enumerate(site.kernel))
+
+
+def shapes(site: Site, rank: int, *, dora: bool) -> dict[str, tuple[int, ...]]:
+    """The shapes that PEFT's tensors of this layer have."""
+    d, k = math.prod(site.kernel[: site.at]), math.prod(site.kernel[site.at :])
+    magnitude = np.zeros(norm_shape(site)) if dora else None
+    like = to_torch(site, Layer(np.zeros((d, rank)), np.zeros((rank, k)), 1.0, magnitude))
+    return {name: tensor.shape for name, tensor in like.items()}
+
+
+def rank_of(tensors: Mapping[str, np.ndarray]) -> int | None:
+    """R by the shape of the first factor; None where it is not there."""
+    first = tensors.get(LORA_A, tensors.get(EMBEDDING_A))
+    return None if first is None or not first.shape else first.shape[0]
+
+
+def _conv_to_torch(kernel: np.ndarray) -> np.ndarray:
+    """[*window, in, out] as [out, in, *window]."""
+    return np.moveaxis(kernel, (-1, -2), (0, 1))
+
+
+def _conv_from_torch(tensor: np.ndarray) -> np.ndarray:
+    return np.moveaxis(tensor, (0, 1), (-1, -2))
+
+
+def module_to_torch(site: Site | None, leaf: str, value: Any) -> tuple[str, np.ndarray]:
+    """(torch's name, tensor) of a parameter that is saved whole, in a head say; `site` is that of its layer."""
+    array = np.asarray(value, np.float32)
+    if leaf in ("kernel", "embedding") and site is not None:
+        return "weight", np.ascontiguousarray(_kernel_to_torch(site, array))
+    if leaf == "kernel":
+        raise PeftError(
+            f"a kernel {array.shape} of a layer that is not Dense, DenseGeneral, Einsum or Conv has no counterpart in torch."
+        )
+    return {"scale": "weight"}.get(leaf, leaf), array
+
+
+def _kernel_to_torch(site: Site, kernel: np.ndarray) -> np.ndarray:
+    if site.kind == "Embed":
+        return kernel
+    if site.kind == "Conv":
+        return _conv_to_torch(kernel)
+    matrix = kernel.reshape(math.prod(site.kernel[: site.at]), -1)
+    return matrix if _is_transposed(site) else matrix.T
+
+
+def module_from_torch(site: Site | None, leaf: str, shape: tuple[int, ...], tensor: np.ndarray) -> np.ndarray:
+    """The inverse of `module_to_torch`, for a leaf of this shape."""
+    tensor = np.asarray(tensor, np.float32)
+    if leaf == "kernel" and site is not None:
+        if site.kind == "Conv":
+            return _conv_from_torch(tensor)
+        tensor = tensor if _is_transposed(site) else tensor.T
+    return tensor.reshape(shape)

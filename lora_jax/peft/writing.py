@@ -1,0 +1,164 @@
+"""An adapter here -> a folder that PEFT loads."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lora_jax.config import LoRAConfig
+from lora_jax.errors import PeftError
+from lora_jax.files import write_atomically, write_safetensors
+from lora_jax.layout import Site
+from lora_jax.leaves import adapter_at, is_adapter_leaf, modules
+from lora_jax.partition import Mask, trainable_paths
+from lora_jax.peft import adapter_config, names, tensors
+from lora_jax.peft.names import PREFIX, Names, dotted
+from lora_jax.peft.tensors import Layer
+from lora_jax.tree import Params, flat
+
+TENSORS = "adapter_model.safetensors"
+
+
+def save(
+    folder: str | os.PathLike,
+    params: Params,
+    config: LoRAConfig,
+    layout: Mapping[str, Site],
+    *,
+    names_of: Names = dotted,
+    mask: Mask | None = None,
+    base_model: str | None = None,
+    task_type: str | None = None,
+    fold_scaling: bool = False,
+) -> None:
+    """Writes `adapter_config.json` and `adapter_model.safetensors`, byte for byte the same for the same adapter.
+
+    Adapters begun by PiSSA or OLoRA are written as the plain LoRA of twice the rank that they are, [a | start_a] and [b; -start_b],
+    for the unchanged base. Ranks and scales are those of the leaves, whatever the config says.
+
+    Args:
+      folder: made where there is none.
+      params: an adapted tree.
+      config: for the scaling rule, dropout and DoRA.
+      layout: `lora_jax.layout(base_module, example_input)`.
+      names_of: the torch module of a Flax module's path; "{}" stands for the index of a stacked layer.
+      mask: from `trainable_mask`; modules that train whole are saved with the adapter, as are biases.
+      base_model, task_type: said in the config ("SEQ_CLS" ...), for PEFT's automatic classes.
+      fold_scaling: writes one rank for all with alpha equal to it, and the scales in lora_B, for servers that read no more.
+
+    Raises:
+      PeftError: for what PEFT's format has no place for; nothing is written then.
+      ModelError: when the folder cannot be written.
+    """
+    leaves = flat(params)
+    layers = _layers(leaves, layout, names_of)
+    if fold_scaling:
+        layers, config = _folded(layers), dataclasses.replace(config, scaling="alpha/r")
+    heads, bias, kept = _kept(leaves, config, layout, names_of, mask)
+    stored = dict(kept)
+    slots = names.slots(names.stacks(layout, leaves), names_of)
+    for path, layer in layers.items():
+        torch_tensors = tensors.to_torch(layout[slots[path].module], layer)
+        stored |= {f"{PREFIX}{path}.{suffix}": tensor for suffix, tensor in torch_tensors.items()}
+    about = adapter_config.written(
+        config,
+        {path: (layer.a.shape[1], layer.scale) for path, layer in layers.items()},
+        names.selection(set(layers), set(slots)),
+        base_model_name_or_path=base_model,
+        bias=bias,
+        modules_to_save=heads or None,
+        task_type=task_type,
+    )
+    folder = pathlib.Path(folder)
+    write_safetensors(folder / TENSORS, stored)
+    write_atomically(folder / adapter_config.NAME, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _layers(leaves: Mapping[str, Any], layout: Mapping[str, Site], names_of: Names) -> dict[str, Layer]:
+    """torch path -> adapter, each layer of a stack on its own."""
+    adapted = [module.rstrip("/") for module in modules(leaves)]
+    if not adapted:
+        raise PeftError("these parameters hold no adapter; lora_jax.adapt makes one.")
+    strange = [module for module in adapted if module not in layout]
+    if strange:
+        raise PeftError(
+            f"the layout is of another model: it has no {strange[0]!r}; make it by lora_jax.layout(base_module, x)."
+        )
+    stacks = names.stacks({module: layout[module] for module in adapted}, leaves)
+    found = {}
+    for path, (module, index) in names.slots(stacks, names_of).items():
+        tensors.require_torch_layout(module, layout[module])
+        adapter = adapter_at(leaves, f"{module}/".lstrip("/"))
+        (a, b), m = adapter.factors(), adapter.magnitude
+        magnitude = None if m is None else np.asarray(m[index])
+        found[path] = Layer(np.asarray(a[index]), np.asarray(b[index]), float(adapter.scale[index]), magnitude)
+    return found
+
+
+def _folded(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """All of one rank by zero padding, scale 1, the scales in b."""
+    rank = max(layer.a.shape[1] for layer in layers.values())
+    return {path: _fold(layer, rank) for path, layer in layers.items()}
+
+
+def _fold(layer: Layer, rank: int) -> Layer:
+    extra = rank - layer.a.shape[1]
+    a = np.pad(layer.a, ((0, 0), (0, extra)))
+    return Layer(a, np.pad(np.float32(layer.scale) * layer.b, ((0, extra), (0, 0))), 1.0, layer.magnitude)
+
+
+def _kept(leaves, config, layout, names_of, mask) -> tuple[list[str], str, dict[str, np.ndarray]]:
+    """(modules_to_save, bias, key -> tensor) of what trains beside the adapters."""
+    trained = set() if mask is None else {path for path in trainable_paths(mask) if not is_adapter_leaf(path)}
+    bias, biases = _biases(trained, leaves)
+    found = {}
+    for path in sorted(biases):
+        module, adapted = path.rpartition("/")[0], path.removesuffix("bias") in modules(leaves)
+        for torch_path, part in _unstacked(leaves[path], names_of(module)):
+            found[f"{PREFIX}{torch_path}{'.base_layer' if adapted else ''}.bias"] = part
+    heads = set()
+    for module in sorted({path.rpartition("/")[0] for path in trained - biases}):
+        _require_whole(module, trained, leaves)
+        torch_path = names_of(module)
+        if "{}" in torch_path:
+            raise PeftError(
+                f"{module} is stacked and trains whole; PEFT's modules_to_save is written for single modules only."
+            )
+        heads.add(torch_path)
+        for path in [path for path in leaves if path.rpartition("/")[0] == module]:
+            name, tensor = tensors.module_to_torch(layout.get(module), path.rpartition("/")[2], leaves[path])
+            found[f"{PREFIX}{torch_path}.{name}"] = tensor
+    every = {names_of(path.rpartition("/")[0]) for path in leaves}
+    return names.selection(heads, every), bias, found
+
+
+def _biases(trained: set[str], leaves: Mapping[str, Any]) -> tuple[str, set[str]]:
+    """PEFT's word for the biases that train, and which: "all", "lora_only" (those of adapted layers) or "none"."""
+    every = {path for path in leaves if path.rpartition("/")[2] == "bias"}
+    adapted = {path for path in every if path.removesuffix("bias") in modules(leaves)}
+    if every and every <= trained:
+        return "all", every
+    return ("lora_only", adapted) if adapted and adapted <= trained else ("none", set())
+
+
+def _unstacked(leaf: Any, torch_path: str):
+    """(torch path, part) for each layer of a stack; the leaf itself where there is none."""
+    array = np.asarray(leaf, np.float32)
+    for index in np.ndindex(*array.shape[: torch_path.count("{}")]):
+        yield torch_path.format(*index), array[index].reshape(-1)
+
+
+def _require_whole(module: str, trained: set[str], leaves: Mapping[str, Any]) -> None:
+    own = [path for path in leaves if path.rpartition("/")[0] == module]
+    adapted = [path for path in own if is_adapter_leaf(path)]
+    if adapted:
+        raise PeftError(f"{module} has an adapter and trains itself; PEFT's format has one or the other.")
+    frozen = [path for path in own if path not in trained]
+    if frozen:
+        raise PeftError(
+            f"{frozen[0]} does not train and the rest of {module} does; PEFT saves whole modules: train it all."
+        )

@@ -1,0 +1,361 @@
+"""Are adapter folders of real PEFT read as PEFT means them, written as PEFT reads them, and refused where they do not fit?"""
+
+import json
+import pathlib
+import shutil
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import unflatten_dict
+from safetensors.numpy import save_file
+
+import lora_jax
+from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, peft, strip, trainable_mask
+from tests.bert_golden import assert_close, assert_same, contents
+from tests.cases import flat, randomised
+from tests.peft_golden import FOLDERS, GOLDEN, config, model, model_of, outputs, tensors
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*PEFT would take the first")  # peft_bert_rslora_patterns; asked below
+every_folder = pytest.mark.parametrize("name", FOLDERS)
+
+
+def loaded(name: str, folder: pathlib.Path | None = None) -> peft.Loaded:
+    m = model_of(name)
+    return peft.load(folder or GOLDEN / name, m.params, m.layout, names_of=m.names_of)
+
+
+def saved(folder: pathlib.Path, name: str, found: peft.Loaded, **kwargs) -> pathlib.Path:
+    m = model_of(name)
+    mask = trainable_mask(found.params, train=found.train)
+    about = {"base_model": found.base_model, "task_type": found.task_type}
+    peft.save(folder, found.params, found.config, m.layout, names_of=m.names_of, mask=mask, **about, **kwargs)
+    return folder
+
+
+def logits(name: str, found: peft.Loaded):
+    m = model_of(name)
+    return LoRA(m.module, found.config).apply({"params": found.params}, *m.args)
+
+
+def assert_torch_s(got, name: str) -> None:
+    """Within 1e-5 of the largest logit."""
+    expected = outputs()[name]
+    assert_close(got, expected, 1e-5 * max(1.0, np.abs(expected).max()))
+
+
+@every_folder
+def test_logits_are_torch_s(name):
+    assert_torch_s(logits(name, loaded(name)), name)
+
+
+@every_folder
+def test_the_base_stays_as_it_is(name):
+    found = loaded(name)
+    base, kept = flat(model_of(name).params), set(found.train)
+    assert_same(
+        {p: leaf for p, leaf in flat(strip(found.params)).items() if p not in kept},
+        {p: leaf for p, leaf in base.items() if p not in kept},
+    )
+
+
+@every_folder
+def test_the_config_is_the_adapter_s(name):
+    """A fresh adapter of the config that was read has the leaves that were read."""
+    m, found = model_of(name), loaded(name)
+    fresh = jax.eval_shape(lambda: adapt(jax.random.key(0), m.params, LoRA(m.module, found.config), *m.args))
+    shapes = {path: leaf.shape for path, leaf in flat(fresh).items()}
+    if name != "peft_llama_layer_pattern":  # one layer of a stack is wider than the config can say
+        assert {path: leaf.shape for path, leaf in flat(found.params).items()} == shapes
+
+
+@pytest.mark.parametrize("name", [name for name in FOLDERS if name != "peft_llama_layer_pattern"])
+def test_written_again_the_tensors_are_torch_s_bit_for_bit(name, tmp_path):
+    again = tensors(saved(tmp_path / "again", name, loaded(name)))
+    expected = tensors(GOLDEN / name)
+    assert again.keys() == expected.keys()
+    for key, tensor in expected.items():
+        np.testing.assert_array_equal(again[key], tensor, err_msg=key)
+
+
+@every_folder
+def test_write_read_write_is_byte_identical(name, tmp_path):
+    once = saved(tmp_path / "once", name, loaded(name))
+    twice = saved(tmp_path / "twice", name, loaded(name, once))
+    assert contents(once) == contents(twice)
+    assert_torch_s(logits(name, loaded(name, once)), name)
+
+
+def test_a_config_says_what_peft_s_says(tmp_path):
+    got = config(saved(tmp_path / "again", "peft_bert_plain", loaded("peft_bert_plain")))
+    expected = config(GOLDEN / "peft_bert_plain") | {
+        "modules_to_save": ["classifier"]
+    }  # "score" is no module of a BERT
+    assert got == {key: expected[key] for key in got}
+
+
+def test_scales_folded_in_need_rank_and_alpha_only(tmp_path):
+    name = "peft_bert_rslora_patterns"
+    folder = saved(tmp_path / "folded", name, loaded(name), fold_scaling=True)
+    about = config(folder)
+    assert (about["r"], about["lora_alpha"]) == (5, 5)
+    assert not about["use_rslora"] and not about["rank_pattern"] and not about["alpha_pattern"]
+    assert {tensor.shape[0] for key, tensor in tensors(folder).items() if key.endswith("lora_A.weight")} == {5}
+    assert_torch_s(logits(name, loaded(name, folder)), name)
+
+
+def test_patterns_that_peft_would_read_in_another_order_are_told():
+    with pytest.warns(UserWarning, match="'key' .2. and 'layer.1.attention.self.key' .7.; the longer is taken"):
+        loaded("peft_bert_rslora_patterns")
+
+
+def copied(name: str, folder: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(GOLDEN / name, folder / "spoilt"))
+
+
+def respelt(folder: pathlib.Path, change) -> None:
+    save_file(dict(change(tensors(folder))), folder / "adapter_model.safetensors")
+
+
+def reset(folder: pathlib.Path, **values) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps(config(folder) | values))
+
+
+QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query"
+
+
+def test_every_tensor_that_does_not_fit_is_listed(tmp_path):
+    folder = copied("peft_bert_plain", tmp_path)
+
+    def spoil(found):
+        found = dict(found)
+        found[f"{QUERY}.lora_A.weight"] = found[f"{QUERY}.lora_A.weight"].T.copy()
+        del found[f"{QUERY}.lora_B.weight"], found["base_model.model.classifier.bias"]
+        found["base_model.model.bert.extra.weight"] = np.zeros(3, np.float32)
+        return found
+
+    respelt(folder, spoil)
+    base = model("bert").params
+    before = jax.tree.map(np.array, base)
+    for _ in range(2):
+        with pytest.raises(LoRAError) as caught:
+            loaded("peft_bert_plain", folder)
+        for words in (
+            "query.lora_A.weight is [12, 4], expected [4, 12]",
+            "missing bert.encoder.layer.0.attention.self.query.lora_B.weight",
+            "unexpected bert.extra.weight",
+            "missing classifier.bias, which modules_to_save names",
+        ):
+            assert words in str(caught.value)
+    assert_same(base, before)
+
+
+def test_a_file_without_its_head_says_so(tmp_path):
+    folder = copied("peft_bert_dora", tmp_path)
+    respelt(folder, lambda found: {key: t for key, t in found.items() if "classifier" not in key})
+    with pytest.raises(LoRAError, match="missing classifier.*, which modules_to_save names"):
+        loaded("peft_bert_dora", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("peft_bert_plain", "peft_net_plain"), ("peft_llama_all_linear", "peft_bert_plain")]
+)
+def test_an_adapter_of_another_model_is_refused(name, other):
+    with pytest.raises(LoRAError, match="does not fit this model.*unexpected"):
+        loaded(other, GOLDEN / name)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"peft_type": "IA3"}, "'IA3'; only 'LORA'"),
+        ({"target_parameters": ["experts"]}, "target_parameters="),
+        ({"trainable_token_indices": [1, 2]}, r"trainable_token_indices=\[1, 2\]"),
+        ({"lora_bias": True}, "lora_bias=True"),
+        ({"something_new": 3}, "something_new=3"),
+        ({"init_lora_weights": "pissa"}, "changed base.*path_initial_model_for_weight_conversion"),
+        ({"lora_alpha": None}, "lora_alpha missing"),
+        ({"r": 5}, r"lora_A.weight is \[4, 12\], expected \[5, 12\]"),
+        ({"rank_pattern": {"query": 2}}, r"is \[4, 12\], expected \[2, 12\]"),
+        ({"use_dora": True}, "missing .*lora_magnitude_vector"),
+        ({"target_modules": ["query", "value", "key"]}, "missing the adapter of .*key, which target_modules names"),
+    ],
+)
+def test_options_that_are_not_supported_are_refused_by_name(values, message, tmp_path):
+    folder = copied("peft_bert_plain", tmp_path)
+    reset(folder, **values)
+    with pytest.raises(LoRAError, match=message):
+        loaded("peft_bert_plain", folder)
+
+
+def drop_config(folder):
+    (folder / "adapter_config.json").unlink()
+
+
+def break_config(folder):
+    (folder / "adapter_config.json").write_text("{")
+
+
+def drop_tensors(folder):
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+
+
+def cut_tensors(folder):
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop_config, "no adapter_config.json"),
+        (break_config, "adapter_config.json cannot be read"),
+        (drop_tensors, "no adapter_model.safetensors.*pickle"),
+        (cut_tensors, "cannot be read as safetensors"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_says_so(spoil, message, tmp_path):
+    folder = copied("peft_bert_plain", tmp_path)
+    spoil(folder)
+    with pytest.raises(LoRAError, match=message):
+        loaded("peft_bert_plain", folder)
+
+
+def test_names_that_wrappers_add_are_tolerated(tmp_path):
+    folder = copied("peft_bert_plain", tmp_path)
+    respelt(
+        folder,
+        lambda found: {
+            key.replace("base_model.model.", "_orig_mod.").replace("lora_A.", "lora_A.default."): t
+            for key, t in found.items()
+        },
+    )
+    assert_same(loaded("peft_bert_plain", folder).params, loaded("peft_bert_plain").params)
+
+
+def adapted(kind: str, **fields) -> tuple:
+    m = model(kind)
+    config = LoRAConfig(**{"rank": 2, "alpha": 3, **fields})
+    return m, config, randomised(adapt(jax.random.key(0), m.params, LoRA(m.module, config), *m.args), seed=3)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_is_written_as_plain_lora_of_twice_the_rank(init, tmp_path):
+    m, config_, params = adapted("bert", targets=("query", "dense"), init=init, scaling="alpha/sqrt(r)")
+    peft.save(tmp_path / "plain", params, config_, m.layout)
+    assert config(tmp_path / "plain")["r"] == 4
+    found = peft.load(tmp_path / "plain", m.params, m.layout)
+    expected = LoRA(m.module, config_).apply({"params": params}, *m.args)
+    assert_close(
+        LoRA(m.module, found.config).apply({"params": found.params}, *m.args), expected, 1e-5 * np.abs(expected).max()
+    )
+
+
+def test_all_biases_are_saved(tmp_path):
+    m, config_, params = adapted("bert", targets=("query", "value"))
+    mask = trainable_mask(params, train=("*/bias",))
+    changed = {path: leaf + 1 if path.endswith("bias") else leaf for path, leaf in flat(params).items()}
+    peft.save(tmp_path / "b", unflatten_dict(changed, sep="/"), config_, m.layout, mask=mask)
+    assert config(tmp_path / "b")["bias"] == "all"
+    assert_same(flat(peft.load(tmp_path / "b", m.params, m.layout).params), changed)
+
+
+def without_names(m, config_, params, folder):
+    peft.save(folder, params, config_, m.layout)
+
+
+def part_of_a_module(m, config_, params, folder):
+    mask = trainable_mask(params, train=("classifier/bias",))
+    peft.save(folder, params, config_, m.layout, mask=mask)
+
+
+def adapted_head(m, config_, params, folder):
+    mask = trainable_mask(params, train=("value",))
+    peft.save(folder, params, config_, m.layout, mask=mask)
+
+
+def base_alone(m, config_, params, folder):
+    peft.save(folder, m.params, config_, m.layout)
+
+
+def other_layout(m, config_, params, folder):
+    peft.save(folder, params, config_, model("net").layout)
+
+
+@pytest.mark.parametrize(
+    ("kind", "act", "message"),
+    [
+        ("llama", without_names, "1 {} for their index"),
+        ("bert", part_of_a_module, "PEFT saves whole modules"),
+        ("bert", adapted_head, "has an adapter and trains itself"),
+        ("bert", base_alone, "hold no adapter"),
+        ("bert", other_layout, "of another model"),
+    ],
+)
+def test_what_the_format_has_no_place_for_is_refused_and_nothing_written(kind, act, message, tmp_path):
+    m, config_, params = adapted(kind, targets=("query", "value") if kind == "bert" else ("q_proj",))
+    with pytest.raises(LoRAError, match=message):
+        act(m, config_, params, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+class Grouped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Conv(4, (3, 3), feature_group_count=2, name="conv")(x)
+
+
+class Tied(nn.Module):
+    @nn.compact
+    def __call__(self, ids):
+        embed = nn.Embed(7, 4, name="embed")
+        return embed.attend(embed(ids))
+
+
+class ByHead(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Einsum((2, 4, 3), "bhd,hdk->bhk", use_bias=False, name="mix")(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "message"),
+    [
+        (Grouped(), jnp.ones((1, 5, 5, 4)), "groups"),
+        (Tied(), jnp.ones((1, 3), jnp.int32), "tied"),
+        (ByHead(), jnp.ones((1, 2, 4)), "no matrix product"),
+    ],
+)
+def test_layers_that_peft_lacks_are_named(module, x, message, tmp_path):
+    config_ = LoRAConfig(rank=2, targets="*")
+    params = LoRA(module, config_).init(jax.random.key(0), x)["params"]
+    with pytest.raises(LoRAError, match=message):
+        peft.save(tmp_path / "folder", params, config_, lora_jax.layout(module, x))
+
+
+class Attention(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.MultiHeadDotProductAttention(num_heads=2, name="attention")(x)
+        return nn.Einsum((5, 2, 2), "bthk,dhk->btd", name="out")(x.reshape(*x.shape[:-1], 2, 2))
+
+
+def test_dense_general_and_einsum_are_matrices_of_their_own(tmp_path):
+    x = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    config_ = LoRAConfig(rank=2, targets="all-linear", dora=True)
+    params = randomised(LoRA(Attention(), config_).init(jax.random.key(0), x)["params"], seed=3)
+    layout = lora_jax.layout(Attention(), x)
+    peft.save(tmp_path / "folder", params, config_, layout)
+    found = tensors(tmp_path / "folder")
+    assert found["base_model.model.attention.out.lora_A.weight"].shape == (2, 4)
+    assert found["base_model.model.out.lora_B.weight"].shape == (
+        5,
+        2,
+    )  # torch's [out, R], though the kernel is [out, in] too
+    got, expected = flat(peft.load(tmp_path / "folder", strip(params), layout).params), flat(params)
+    norms = {path for path in expected if path.endswith("lora_norm")}  # computed anew, from the kernels
+    assert_same({p: got[p] for p in got.keys() - norms}, {p: expected[p] for p in expected.keys() - norms})
+    for path in norms:
+        np.testing.assert_allclose(got[path], expected[path], rtol=1e-6)
