@@ -3,16 +3,17 @@
 The front door; `lora_jax.training`, `lora_jax.sweep` and `lora_jax.checkpoint` hold the rest.
 """
 
-from lora_jax import checkpoint, initializers, peft, sweep, training
+from lora_jax import algebra, bank, checkpoint, initializers, peft, sweep, training
 from lora_jax.adapter import adapt, adapter_of, scaled, strip, swap
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import LoRAError
 from lora_jax.layout import layout
 from lora_jax.merge import merge
 from lora_jax.module import LoRA
-from lora_jax.optim import lora_optimizer
+from lora_jax.optim import lora_optimizer, lora_plus
 from lora_jax.partition import combine, partition, trainable_mask
 from lora_jax.report import report
+from lora_jax.spectrum import spectrum
 
 __version__ = "0.1.0"
 
@@ -22,16 +23,20 @@ __all__ = [
     "LoRAError",
     "adapt",
     "adapter_of",
+    "algebra",
+    "bank",
     "checkpoint",
     "combine",
     "initializers",
     "layout",
     "lora_optimizer",
+    "lora_plus",
     "merge",
     "partition",
     "peft",
     "report",
     "scaled",
+    "spectrum",
     "strip",
     "swap",
     "sweep",

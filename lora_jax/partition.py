@@ -5,22 +5,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from lora_jax import targets
-from lora_jax.errors import TargetError, TreeError, closest
-from lora_jax.leaves import TRAINABLE, is_adapter_leaf, name_of
+from lora_jax.errors import ConfigError, TargetError, TreeError, closest
+from lora_jax.leaves import TRAINABLE, is_adapter_leaf, modules, name_of
 from lora_jax.tree import Params, flat, nested
 
 Mask = Params
+BIASES = ("none", "lora_only", "all")
 
 
-def trainable_mask(params: Params, train: Sequence[str] | str = ()) -> Mask:
+def trainable_mask(params: Params, train: Sequence[str] | str = (), *, bias: str = "none") -> Mask:
     """A tree like `params` of booleans, True = trains: every `lora_a`, `lora_b` and `lora_magnitude`, and whatever `train` names.
 
     Args:
       params: an adapted tree, or a plain one with `train` given.
       train: patterns (names, globs, regexes; see `LoRAConfig`) on paths of modules or leaves; a module stands for
-        all its leaves. `"*/bias"` trains the biases, `"*"` everything (full fine-tuning).
+        all its leaves. `"*"` trains everything (full fine-tuning).
+      bias: "none", "lora_only" (the biases of adapted layers) or "all", as in PEFT.
 
     Raises:
+      ConfigError: for another word for `bias`.
       TargetError: when a name matches nothing (with the closest paths), or when nothing trains.
 
     >>> params = {"head": {"kernel": np.ones((2, 2))}, "body": {"kernel": np.ones((2, 2))}}
@@ -37,12 +40,26 @@ def trainable_mask(params: Params, train: Sequence[str] | str = ()) -> Mask:
                 f"train={pattern!r} matches no parameter or module; closest: {_closest(pattern, leaves)}."
             )
         chosen.update(dict.fromkeys(found, True))
+    chosen.update(dict.fromkeys(_biases(bias, leaves), True))
     if not any(chosen.values()):
         raise TargetError(
             "nothing would train: the tree holds no adapter and train=() names no head; "
             "make one with lora_jax.adapt, or name what trains, e.g. train=('classifier',)."
         )
     return nested(chosen)
+
+
+def _biases(bias: str, leaves: Params) -> list[str]:
+    if bias not in BIASES:
+        raise ConfigError(f"bias is {bias!r}; it must be one of {', '.join(map(repr, BIASES))}.")
+    every = [path for path in leaves if name_of(path) == "bias"]
+    adapted = set(modules(leaves))
+    chosen = {"none": [], "lora_only": [p for p in every if p.removesuffix("bias") in adapted], "all": every}[bias]
+    if bias != "none" and not chosen:
+        raise TargetError(
+            f"bias={bias!r} selects nothing: {'no adapted layer has a' if every else 'the model has no'} bias."
+        )
+    return chosen
 
 
 def _names(pattern: str, path: str) -> bool:

@@ -56,6 +56,29 @@ def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
     return step
 
 
+def per_example_gradients(loss_fn: LossFn) -> Callable:
+    """`gradients(trainable, frozen, batch, key) -> (losses [B], tree of [B, ...])`: every example's own gradient, not yet jitted.
+
+    Adapters are small, so B gradients of them fit where B gradients of a model would not: for the influence of examples, clipping one by
+    one (differential privacy), or the noise scale of a batch. The loss sees each example as a batch of one, all with the same key.
+
+    >>> gradients = per_example_gradients(lambda params, batch, key: (jnp.sum(params["w"] * batch), None))
+    >>> gradients({"w": jnp.ones(())}, {}, jnp.array([1.0, 3.0]), jax.random.key(0))[1]["w"].tolist()
+    [1.0, 3.0]
+    """
+
+    def gradients(trainable: Params, frozen: Params, batch: Any, key: jax.Array):
+        def one(example):
+            def loss_of(trainable):
+                return loss_fn(combine(frozen, trainable), jax.tree.map(lambda leaf: leaf[None], example), key)[0]
+
+            return jax.value_and_grad(loss_of)(trainable)
+
+        return jax.vmap(one)(batch)
+
+    return gradients
+
+
 def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
     """`make_step`, jitted, with the state donated."""
     return jax.jit(make_step(loss_fn, tx), donate_argnums=0)

@@ -1,0 +1,31 @@
+"""Singular values and norms of an adapter's updates, from its factors: no weight-shaped array is made."""
+
+import numpy as np
+
+from lora_jax.leaves import Adapter, adapter_at, modules
+from lora_jax.tree import Params, flat
+
+
+def spectrum(params: Params) -> dict[str, np.ndarray]:
+    """The singular values of `scale * a @ b` of every adapted layer, [*L, R], in descending order; float64.
+
+    A magnitude (DoRA) is no part of the low-rank update, and left out.
+
+    Returns:
+      path of the layer -> its singular values.
+
+    >>> a, b = np.array([[2.0], [0.0]]), np.array([[0.0, 3.0]])
+    >>> spectrum({"head": {"lora_a": a, "lora_b": b, "lora_scale": np.array(0.5)}})
+    {'head': array([3.])}
+    """
+    leaves = flat(params)
+    return {module.rstrip("/"): singular_values(adapter_at(leaves, module)) for module in modules(leaves)}
+
+
+def singular_values(adapter: Adapter) -> np.ndarray:
+    """With a = Q T and b^T = P S, those of `a @ b` are those of the small matrix T S^T; [*L, R]."""
+    a, b = (np.asarray(factor, np.float64) for factor in adapter.factors())
+    t = np.linalg.qr(a, mode="r")
+    s = np.linalg.qr(b.swapaxes(-1, -2), mode="r")
+    values = np.linalg.svd(t @ s.swapaxes(-1, -2), compute_uv=False)
+    return np.abs(np.asarray(adapter.scale, np.float64))[..., None] * values

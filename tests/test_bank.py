@@ -1,0 +1,152 @@
+"""Mixed batches: is each example's answer, and each adapter's gradient, that of a run of its own?"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lora_jax import LoRA, LoRAConfig, LoRAError, adapter_of, bank, combine, strip, training
+from lora_jax.models.mlp import MLP
+from tests.cases import Case, assert_trees_close, case_named, flat, randomised
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+IDS = jnp.array([1, -1, 0, 2, 1])
+NAMES = ("dense", "attention", "tied_scan_remat", "conv_2d_groups", "embed", "einsum_batch_labels")
+CASES = [case_named(name)._replace(shape=(len(IDS), *case_named(name).shape[1:])) for name in NAMES]
+CASES += [case.variant(dora=True) for case in CASES]
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@functools.cache
+def adapters(case: Case) -> tuple[dict, ...]:
+    """Three, of ranks 2, 3 and 2, on the base of `case.params()`."""
+    base, found = strip(case.params()), []
+    for seed, rank in ((3, 2), (4, 3), (5, 2)):
+        shapes = jax.eval_shape(case.variant(rank=rank).model().init, jax.random.key(0), case.x())["params"]
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), adapter_of(shapes))
+        found.append(adapter_of(randomised(combine(base, zeros), seed)))
+    return tuple(found)
+
+
+def alone(case: Case, adapter: dict | None, x: jax.Array) -> jax.Array:
+    base = strip(case.params())
+    return case.base_apply()(base, x) if adapter is None else case.apply()(combine(base, adapter), x)
+
+
+def mixed(case: Case, stacked, ids=IDS):
+    return bank.apply(case.model(), strip(case.params()), stacked, ids, case.x())
+
+
+@every_case
+def test_each_example_runs_through_its_own_adapter(case):
+    stacked = bank.stack(strip(case.params()), adapters(case))
+    got = jax.jit(lambda stacked: mixed(case, stacked))(stacked)
+    for i, which in enumerate(IDS):
+        adapter = None if which == -1 else adapters(case)[which]
+        assert_trees_close(got[i], alone(case, adapter, case.x()[i : i + 1])[0], 2e-5)
+
+
+@every_case
+def test_each_adapter_s_gradient_comes_from_its_own_examples(case):
+    stacked, base, x = bank.stack(strip(case.params()), adapters(case)), strip(case.params()), case.x()
+    got = jax.jit(jax.grad(lambda stacked: jnp.sum(mixed(case, stacked) ** 2)))(stacked)
+    for which, adapter in enumerate(adapters(case)):
+        rows = np.flatnonzero(which == IDS)
+
+        def loss(adapter, rows=rows):
+            return sum(jnp.sum(case.model().apply({"params": combine(base, adapter)}, x[i : i + 1]) ** 2) for i in rows)
+
+        expected = flat(jax.jit(jax.grad(loss))(adapter))
+        for path, gradient in flat(got).items():
+            if path.endswith(("lora_a", "lora_b", "lora_magnitude")):
+                without_padding = tuple(map(slice, expected[path].shape))
+                assert_trees_close(gradient[which][without_padding], expected[path], 1e-4)
+
+
+def test_ids_swap_without_a_new_trace():
+    case = CASES[1]
+    stacked, traces = bank.stack(strip(case.params()), adapters(case)), []
+
+    @jax.jit
+    def run(stacked, ids):
+        traces.append(1)
+        return mixed(case, stacked, ids)
+
+    one, other = run(stacked, IDS), run(stacked, IDS[::-1])
+    assert len(traces) == 1
+    assert np.abs(np.asarray(one - other)).max() > 1e-3
+
+
+def test_an_adapter_brings_its_own_head():
+    base_module, x = MLP(hidden=(4,), classes=3), jnp.ones((3, 5))
+    base = base_module.init(jax.random.key(0), x)["params"]
+    model = LoRA(base_module, LoRAConfig(rank=2, targets="hidden_0"))
+    params = [randomised(model.init(jax.random.key(seed), x)["params"], seed) for seed in (1, 2)]
+    own = [{**adapter_of(params[0]), "classifier": params[0]["classifier"]}, adapter_of(params[1])]
+    got = bank.apply(model, base, bank.stack(base, own), jnp.array([0, 1, -1]), x)
+    expected = [
+        model.apply({"params": {**combine({"hidden_0": base["hidden_0"]}, own[0])}}, x[:1]),
+        model.apply({"params": combine(base, own[1])}, x[:1]),
+        base_module.apply({"params": base}, x[:1]),
+    ]
+    assert_trees_close(got, jnp.concatenate(expected))
+
+
+def test_a_layer_that_only_some_adapt_is_the_base_s_for_the_others():
+    case = case_named("attention")._replace(shape=(2, 3, 4))
+    whole = adapter_of(case.params())
+    part = {"attention": {"query": whole["attention"]["query"]}}
+    base = strip(case.params())
+    got = bank.apply(case.model(), base, bank.stack(base, [whole, part]), jnp.array([0, 1]), case.x())
+    assert_trees_close(got[1], case.apply()(combine(base, part), case.x()[1:])[0], 2e-5)
+
+
+def some_dora():
+    plain, dora = case_named("dense"), case_named("dense").variant(dora=True)
+    return bank.stack(strip(plain.params()), [adapter_of(plain.params()), adapter_of(dora.params())])
+
+
+def another_base():
+    return bank.stack(
+        strip(case_named("dense").params()), [adapter_of(case_named("dense_unbatched").variant(rank=1).params())]
+    )
+
+
+def on_dense(ids, x=None):
+    case = CASES[0]
+    stacked = bank.stack(strip(case.params()), adapters(case))
+    return bank.apply(case.model(), strip(case.params()), stacked, ids, case.x() if x is None else x)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: on_dense(jnp.array([0, 1, 2, 3, 0])), "no adapter 3; the bank has 0 to 2"),
+        (lambda: on_dense(jnp.array([0, 1, 2, -2, 0])), "no adapter -2"),
+        (lambda: on_dense(jnp.zeros(5)), "one integer for each example"),
+        (lambda: on_dense(IDS, jnp.ones((4, 3, 4))), r"different numbers of examples: \[4, 5\]"),
+        (some_dora, "in some of the adapters only"),
+        (lambda: bank.stack(strip(CASES[0].params()), [adapter_of(CASES[3].params())]), "adapter 0 is of another base"),
+        (lambda: bank.stack(strip(CASES[0].params()), [strip(CASES[0].params())]), "hold no adapter"),
+    ],
+)
+def test_what_cannot_be_mixed_says_so(act, message):
+    with pytest.raises(LoRAError, match=message):
+        act()
+
+
+def test_per_example_gradients_add_up_to_the_batch_s():
+    case = case_named("attention")._replace(shape=(5, 3, 4))
+    base, adapter, x = strip(case.params()), adapter_of(case.params()), case.x()
+
+    def loss_fn(params, batch, key):
+        return jnp.mean(case.model().apply({"params": params}, batch) ** 2), None
+
+    losses, each = jax.jit(training.per_example_gradients(loss_fn))(adapter, base, x, jax.random.key(0))
+    whole = jax.jit(jax.grad(lambda adapter: loss_fn(combine(base, adapter), x, None)[0]))(adapter)
+    assert losses.shape == (5,)
+    assert_trees_close(jax.tree.map(lambda leaf: leaf.mean(axis=0), each), whole, 2e-5)
+    alone = jax.jit(jax.grad(lambda adapter: loss_fn(combine(base, adapter), x[2:3], None)[0]))(adapter)
+    assert_trees_close(jax.tree.map(lambda leaf: leaf[2], each), alone, 2e-5)
