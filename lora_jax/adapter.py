@@ -9,17 +9,16 @@ import jax.numpy as jnp
 from lora_jax import starts
 from lora_jax.errors import TreeError
 from lora_jax.leaves import MAGNITUDE, NORM, SCALE, is_adapter_leaf, name_of
-from lora_jax.module import LoRA
 from lora_jax.tree import Params, differences, flat, nested
 
 
-def adapt(key: jax.Array, base_params: Params, model: LoRA, *args: Any, **kwargs: Any) -> dict:
+def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs: Any) -> dict:
     """The trained base with a fresh adapter, equal to that of `model.init(key, *args, **kwargs)` on this base.
 
     Args:
       key: a PRNG key; names the adapter.
       base_params: the parameters of `model.base_module`; used as they are, never copied or changed.
-      model: the LoRA wrapper.
+      model: the LoRA wrapper, of `lora_jax` or `lora_jax.nnx`.
       *args, **kwargs: an example input, as for `model.init`.
 
     Returns:

@@ -120,6 +120,23 @@ def of_dense_general(axis: int | tuple, batch_dims: int | tuple, kernel_ndim: in
     return Labels(x, taken + features, "".join(x[a] for a in batch) + rest + features)
 
 
+def of_dot(dimension_numbers: tuple, x_ndim: int, kernel_ndim: int) -> Labels:
+    """The labels of a `lax.dot_general(x, kernel, dimension_numbers)`.
+
+    >>> of_dot((((1,), (0,)), ((), ())), 2, 3)
+    Labels(x='ab', kernel='bcd', out='acd')
+    """
+    (x_axes, kernel_axes), (x_batch, kernel_batch) = dimension_numbers
+    letters = _letters()
+    x = "".join(letters[:x_ndim])
+    shared = dict(zip((*kernel_axes, *kernel_batch), (x[axis] for axis in (*x_axes, *x_batch)), strict=True))
+    fresh = iter(letters[x_ndim:])
+    kernel = "".join(shared[i] if i in shared else next(fresh) for i in range(kernel_ndim))
+    batch = "".join(x[axis] for axis in x_batch)
+    rest = "".join(c for i, c in enumerate(x) if i not in (*x_axes, *x_batch))
+    return Labels(x, kernel, batch + rest + "".join(c for c in kernel if c not in x))
+
+
 def _sorted_axes(axes: int | tuple, ndim: int) -> list[int]:
     """Flax sorts the axes it is given: axis=(-1, -2) has the kernel of axis=(-2, -1)."""
     return sorted(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes))

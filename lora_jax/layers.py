@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lora_jax import contraction, lowrank
+from lora_jax import contraction, convolution, lowrank
 from lora_jax.errors import TargetError
 
 Call = Callable[..., jax.Array]  # a layer's own method, of its input
@@ -96,19 +96,11 @@ def _conv_split(module: nn.Conv, kernel, x) -> Split:
 
 
 def _conv_side(module: nn.Conv, kernel, x, a, b, scale):
-    """A convolution to R channels per group, then a 1x1 one. The kernel [*window, D/G, K] updates group by group."""
-    groups, rank = module.feature_group_count, a.shape[-1]
-    narrow_kernel = jnp.tile(a.reshape(*kernel.shape[:-1], rank), groups)  # [*window, D/G, G*R]
-    narrow_conv = module.clone(features=groups * rank, use_bias=False, mask=None, name=None, parent=None)
-    narrow = narrow_conv.apply(
-        {"params": {"kernel": narrow_kernel.astype(x.dtype)}}, x, method=nn.Conv.__call__
-    )  # [B, *space, G*R]
-    if groups == 1:
-        return lowrank.scaled_matmul(narrow, b, scale)
-    narrow = narrow.reshape(*narrow.shape[:-1], groups, rank)
-    wide = b.reshape(rank, groups, -1).astype(x.dtype)  # [R, G, K/G]
-    y = jnp.einsum("...gr,rgk->...gk", narrow * scale.astype(x.dtype), wide)
-    return y.reshape(*y.shape[:-2], -1)
+    def run(narrow_kernel):
+        conv = module.clone(features=narrow_kernel.shape[-1], use_bias=False, mask=None, name=None, parent=None)
+        return conv.apply({"params": {"kernel": narrow_kernel}}, x, method=nn.Conv.__call__)
+
+    return convolution.side_path(run, kernel.shape, module.feature_group_count, a, b, scale, x.dtype)
 
 
 def _embed_side(module, kernel, ids, a, b, scale):

@@ -57,15 +57,12 @@ def _site(module: nn.Module, rule: Rule, inputs: Any, rest: list, methods: tuple
     kernel = nn.meta.unbox(module.scope.get_variable("params", rule.kernel))
     split = rule.split(module, kernel, inputs, *rest)
     called = tuple(sorted(set(methods)))
-    return Site(rule.kind, rule.kernel, kernel.shape, split.at, split.inputs, rule.is_linear, called, _is_plain(module))
+    is_plain = not isinstance(module, nn.Conv) or torch_has_such_a_convolution(module)
+    return Site(rule.kind, rule.kernel, kernel.shape, split.at, split.inputs, rule.is_linear, called, is_plain)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    if not isinstance(module, nn.Conv):
-        return True
-    dilations = [*np.ravel(module.input_dilation or 1), *np.ravel(module.kernel_dilation or 1)]
-    return (
-        module.feature_group_count == 1
-        and all(d == 1 for d in dilations)
-        and module.padding not in ("CIRCULAR", "CAUSAL", "REFLECT")
-    )
+def torch_has_such_a_convolution(conv: Any) -> bool:
+    """Whether PEFT's adapters of a torch convolution mean the same as ours for this one, of linen or NNX."""
+    dilations = [*np.ravel(conv.input_dilation or 1), *np.ravel(conv.kernel_dilation or 1)]
+    is_padded_oddly = isinstance(conv.padding, str) and conv.padding in ("CIRCULAR", "CAUSAL", "REFLECT")
+    return conv.feature_group_count == 1 and all(d == 1 for d in dilations) and not is_padded_oddly

@@ -41,6 +41,10 @@ class LoRA(nn.Module):
     def __call__(self, *args, **kwargs):
         return self._adapted(type(self.base_module).__call__, *args, **kwargs)
 
+    def with_config(self, config: LoRAConfig) -> "LoRA":
+        """The same model under another config."""
+        return LoRA(self.base_module, config)
+
     def _adapted(self, method: Callable, *args, **kwargs):
         """Runs `method` of the base module with the side paths in place."""
         seen: set[tuple[str, bool]] = set()

@@ -22,7 +22,6 @@ from lora_jax.elementwise import require_elementwise
 from lora_jax.errors import ConfigError, TreeError
 from lora_jax.leaves import A, B
 from lora_jax.lowrank import pad_rank
-from lora_jax.module import LoRA
 from lora_jax.partition import Mask, combine, partition
 from lora_jax.tree import Params, flat, nested
 
@@ -64,7 +63,7 @@ class SweepState(NamedTuple):
     learning_rate: jax.Array  # [M] float32
 
 
-def init_adapters(model: LoRA, members: Sequence[Member], *args: Any, **kwargs: Any) -> dict:
+def init_adapters(model: Any, members: Sequence[Member], *args: Any, **kwargs: Any) -> dict:
     """The members' fresh adapters, stacked [M, ...] and padded to the largest rank.
 
     Member m equals `adapt(jax.random.key(m.seed), base, LoRA(base_module, config with m.rank and m.alpha), *args)`,
@@ -76,7 +75,7 @@ def init_adapters(model: LoRA, members: Sequence[Member], *args: Any, **kwargs: 
 
     @jax.jit
     def draw(keys: dict):
-        drawn = [_draw_group(LoRA(model.base_module, config), keys[i], args, kwargs) for i, config in enumerate(groups)]
+        drawn = [_draw_group(model.with_config(config), keys[i], args, kwargs) for i, config in enumerate(groups)]
         ranks = {path: max(_rank(path, tree[path]) for tree in drawn) for path in drawn[0] if path.endswith((A, B))}
         padded = [_pad(tree, ranks) for tree in drawn]
         return {path: jnp.concatenate([tree[path] for tree in padded])[order] for path in padded[0]}
@@ -86,7 +85,7 @@ def init_adapters(model: LoRA, members: Sequence[Member], *args: Any, **kwargs: 
     return nested(draw(keys))
 
 
-def _by_config(model: LoRA, members: Sequence[Member]) -> dict:
+def _by_config(model: Any, members: Sequence[Member]) -> dict:
     """config -> positions of its members."""
     groups: dict = {}
     for position, member in enumerate(members):
@@ -94,7 +93,7 @@ def _by_config(model: LoRA, members: Sequence[Member]) -> dict:
     return groups
 
 
-def _config_of(model: LoRA, member: Member) -> LoRAConfig:
+def _config_of(model: Any, member: Member) -> LoRAConfig:
     alpha = model.config.alpha if member.alpha is None else member.alpha
     return dataclasses.replace(model.config, rank=member.rank, alpha=alpha)
 
@@ -103,7 +102,7 @@ def _seeds(members: Sequence[Member], where: Sequence[int]) -> jax.Array:
     return jnp.asarray([members[i].seed for i in where], jnp.uint32)
 
 
-def _draw_group(model: LoRA, keys: jax.Array, args, kwargs) -> dict[str, jax.Array]:
+def _draw_group(model: Any, keys: jax.Array, args, kwargs) -> dict[str, jax.Array]:
     # lax.map, as XLA takes half as long to compile it as a vmap of random draws
     return flat(jax.lax.map(lambda key: adapter_of(model.init(key, *args, **kwargs)["params"]), keys))
 
@@ -253,7 +252,7 @@ def member_params(state: SweepState, shared: Params, index: int) -> dict:
     return combine(shared, pick(state.own), pick(state.train.trainable))
 
 
-def is_padding(model: LoRA, stacked: Params, members: Sequence[Member]) -> dict:
+def is_padding(model: Any, stacked: Params, members: Sequence[Member]) -> dict:
     """True where an entry of a stacked adapter is padding; after training these entries are still zero."""
     configs = [_config_of(model, member) for member in members]
 

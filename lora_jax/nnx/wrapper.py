@@ -1,0 +1,146 @@
+"""LoRA for an NNX model, with the interface of `lora_jax.LoRA`: what takes the one takes the other."""
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lora_jax import starts, targets
+from lora_jax.config import LoRAConfig
+from lora_jax.errors import TargetError, TreeError
+from lora_jax.leaves import A, Adapter, adapter_at, as_leaves, is_adapter_leaf
+from lora_jax.nnx import hooks, sites
+from lora_jax.tree import Params, differences, flat, nested
+
+
+class LoRA:
+    """An NNX model with low-rank adapters (Hu et al. 2021, arXiv:2106.09685, section 4).
+
+    Its parameters are a tree of plain dicts, `base_params`: the model's `nnx.Param`s under their own paths, so that `lora_jax.adapt`,
+    masks, training, sweeps, merging, checkpoints and PEFT files work as for linen. The model itself is not changed. `inject` gives an
+    NNX model with the adapters in place, for those who train it by `nnx.Optimizer`.
+
+    Other state (batch statistics, random streams) is that of the model when it was wrapped; `apply` does not carry it on.
+
+    Raises:
+      TargetError: when a pattern of the config selects no layer; it names the closest paths.
+
+    >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
+    >>> params = model.init(jax.random.key(0))["params"]
+    >>> {name: leaf.shape for name, leaf in params.items()}
+    {'bias': (4,), 'kernel': (3, 4), 'lora_a': (3, 2), 'lora_b': (2, 4), 'lora_scale': ()}
+    """
+
+    def __init__(self, base_module: nnx.Module, config: LoRAConfig):
+        self.base_module, self.config = base_module, config
+        self._graph, params, self._rest = nnx.split(base_module, nnx.Param, ...)
+        self._paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(params)}
+        self.base_params = nested(
+            {path: leaf[...] for path, (_, leaf) in zip(self._paths, nnx.to_flat_state(params), strict=True)}
+        )
+        self.layout = {path: sites.site(path, layer) for path, layer in sites.layers(base_module)}
+        targets.count_matches(config, {(path, site.is_linear) for path, site in self.layout.items()})
+
+    def with_config(self, config: LoRAConfig) -> "LoRA":
+        """The same model under another config."""
+        return LoRA(self.base_module, config)
+
+    def init(self, key: jax.Array, *args: Any, **kwargs: Any) -> dict:
+        """`{"params": ...}`: the model's parameters and fresh adapters. The arguments are not needed, and taken as linen's `init` takes them."""
+        fresh = {}
+        for path, layer in sites.layers(self.base_module):
+            if targets.is_target(self.config, path, is_linear=self.layout[path].is_linear):
+                own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+                fresh |= as_leaves(self._begun(own, path, layer), f"{path}/".lstrip("/"))
+        return {"params": nested({**flat(self.base_params), **fresh})}
+
+    def _begun(self, key: jax.Array, path: str, layer: nnx.Module) -> Adapter:
+        """The fresh adapter of a layer, or of each of a stack."""
+        config, site = self.config, self.layout[path]
+        rank, alpha = targets.rank_and_alpha(config, path)
+        shape = math.prod(site.kernel[: site.at]), math.prod(site.kernel[site.at :])
+        starts.require_room(path, config, rank, shape)
+        stack, kernel = sites.stack_of(layer, site), sites.kernel_of(layer)[...]
+
+        def one(key, kernel):
+            a, b = starts.drawn(
+                key, config, shape, rank, random=sites.random_side(path, layer), is_embed=site.kind == "Embed"
+            )
+            scale = jnp.asarray(config.scale(rank=rank, alpha=alpha), jnp.float32)
+            norm = jnp.ones([1 if i in site.inputs else n for i, n in enumerate(site.kernel)]) if config.dora else None
+            return starts.from_base(config, kernel, Adapter(a, b, scale, norm=norm))
+
+        if not stack:
+            return one(key, kernel)
+        flat_kernel = kernel.reshape(-1, *site.kernel)
+        begun = jax.vmap(one)(jax.random.split(key, len(flat_kernel)), flat_kernel)
+        return jax.tree.map(lambda leaf: leaf.reshape(*stack, *leaf.shape[1:]), begun)
+
+    def inject(self, params: Params, *, rngs: Mapping[str, jax.Array] | None = None) -> nnx.Module:
+        """A new NNX model with these parameters and, wherever the tree holds an adapter, a side path; paths and classes are the model's.
+
+        Adapters' trainable leaves are `LoRAParam`s. A tree without adapters, such as `merge` gives, makes a plain model.
+
+        Args:
+          rngs: with a key "dropout", adapter dropout is active, and the model's own random streams begin at it.
+
+        Raises:
+          TreeError: when the base part of `params` is not this model's; it lists every difference.
+        """
+        leaves = flat(params)
+        base = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}
+        problems = differences(flat(self.base_params), base, any_dtype=True)
+        if problems:
+            raise TreeError(f"the parameters do not fit {type(self.base_module).__name__}: {'; '.join(problems)}.")
+        state = nnx.from_flat_state([(self._paths[path], nnx.Param(leaf)) for path, leaf in base.items()])
+        model = nnx.merge(self._graph, state, self._rest, copy=True)
+        key = (rngs or {}).get("dropout")
+        if key is not None:
+            nnx.reseed(model, dropout=key)
+        for path, layer in list(sites.layers(model)):
+            prefix = f"{path}/".lstrip("/")
+            if prefix + A in leaves:
+                hooks.attach(layer, adapter_at(leaves, prefix), self._dropout(path, layer, key))
+        return model
+
+    def params_of(self, model: nnx.Module) -> dict:
+        """The tree of a model from `inject`, after training say: the inverse of `inject`."""
+        state = nnx.state(model, (nnx.Param, hooks.LoRASetting))
+        leaves = {}
+        for path, leaf in nnx.to_flat_state(state):
+            name = "/".join(map(str, path))
+            if is_adapter_leaf(name):  # it lies in its hook, and in the tree beside the kernel
+                name = "/".join(map(str, (*path[:-2], path[-1])))
+            leaves[name] = leaf[...]
+        return nested(leaves)
+
+    def _dropout(self, path: str, layer: nnx.Module, key: jax.Array | None) -> nnx.Dropout | None:
+        if key is None or self.config.dropout == 0:
+            return None
+        if sites.stack_of(layer, self.layout[path]):
+            raise TargetError(
+                f"{path} is a stack of layers, which adapter dropout does not reach in NNX; set dropout=0."
+            )
+        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        return nnx.Dropout(self.config.dropout, rngs=nnx.Rngs(dropout=own))
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        *args: Any,
+        rngs: Mapping[str, jax.Array] | None = None,
+        method: str = "__call__",
+        **kwargs: Any,
+    ) -> Any:
+        """What the model gives with `variables["params"]`; a pure function, for jit, grad and vmap.
+
+        Args:
+          *args, **kwargs: the model's own.
+          rngs: as for `inject`.
+          method: the name of the method to call.
+        """
+        return getattr(self.inject(variables["params"], rngs=rngs), method)(*args, **kwargs)
