@@ -80,9 +80,9 @@ def test_paths_and_classes_stay_and_only_adapters_are_lora_params(case):
 
 @every_case
 def test_bfloat16_stays_close(case):
-    params, x = case.params(), case.x()
-    got = jax.jit(lambda params: case.model(jnp.bfloat16).apply({"params": params}, x))(params)
-    assert got.dtype == case.model(jnp.bfloat16).base_module(x).dtype
+    params, x, model = case.params(), case.x(), case.model(jnp.bfloat16)
+    got = jax.jit(lambda params: model.apply({"params": params}, x))(params)
+    assert got.dtype == model.base_module(x).dtype
     assert_trees_close(got, case.apply()(params, x), 0.06)
 
 

@@ -69,9 +69,8 @@ def load(
         for path, found in adapters.items()
     }
     own = _assembled(read, slots, layout, leaves)
-    modules = sorted({slots[path].module for path in read})
     return Loaded(
-        _config(values, read, slots, modules),
+        _config(values, read, slots),
         nested({**leaves, **kept, **own}),
         tuple(sorted(kept)),
         values.get("base_model_name_or_path"),
@@ -216,17 +215,17 @@ def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -
     )
 
 
-def _config(values: Mapping[str, Any], read, slots, modules: list[str]) -> LoRAConfig:
+def _config(values: Mapping[str, Any], read, slots) -> LoRAConfig:
     """The config whose adapter this is; what departs from its rank and alpha is named by full paths."""
     ranks, alphas = {}, {}
     for path, layer in read.items():
-        module = slots[path].module
+        module = slots[path].module or "*"  # the root has no name
         ranks[module] = max(ranks.get(module, 0), layer.a.shape[1])
         alphas[module] = adapter_config.pattern_value(values.get("alpha_pattern"), path, values["lora_alpha"])
     return LoRAConfig(
         rank=values["r"],
         alpha=values["lora_alpha"],
-        targets=modules,
+        targets=sorted(ranks),
         scaling=adapter_config.RSLORA if values.get("use_rslora") else "alpha/r",
         dropout=values.get("lora_dropout") or 0.0,
         rank_pattern={module: rank for module, rank in ranks.items() if rank != values["r"]},
