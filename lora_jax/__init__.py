@@ -3,7 +3,7 @@
 The front door; `lora_jax.training`, `lora_jax.sweep` and `lora_jax.checkpoint` hold the rest.
 """
 
-from lora_jax import algebra, bank, checkpoint, initializers, peft, sweep, training
+from lora_jax import algebra, bank, checkpoint, initializers, peft, quantised, sweep, training
 from lora_jax.adapter import adapt, adapter_of, scaled, strip, swap
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import LoRAError
@@ -34,6 +34,7 @@ __all__ = [
     "merge",
     "partition",
     "peft",
+    "quantised",
     "report",
     "scaled",
     "spectrum",

@@ -1,5 +1,6 @@
 """Merging as a pure function: a plain base tree whose kernels are what adapter and kernel amount to."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -36,6 +37,7 @@ def merge(params: Params) -> dict:
 
 
 def _merged_kernel(path: str, kernel, adapter: Adapter) -> jax.Array:
+    kernel = nn.meta.unbox(kernel)  # a quantised kernel is merged in the dtype it had
     value = jnp.asarray(kernel, jnp.promote_types(jnp.float32, kernel.dtype))
     (a, b), scale = adapter.factors(), adapter.scale
     lead = scale.ndim

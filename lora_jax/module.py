@@ -41,6 +41,7 @@ class LoRA(nn.Module):
     def __call__(self, *args, **kwargs):
         return self._adapted(type(self.base_module).__call__, *args, **kwargs)
 
+    @nn.nowrap
     def with_config(self, config: LoRAConfig) -> "LoRA":
         """The same model under another config."""
         return LoRA(self.base_module, config)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -142,7 +143,7 @@ def _norm(kernel, adapter: Adapter) -> float:
     """Of the adapted kernel minus the kernel; by the factors alone, except for DoRA."""
     if adapter.magnitude is None:
         return float(np.sqrt(np.sum(np.square(singular_values(adapter)))))
-    value = jnp.asarray(kernel, jnp.float32)
+    value = jnp.asarray(nn.meta.unbox(kernel), jnp.float32)
     adapted = value + lowrank.delta(*map(jnp.asarray, (*adapter.factors(), adapter.scale))).reshape(value.shape)
     return float(jnp.linalg.norm((dora.merged(adapted, adapter.magnitude) - value).ravel()))
 

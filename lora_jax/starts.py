@@ -6,6 +6,7 @@ kernel is left alone and the part is kept beside the factors, frozen, as `start`
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -97,7 +98,7 @@ def onto(config: LoRAConfig, fresh: dict, base: dict) -> dict:
         one = functools.partial(from_base, config)
         for _ in range(adapter.scale.ndim):
             one = jax.vmap(one)
-        begun |= as_leaves(one(base[kernel_path(base, module)], adapter), module)
+        begun |= as_leaves(one(nn.meta.unbox(base[kernel_path(base, module)]), adapter), module)
     return begun
 
 

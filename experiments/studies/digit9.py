@@ -16,7 +16,6 @@ import lora_jax
 from experiments.common import phases
 from experiments.common.classification import class_counts, cross_entropy, errors_by_class, focal_loss
 from experiments.common.pretraining import EVALUATION_BATCH, train_bases
-from experiments.common.quantise import quantised
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
 from experiments.data.mnist import Mnist, Split
@@ -100,7 +99,7 @@ def _split(train: Split, settings: Settings) -> tuple[Split, Split]:
 
 def _treat(folder, settings: Settings, treatment: Treatment, model: MLP, bases, sets) -> dict[str, Any]:
     """One treatment on all seeds in one program; its row of the summary."""
-    start = jax.vmap(quantised)(bases) if treatment.quantise else bases
+    start = _quantised(model, bases) if treatment.quantise else bases
     adapted, stacked = _adapted(settings, treatment, model, start)
     mask = lora_jax.trainable_mask(stacked, train=treatment.train)
     loss = {"cross entropy": cross_entropy, "focal": focal_loss}[treatment.loss](adapted)
@@ -127,6 +126,11 @@ def _treat(folder, settings: Settings, treatment: Treatment, model: MLP, bases, 
         row["adapter_off_errors"] = _adapter_off(state, evaluate, sets).tolist()
         row["adapter_off_equals_base"] = row["adapter_off_errors"] == row["before_by_seed"]
     return row
+
+
+def _quantised(model: MLP, bases):
+    """The bases [M, ...] as QLoRA keeps them, their maxima in float32."""
+    return lora_jax.quantised.quantise(bases, lora_jax.layout(model, jnp.ones((1, 784))), double=False)
 
 
 def _adapted(settings: Settings, treatment: Treatment, model: MLP, bases):

@@ -24,8 +24,8 @@ from experiments.studies.sst2 import limited
 from experiments.studies.sst2_classifier import Classifier, Settings
 from experiments.studies.sst2_training import STEPS, Outcome, Recipe, Task
 from lora_jax import sweep
-from lora_jax.models import bert_folder
 from lora_jax.files import write_atomically
+from lora_jax.models import bert_folder
 
 BATCH_SIZES = (32, 16, 8, 4, 2, 1)
 MOST_LEFT_OUT = 0.25  # of an epoch, before batches become smaller

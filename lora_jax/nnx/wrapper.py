@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -96,7 +97,9 @@ class LoRA:
         problems = differences(flat(self.base_params), base, any_dtype=True)
         if problems:
             raise TreeError(f"the parameters do not fit {type(self.base_module).__name__}: {'; '.join(problems)}.")
-        state = nnx.from_flat_state([(self._paths[path], nnx.Param(leaf)) for path, leaf in base.items()])
+        state = nnx.from_flat_state(
+            [(self._paths[path], nnx.Param(nn.meta.unbox(leaf))) for path, leaf in base.items()]
+        )
         model = nnx.merge(self._graph, state, self._rest, copy=True)
         key = (rngs or {}).get("dropout")
         if key is not None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -202,7 +203,7 @@ def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -
     scale = np.full(lead, some.scale, np.float32)
     norm = magnitude = None
     if some.magnitude is not None:
-        norm = dora.norm_of(jnp.asarray(kernel), tuple(i + len(lead) for i in site.inputs))
+        norm = dora.norm_of(jnp.asarray(nn.meta.unbox(kernel)), tuple(i + len(lead) for i in site.inputs))
         magnitude = np.array(norm)
     for index, layer in layers.items():
         a[(*index, slice(None), slice(layer.a.shape[1]))] = layer.a

@@ -1,4 +1,4 @@
-"""Are the batches, the quantiser and the rows of the digit-9 studies what they say?"""
+"""Are the batches and the rows of the digit-9 studies what they say?"""
 
 import dataclasses
 import json
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common.quantise import BLOCK, NF4, nf4, quantised
 from experiments.common.recording import RunFolder
 from experiments.studies import digit9
 from experiments.studies.digit9_treatments import (
@@ -46,47 +45,6 @@ def test_no_image_is_drawn_twice_while_there_are_others():
 def test_batches_depend_on_the_seed_alone():
     one, same, other = (draw_batches("balanced", 9, LABELS, seed, 5, 4) for seed in (1, 1, 2))
     assert np.array_equal(one, same) and not np.array_equal(one, other)
-
-
-# The quantiser, against a route in numpy that searches midpoints instead of distances.
-
-
-def nf4_by_midpoints(kernel: np.ndarray) -> np.ndarray:
-    levels = np.asarray(NF4, np.float32)
-    flat = kernel.reshape(-1).copy()
-    for start in range(0, flat.size, BLOCK):
-        block = flat[start : start + BLOCK]
-        largest = np.abs(block).max() or np.float32(1)
-        flat[start : start + BLOCK] = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, block / largest)] * largest
-    return flat.reshape(kernel.shape)
-
-
-@pytest.mark.parametrize("shape", [(64, 3), (10, 7), (1, 1), (128, 130)])
-def test_nf4_rounds_to_the_nearest_level_of_its_block(shape):
-    kernel = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    rounded = np.asarray(nf4(kernel))
-    assert np.allclose(rounded, nf4_by_midpoints(kernel), rtol=1e-6, atol=0)
-    widest = max(np.diff(NF4)) / 2
-    flat, error = kernel.reshape(-1), np.abs(rounded - kernel).reshape(-1)
-    for start in range(0, flat.size, BLOCK):
-        block = slice(start, start + BLOCK)
-        assert error[block].max() <= widest * np.abs(flat[block]).max() * (1 + 1e-5)
-
-
-def test_nf4_is_idempotent_and_keeps_zero():
-    kernel = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
-    kernel[0] = 0
-    once = nf4(kernel)
-    assert np.allclose(nf4(once), once, rtol=1e-6, atol=0)
-    assert not np.asarray(once)[0].any() and not np.asarray(nf4(np.zeros((8, 8), np.float32))).any()
-
-
-def test_a_quantised_base_keeps_its_biases():
-    base = {"hidden": {"kernel": np.full((2, 2), 0.3, np.float32), "bias": np.float32([0.1, 0.7])}}
-    base["hidden"]["kernel"][0, 0] = 1.0
-    result = quantised(base)
-    assert np.array_equal(result["hidden"]["bias"], base["hidden"]["bias"])
-    assert not np.array_equal(result["hidden"]["kernel"], base["hidden"]["kernel"])
 
 
 # The table of treatments.
