@@ -3,7 +3,7 @@
 The front door; `lora_jax.training`, `lora_jax.sweep` and `lora_jax.checkpoint` hold the rest.
 """
 
-from lora_jax import algebra, bank, checkpoint, initializers, peft, quantised, sweep, training
+from lora_jax import algebra, bank, checkpoint, eva, initializers, peft, quantised, sweep, training
 from lora_jax.adapter import adapt, adapter_of, scaled, strip, swap
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import LoRAError
@@ -27,6 +27,7 @@ __all__ = [
     "bank",
     "checkpoint",
     "combine",
+    "eva",
     "initializers",
     "layout",
     "lora_optimizer",

@@ -158,6 +158,15 @@ def side_path(
     return jnp.einsum(equation, x, a, b, optimize="optimal")
 
 
+def rows(labels: Labels, x: jax.Array) -> jax.Array | None:
+    """The rows [B, D] that `a` [D, R] multiplies; None where the layer is no matrix product with its inputs first."""
+    if not (labels.keeps_all and labels.is_plain and len(set(labels.x)) == len(labels.x)):
+        return None
+    order = labels.batch + labels.contracted
+    x = x.transpose([labels.x.index(c) for c in order])
+    return x.reshape(-1, math.prod(x.shape[len(labels.batch) :]))
+
+
 def _matmul_path(labels, kernel_shape, x, a, b, scale):
     """Two matrix products over flattened rows; a [D, R], b [R, K] with D and K the products of their labels."""
     size = dict(zip(labels.kernel, kernel_shape, strict=True))

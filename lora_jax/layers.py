@@ -41,6 +41,9 @@ class Rule:
     split: Callable[..., Split]  # (module, kernel, inputs) -> Split
     sides: dict[str, Callable[..., jax.Array]]  # method name -> (module, kernel, x, a, b, scale, *args) -> y
     spread: Callable[..., jax.Array]  # (module, kernel, x, value, *args) -> value, one per output feature, laid along y
+    rows: Callable[
+        ..., jax.Array | None
+    ]  # (module, kernel, x, *args) -> the rows [B, D] that `a` multiplies; None: no such
     scales_input: tuple[str, ...] = ()  # methods whose input has the kernel's output features
 
 
@@ -48,42 +51,43 @@ def _along_last(module, kernel, x, value, *rest):
     return value.reshape(-1)
 
 
+def _no_rows(module, kernel, x, *rest):
+    return None
+
+
 def _dense_side(module, kernel, x, a, b, scale):
     return lowrank.side_path(x, a, b, scale)
 
 
-def _general_axes(module: nn.DenseGeneral, kernel, x) -> contraction.Labels:
+def _dense_rows(module, kernel, x):
+    return x.reshape(-1, x.shape[-1])
+
+
+def _general_labels(module: nn.DenseGeneral, kernel, x) -> contraction.Labels:
     return contraction.of_dense_general(module.axis, module.batch_dims, kernel.ndim, x.ndim)
-
-
-def _general_split(module, kernel, x) -> Split:
-    labels = _general_axes(module, kernel, x)
-    return Split(labels.split, labels.summed)
-
-
-def _general_side(module, kernel, x, a, b, scale):
-    return contraction.side_path(_general_axes(module, kernel, x), kernel.shape, x, a, b, scale)
-
-
-def _general_spread(module, kernel, x, value):
-    return _general_axes(module, kernel, x).spread(value)
 
 
 def _einsum_labels(module: nn.Einsum, kernel, x, einsum_str=None) -> contraction.Labels:
     return contraction.of_einsum(module.einsum_str or einsum_str, x.ndim)
 
 
-def _einsum_split(module, kernel, x, einsum_str=None) -> Split:
-    labels = _einsum_labels(module, kernel, x, einsum_str)
-    return Split(labels.split, labels.summed, "b" if labels.is_transposed else "a")
+def _labelled(kind: str, labels_of: Callable[..., contraction.Labels]) -> Rule:
+    """The rule of a layer that is one einsum: `labels_of(module, kernel, x, *args)`."""
 
+    def split(module, kernel, x, *rest):
+        labels = labels_of(module, kernel, x, *rest)
+        return Split(labels.split, labels.summed, "b" if labels.is_transposed else "a")
 
-def _einsum_side(module, kernel, x, a, b, scale, einsum_str=None):
-    return contraction.side_path(_einsum_labels(module, kernel, x, einsum_str), kernel.shape, x, a, b, scale)
+    def side(module, kernel, x, a, b, scale, *rest):
+        return contraction.side_path(labels_of(module, kernel, x, *rest), kernel.shape, x, a, b, scale)
 
+    def spread(module, kernel, x, value, *rest):
+        return labels_of(module, kernel, x, *rest).spread(value)
 
-def _einsum_spread(module, kernel, x, value, einsum_str=None):
-    return _einsum_labels(module, kernel, x, einsum_str).spread(value)
+    def rows(module, kernel, x, *rest):
+        return contraction.rows(labels_of(module, kernel, x, *rest), x)
+
+    return Rule(kind, "kernel", True, split, {"__call__": side}, spread, rows)
 
 
 def _conv_split(module: nn.Conv, kernel, x) -> Split:
@@ -121,20 +125,13 @@ def _embed_split(module, kernel, ids) -> Split:
     return Split(1, (0,), "b")
 
 
+_EMBED_SIDES = {"__call__": _embed_side, "attend": _attend_side}
 RULES: dict[type[nn.Module], Rule] = {
-    nn.Dense: Rule("Dense", "kernel", True, _matrix_split, {"__call__": _dense_side}, _along_last),
-    nn.DenseGeneral: Rule("DenseGeneral", "kernel", True, _general_split, {"__call__": _general_side}, _general_spread),
-    nn.Einsum: Rule("Einsum", "kernel", True, _einsum_split, {"__call__": _einsum_side}, _einsum_spread),
-    nn.Conv: Rule("Conv", "kernel", False, _conv_split, {"__call__": _conv_side}, _along_last),
-    nn.Embed: Rule(
-        "Embed",
-        "embedding",
-        False,
-        _embed_split,
-        {"__call__": _embed_side, "attend": _attend_side},
-        _along_last,
-        scales_input=("attend",),
-    ),
+    nn.Dense: Rule("Dense", "kernel", True, _matrix_split, {"__call__": _dense_side}, _along_last, _dense_rows),
+    nn.DenseGeneral: _labelled("DenseGeneral", _general_labels),
+    nn.Einsum: _labelled("Einsum", _einsum_labels),
+    nn.Conv: Rule("Conv", "kernel", False, _conv_split, {"__call__": _conv_side}, _along_last, _no_rows),
+    nn.Embed: Rule("Embed", "embedding", False, _embed_split, _EMBED_SIDES, _along_last, _no_rows, ("attend",)),
 }
 
 

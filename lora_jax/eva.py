@@ -1,0 +1,151 @@
+"""EVA: adapters that begin where a layer's inputs vary most, with ranks where they explain most (Paischer et al. 2024, arXiv:2410.07170).
+
+Section 3.2: the columns of `a` are the principal components of the layer's inputs on data of the task, `b` is zero; section 3.3: the
+budget of ranks goes to the components, over all layers, that explain the largest share of their layer's variance.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lora_jax import targets
+from lora_jax.adapter import adapt
+from lora_jax.config import LoRAConfig
+from lora_jax.errors import ConfigError
+from lora_jax.layers import bound, rule_for
+from lora_jax.layout import layout
+from lora_jax.leaves import SCALE, A, adapter_at, modules
+from lora_jax.module import LoRA
+from lora_jax.tree import Params, flat, nested
+
+MOMENTS = ("eva_count", "eva_sum", "eva_square")  # leaves beside a kernel while inputs are gathered
+
+
+def adapt_to(
+    key: jax.Array, base_params: Params, model: LoRA, batches: Iterable[tuple], *, rho: int | float = 2.0
+) -> tuple[LoRA, dict]:
+    """`(model, params)`: the wrapper with the ranks that were found in its config, and the base with its adapter.
+
+    Layers that are no matrix product (Conv, Embed, some Einsums) keep the rank and the random `a` of the config. A layer that gets no rank is
+    left out, as in PEFT. In a stack of layers ranks differ too: the narrower are padded with zeros, which stay zero. Scales are those of the
+    config's rank.
+
+    Args:
+      batches: the model's arguments, a tuple for each batch; padding counts as data.
+      rho: a layer's rank is at most rho times the config's; 1 leaves ranks as they are.
+
+    Raises:
+      ConfigError: for a rho below 1, no batches, or a config whose factors begin in another way.
+    """
+    config = model.config
+    if not rho >= 1:
+        raise ConfigError(f"rho is {rho!r}; it must be at least 1.")
+    if config.init != "lora":
+        raise ConfigError(f"EVA draws the factors itself; the config's init is {config.init!r}, it must be 'lora'.")
+    batches = list(batches)
+    if not batches:
+        raise ConfigError("there are no batches; EVA needs at least one, of the task's data.")
+    components = {path: _components(*found) for path, found in _moments(base_params, model, batches).items()}
+    ranks = _distributed(components, config, rho)
+    wide = {path: int(rank.max()) for path, rank in ranks.items()}
+    model = model.with_config(_with_ranks(model, wide, batches[0]))
+    leaves = flat(adapt(key, base_params, model, *batches[0]))
+    for module in modules(leaves):
+        path = module.rstrip("/")
+        if path in components:
+            adapter = adapter_at(leaves, module)
+            leaves[module + A] = _columns(components[path][0], ranks[path], wide[path], adapter.a.shape)
+            leaves[module + SCALE] = jnp.full_like(adapter.scale, _scale(config, path))
+    return model, nested(leaves)
+
+
+def _scale(config: LoRAConfig, path: str) -> float:
+    rank, alpha = targets.rank_and_alpha(config, path)
+    return config.scale(rank=rank, alpha=alpha)
+
+
+def _with_ranks(model: LoRA, wide: Mapping[str, int], args: tuple) -> LoRAConfig:
+    """The config with these ranks, and without the layers that got none."""
+    config, kept = model.config, []
+    for path, site in layout(model.base_module, *args).items():
+        if targets.is_target(config, path, is_linear=site.is_linear) and wide.get(path, 1) > 0:
+            kept.append(path or "*")
+    others = {p: r for p, r in config.rank_pattern if any(targets.matches(p, path) for path in kept)}
+    found = {path or "*": rank for path, rank in wide.items() if rank > 0}
+    alphas = {p: a for p, a in config.alpha_pattern if any(targets.matches(p, path) for path in kept)}
+    return dataclasses.replace(
+        config, targets=kept, excludes=(), rank_pattern={**others, **found}, alpha_pattern=alphas
+    )
+
+
+def _columns(components: jax.Array, ranks: np.ndarray, wide: int, shape: tuple[int, ...]) -> jax.Array:
+    """`a` [*L, D, wide]: of each layer its own number of components, then zeros."""
+    kept = np.arange(wide) < ranks[..., None, None]
+    return jnp.where(kept, components[..., :wide], 0).reshape(shape)
+
+
+def _moments(base_params: Params, model: LoRA, batches: list[tuple]) -> dict[str, tuple]:
+    """path -> (count, sum [*L, D], sum of squares [*L, D, D]) of the inputs of every targeted matrix product."""
+
+    @jax.jit
+    def gather(args):
+        with nn.intercept_methods(_gatherer(model.config)):
+            _, changed = model.base_module.apply({"params": base_params}, *args, mutable=["params"])
+        return {path: leaf for path, leaf in flat(changed["params"]).items() if path.rpartition("/")[2] in MOMENTS}
+
+    total: dict[str, Any] = {}
+    for args in batches:
+        total = {path: leaf + total.get(path, 0) for path, leaf in gather(args).items()}
+    places = {path.rpartition("/")[0] for path in total}
+    return {place: tuple(total[f"{place}/{name}".lstrip("/")] for name in MOMENTS) for place in places}
+
+
+def _gatherer(config: LoRAConfig) -> Callable:
+    """An interceptor that puts the moments of a layer's inputs beside its kernel; nn.scan stacks them as it does parameters."""
+
+    def interceptor(next_fun: Callable, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext):
+        module, rule = context.module, rule_for(context.module, context.orig_method.func)
+        y = next_fun(*args, **kwargs)
+        path = "/".join(module.path)
+        if rule is None or module.scope is None or not targets.is_target(config, path, is_linear=rule.is_linear):
+            return y
+        _, inputs, rest = bound(next_fun, context.orig_method, args, kwargs)
+        rows = rule.rows(module, nn.meta.unbox(module.scope.get_variable("params", rule.kernel)), inputs, *rest)
+        if rows is not None and module.scope.is_mutable_collection("params"):
+            rows = rows.astype(jnp.float32)
+            for name, value in zip(
+                MOMENTS, (jnp.asarray(len(rows), jnp.float32), rows.sum(axis=0), rows.T @ rows), strict=True
+            ):
+                before = module.scope.get_variable("params", name, 0)  # a layer may be called twice
+                module.scope.put_variable("params", name, value + before)
+        return y
+
+    return interceptor
+
+
+def _components(count: jax.Array, total: jax.Array, square: jax.Array) -> tuple[jax.Array, np.ndarray]:
+    """(principal components [*L, D, D] as columns, the share of the variance that each explains [*L, D]), largest first."""
+    mean = total / count[..., None]
+    covariance = square / count[..., None, None] - mean[..., :, None] * mean[..., None, :]
+    values, vectors = jnp.linalg.eigh(covariance)
+    values = np.maximum(np.asarray(values, np.float64)[..., ::-1], 0)
+    return vectors[..., ::-1], values / np.maximum(values.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
+
+
+def _distributed(components: Mapping[str, tuple], config: LoRAConfig, rho: int | float) -> dict[str, np.ndarray]:
+    """path -> rank of each layer [*L]: the budget, the sum of the config's ranks, goes to the components that explain most."""
+    budget, offers = 0, []
+    for path, (_, shares) in sorted(components.items()):
+        rank, _ = targets.rank_and_alpha(config, path)
+        for index in np.ndindex(*shares.shape[:-1]):
+            budget += min(rank, shares.shape[-1])
+            offers += [(share, path, index) for share in shares[index][: round(rank * rho)]]
+    found = {path: np.zeros(shares.shape[:-1], int) for path, (_, shares) in components.items()}
+    for _, path, index in sorted(offers, key=lambda offer: -offer[0])[:budget]:
+        found[path][index] += 1
+    return found

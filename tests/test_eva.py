@@ -1,0 +1,121 @@
+"""EVA: components and ranks by numpy's SVD of the inputs that a layer gets, and PEFT's budget."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lora_jax import LoRA, LoRAConfig, LoRAError, eva
+from tests.cases import TiedNet, assert_trees_close, flat
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+class Net(nn.Module):
+    """`first` sees inputs that vary along two directions, `second` along many; `attend` is a DenseGeneral."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.tanh(nn.Dense(8, name="first")(x))
+        y = nn.DenseGeneral((2, 3), name="attend")(y + jnp.sin(7 * y))
+        return nn.DenseGeneral(4, axis=(-2, -1), name="second")(nn.relu(y))
+
+
+RANDOM = np.random.default_rng(0)
+MIXING = RANDOM.normal(size=(2, 6))
+BATCHES = [(jnp.asarray(RANDOM.normal(size=(40, 2)) @ MIXING + 2, jnp.float32),) for _ in range(3)]
+
+
+def captured(base, name: str) -> np.ndarray:
+    """The inputs of a layer over all batches, [N, D]."""
+    rows = []
+
+    def note(next_fun, args, kwargs, context):
+        if context.module.name == name and context.method_name == "__call__":
+            rows.append(np.asarray(args[0], np.float64).reshape(40, -1))
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        for args in BATCHES:
+            Net().apply({"params": base}, *args)
+    return np.concatenate(rows)
+
+
+def adapted(rho=2.0, **fields):
+    base = Net().init(jax.random.key(0), *BATCHES[0])["params"]
+    model = LoRA(Net(), LoRAConfig(**{"rank": 2, "alpha": 3, **fields}))
+    return base, *eva.adapt_to(jax.random.key(1), base, model, BATCHES, rho=rho)
+
+
+def test_a_spans_the_principal_components_of_the_inputs_and_b_is_zero():
+    base, model, params = adapted(rho=1)
+    for name in ("first", "attend", "second"):
+        inputs = captured(base, name)
+        components = np.linalg.svd(inputs - inputs.mean(0))[2][:2]
+        a = np.asarray(params[name]["lora_a"], np.float64)
+        np.testing.assert_allclose(np.abs(np.diag(components @ a)), 1, atol=1e-3)  # each alone, whatever its sign
+        np.testing.assert_allclose(a.T @ a, np.eye(2), atol=1e-5)
+        assert not np.any(params[name]["lora_b"])
+    assert_trees_close(model.apply({"params": params}, *BATCHES[0]), Net().apply({"params": base}, *BATCHES[0]), 1e-6)
+
+
+def test_the_budget_goes_to_the_components_that_explain_most():
+    base, model, params = adapted(rho=2)
+    offers = []
+    for name in ("first", "attend", "second"):
+        inputs = captured(base, name)
+        variance = np.linalg.svd(inputs - inputs.mean(0))[1] ** 2
+        offers += [(share, name) for share in (variance / variance.sum())[:4]]
+    chosen = [name for _, name in sorted(offers, reverse=True)[:6]]  # three layers of rank 2
+    ranks = {
+        name: leaf.shape[-1]
+        for path, leaf in flat(params).items()
+        if path.endswith("lora_a")
+        for name in [path.split("/")[0]]
+    }
+    assert ranks == {name: chosen.count(name) for name in set(chosen)}
+    assert dict(model.config.rank_pattern) == ranks
+    assert len(set(ranks.values())) > 1
+    scales = {float(leaf) for path, leaf in flat(params).items() if path.endswith("lora_scale")}
+    assert scales == {1.5}  # of the config's rank
+
+
+def test_layers_of_a_stack_have_ranks_of_their_own():
+    module, ids = TiedNet(jnp.float32), jnp.asarray(RANDOM.integers(7, size=(20, 5)), jnp.int32)
+    base = module.init(jax.random.key(0), ids)["params"]
+    model, params = eva.adapt_to(jax.random.key(1), base, LoRA(module, LoRAConfig(rank=2)), [(ids,)], rho=2)
+    widths = {}
+    for path in ("blocks/up/lora_a", "blocks/down/lora_a"):
+        nonzero = np.any(np.asarray(flat(params)[path]) != 0, axis=-2)
+        widths[path] = nonzero.sum(-1)
+        assert np.all(nonzero == (np.arange(nonzero.shape[-1]) < nonzero.sum(-1)[:, None]))
+    assert sum(width.sum() for width in widths.values()) == 2 * 3 * 2
+    assert_trees_close(model.apply({"params": params}, ids), module.apply({"params": base}, ids), 1e-6)
+
+
+def test_other_layers_keep_their_random_factors():
+    class WithEmbed(nn.Module):
+        @nn.compact
+        def __call__(self, ids):
+            return nn.Dense(3, name="out")(nn.Embed(7, 4, name="embed")(ids))
+
+    ids = jnp.arange(14).reshape(7, 2) % 7
+    base = WithEmbed().init(jax.random.key(0), ids)["params"]
+    model = LoRA(WithEmbed(), LoRAConfig(rank=2, targets="*"))
+    _, params = eva.adapt_to(jax.random.key(1), base, model, [(ids,)])
+    assert params["embed"]["lora_b"].shape == (2, 4)
+    assert np.all(params["embed"]["lora_b"])
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: adapted(rho=0.5), "rho is 0.5"),
+        (lambda: adapted(init="pissa"), "'pissa', it must be 'lora'"),
+        (lambda: eva.adapt_to(jax.random.key(0), {}, LoRA(Net(), LoRAConfig(rank=1)), []), "no batches"),
+    ],
+)
+def test_what_cannot_be_says_so(act, message):
+    with pytest.raises(LoRAError, match=message):
+        act()
