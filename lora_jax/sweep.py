@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lora_jax import targets, training
+from lora_jax import starts, targets, training
 from lora_jax.adapter import adapter_of
 from lora_jax.config import LoRAConfig
 from lora_jax.elementwise import require_elementwise
 from lora_jax.errors import ConfigError, TreeError
-from lora_jax.leaves import A, B
+from lora_jax.leaves import PARTNER, A, B, name_of
 from lora_jax.lowrank import pad_rank
 from lora_jax.partition import Mask, combine, partition
 from lora_jax.tree import Params, flat, nested
@@ -63,20 +63,33 @@ class SweepState(NamedTuple):
     learning_rate: jax.Array  # [M] float32
 
 
-def init_adapters(model: Any, members: Sequence[Member], *args: Any, **kwargs: Any) -> dict:
+def init_adapters(
+    model: Any, members: Sequence[Member], *args: Any, base_params: Params | None = None, **kwargs: Any
+) -> dict:
     """The members' fresh adapters, stacked [M, ...] and padded to the largest rank.
 
     Member m equals `adapt(jax.random.key(m.seed), base, LoRA(base_module, config with m.rank and m.alpha), *args)`,
     up to the padding. One compiled program draws all of them.
+
+    Args:
+      model: the LoRA wrapper, of `lora_jax` or `lora_jax.nnx`.
+      *args, **kwargs: an example input, as for `model.init`.
+      base_params: the base, for configs whose adapters begin with something of it (DoRA, PiSSA, OLoRA).
+
+    Raises:
+      ConfigError: when there are no members, or such a config has no base.
     """
     if not members:
         raise ConfigError("the sweep has no members; sweep.grid makes some.")
+    if base_params is None and starts.reads_base(model.config):
+        raise ConfigError("these adapters begin at the base's kernels: pass init_adapters(..., base_params=...).")
+    base = None if base_params is None else flat(base_params)
     groups = _by_config(model, members)
 
     @jax.jit
     def draw(keys: dict):
-        drawn = [_draw_group(model.with_config(config), keys[i], args, kwargs) for i, config in enumerate(groups)]
-        ranks = {path: max(_rank(path, tree[path]) for tree in drawn) for path in drawn[0] if path.endswith((A, B))}
+        drawn = [_draw_group(model.with_config(config), base, keys[i], args, kwargs) for i, config in enumerate(groups)]
+        ranks = {path: max(tree[path].shape[-1] for tree in drawn) for path in drawn[0] if name_of(path) in PARTNER}
         padded = [_pad(tree, ranks) for tree in drawn]
         return {path: jnp.concatenate([tree[path] for tree in padded])[order] for path in padded[0]}
 
@@ -102,20 +115,20 @@ def _seeds(members: Sequence[Member], where: Sequence[int]) -> jax.Array:
     return jnp.asarray([members[i].seed for i in where], jnp.uint32)
 
 
-def _draw_group(model: Any, keys: jax.Array, args, kwargs) -> dict[str, jax.Array]:
-    # lax.map, as XLA takes half as long to compile it as a vmap of random draws
-    return flat(jax.lax.map(lambda key: adapter_of(model.init(key, *args, **kwargs)["params"]), keys))
+def _draw_group(model: Any, base: dict | None, keys: jax.Array, args, kwargs) -> dict[str, jax.Array]:
+    def draw(key):
+        fresh = flat(adapter_of(model.init(key, *args, **kwargs)["params"]))
+        return fresh if base is None else starts.onto(model.config, fresh, base)
 
-
-def _rank(path: str, leaf: jax.Array) -> int:
-    return leaf.shape[-1] if path.endswith(A) else leaf.shape[-2]
+    return jax.lax.map(draw, keys)  # XLA takes half as long to compile it as a vmap of random draws
 
 
 def _pad(leaves: dict[str, jax.Array], ranks: dict[str, int]) -> dict[str, jax.Array]:
+    """Every pair of factors, and of those that they began as, with as many columns and rows as the widest."""
     padded = dict(leaves)
-    for path_a in [path for path in leaves if path.endswith(A)]:
-        path_b = path_a.removesuffix(A) + B
-        padded[path_a], padded[path_b] = pad_rank(leaves[path_a], leaves[path_b], ranks[path_a])
+    for path in ranks:
+        other = path.removesuffix(name_of(path)) + PARTNER[name_of(path)]
+        padded[path], padded[other] = pad_rank(leaves[path], leaves[other], ranks[path])
     return padded
 
 

@@ -9,10 +9,23 @@ import numpy as np
 import optax
 import pytest
 
-from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, partition, strip, sweep, trainable_mask, training
+from lora_jax import (
+    LoRA,
+    LoRAConfig,
+    LoRAError,
+    adapt,
+    adapter_of,
+    combine,
+    merge,
+    partition,
+    strip,
+    sweep,
+    trainable_mask,
+    training,
+)
 from lora_jax.models.mlp import MLP
 from lora_jax.sweep import Member, Sweep
-from tests.cases import case_named, flat
+from tests.cases import assert_trees_close, case_named, flat
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -275,3 +288,21 @@ def test_a_member_without_alpha_takes_the_configs():
     fixed = LoRA(MODEL.base_module, dataclasses.replace(MODEL.config, alpha=6))
     stacked = sweep.init_adapters(fixed, sweep.grid(ranks=(2, 3), learning_rates=(0.1,), seeds=(0,)), DATA["x"])
     np.testing.assert_allclose(stacked["classifier"]["lora_scale"], [6 / 2, 6 / 3])
+
+
+@pytest.mark.parametrize("fields", [{"dora": True}, {"init": "pissa"}, {"init": "orthogonal", "dora": True}], ids=str)
+def test_members_that_begin_at_the_base_are_those_of_adapt(fields):
+    case = case_named("tied_scan_remat").variant(**fields)
+    model, base, x = case.model(), strip(case.params()), case.x()
+    members = sweep.grid(ranks=(4, 2), learning_rates=(1e-2,), seeds=(0, 1))
+    stacked = sweep.init_adapters(model, members, x, base_params=base)
+    for i, member in enumerate(members):
+        alone = adapt(
+            jax.random.key(member.seed), base, model.with_config(dataclasses.replace(case.config, rank=member.rank)), x
+        )
+        own = combine(base, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+        assert_trees_close(merge(own), merge(alone), 2e-6)
+        for path, leaf in flat(adapter_of(alone)).items():
+            np.testing.assert_allclose(flat(own)[path][tuple(map(slice, leaf.shape))], leaf, atol=2e-5)
+    with pytest.raises(LoRAError, match="base_params="):
+        sweep.init_adapters(model, members, x)
