@@ -28,6 +28,10 @@ TITLES = {
     "lm_peft": "3 M language model: LoRA training against PEFT on full rows, per step",
     "lm_instructions": "3 M language model: LoRA training against PEFT on instructions, per instruction",
     "lm_generation": "3 M language model: generation against transformers, per token",
+    "variants": "BERT-tiny: DoRA, PiSSA and quantised bases against LoRA, per step",
+    "flax_peers": "feed-forward blocks: qwix and flax.nnx.LoRALinear against lora_jax, per step",
+    "mixed_batch": "BERT-tiny, 8 adapters in one batch of 32 sentences, per batch",
+    "many_adapters": "BERT-tiny, 8 adapters on data of their own: together against one after another, per member step",
     "bert_sweep": "BERT-tiny, 6 members: together against one after another, per member step",
 }
 NEED_PEFT = ("peft", "bert_peft", "lm_peft", "lm_instructions", "lm_generation")
@@ -64,7 +68,18 @@ def run() -> None:
 
 def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | None]]:
     """Name -> what measures it; see TITLES."""
-    from experiments.benchmarks import against_peft, bert_lengths, bert_steps, bert_sweep, lm_steps, steps, sweeps
+    from experiments.benchmarks import (
+        against_peft,
+        bert_lengths,
+        bert_steps,
+        bert_sweep,
+        flax_peers,
+        lm_steps,
+        many_adapters,
+        steps,
+        sweeps,
+        variants,
+    )  # fmt: skip
 
     count, short, rounds = STEPS[preset], BERT_STEPS[preset], ROUNDS[preset]
     turns, few = max(1, rounds // 5), LM_STEPS[preset]
@@ -80,6 +95,10 @@ def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | N
         "lm_peft": lambda: against_peft.lm(python, few, turns),
         "lm_instructions": lambda: against_peft.instructions(python, few, turns),
         "lm_generation": lambda: against_peft.generation(python, NEW_TOKENS[preset], turns),
+        "variants": lambda: variants.compared(short, rounds),
+        "flax_peers": lambda: flax_peers.compared(short, rounds),
+        "mixed_batch": lambda: many_adapters.mixed_batch(short, rounds),
+        "many_adapters": lambda: many_adapters.trained(short, max(2, rounds // 4)),
         "bert_sweep": lambda: bert_sweep.strategies(short, rounds),
     }
 

@@ -29,17 +29,18 @@ def strategies(steps: int, rounds: int) -> dict[str, Any]:
     return {"rows": rows, "ratio": ratio}
 
 
-def members(strategy: str, order: tuple[int, ...]):
+def members(strategy: str, order: tuple[int, ...], count: int = MEMBERS):
     """Seeds at one rank and rate, each with its own classifier to train; see `sweeps.training_of`.
 
     Args:
       order: shape of the batches' indices, [S, B] or [M, S, B].
+      count: of the members, M.
     """
     model, shared = bert_setting.wrapped(), bert_setting.base()
-    chosen = sweep.grid(ranks=(bert_setting.RANK,), learning_rates=(bert_setting.RATE,), seeds=range(MEMBERS))
+    chosen = sweep.grid(ranks=(bert_setting.RANK,), learning_rates=(bert_setting.RATE,), seeds=range(count))
     head = {bert_setting.HEAD: shared.pop(bert_setting.HEAD)}
     adapters = sweep.init_adapters(model, chosen, bert_setting.example())
-    stacked = lora_jax.combine(adapters, sweep.broadcast(head, MEMBERS))
+    stacked = lora_jax.combine(adapters, sweep.broadcast(head, count))
     return sweeps.training_of(
         sweep.Sweep(bert_setting.loss(model), bert_setting.optimizer, strategy),
         chosen,
