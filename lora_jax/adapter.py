@@ -27,6 +27,14 @@ def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs:
     Raises:
       TreeError: when `base_params` are not those of the model's base; it lists every difference.
       TargetError: when a pattern of the config selects no layer.
+
+    >>> import flax.linen as nn
+    >>> from lora_jax import LoRA, LoRAConfig
+    >>> base, x = nn.Dense(4), jnp.ones((1, 3))
+    >>> base_params = base.init(jax.random.key(0), x)["params"]
+    >>> params = adapt(jax.random.key(1), base_params, LoRA(base, LoRAConfig(rank=2, targets="*")), x)
+    >>> sorted(params), params["kernel"] is base_params["kernel"]
+    (['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale'], True)
     """
     shapes = flat(jax.eval_shape(lambda k: model.init(k, *args, **kwargs)["params"], key))
     base_shapes = {path: leaf for path, leaf in shapes.items() if not is_adapter_leaf(path)}
@@ -41,7 +49,11 @@ def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs:
 
 
 def adapter_of(params: Params) -> dict:
-    """The adapter alone: `lora_a`, `lora_b`, `lora_scale` ... at their paths. Raises TreeError where there is none."""
+    """The adapter alone: `lora_a`, `lora_b`, `lora_scale` ... at their paths. Raises TreeError where there is none.
+
+    >>> adapter_of({"head": {"kernel": 1, "lora_a": 2, "lora_b": 3, "lora_scale": 4}})
+    {'head': {'lora_a': 2, 'lora_b': 3, 'lora_scale': 4}}
+    """
     leaves = {path: leaf for path, leaf in flat(params).items() if is_adapter_leaf(path)}
     if not leaves:
         raise TreeError("these parameters hold no adapter; lora_jax.adapt makes one.")
@@ -62,6 +74,11 @@ def swap(params: Params, adapter: Params) -> dict:
 
     Raises:
       TreeError: all-or-nothing, listing every missing, unexpected and mis-shaped leaf.
+
+    >>> params = {"kernel": jnp.ones((2, 2)), "lora_a": jnp.ones((2, 1)), "lora_b": jnp.zeros((1, 2)), "lora_scale": jnp.ones(())}
+    >>> other = {"lora_a": jnp.ones((2, 1)), "lora_b": jnp.ones((1, 2)), "lora_scale": jnp.ones(())}
+    >>> swap(params, other)["lora_b"].tolist()
+    [[1.0, 1.0]]
     """
     current = flat(adapter_of(params))
     problems = differences(current, flat(adapter))
@@ -75,6 +92,10 @@ def scaled(params: Params, factor: int | float | jax.Array) -> dict:
 
     A magnitude (DoRA) is moved likewise, from the norm of the base's kernel (0) to where it is (1). With factor 0 the outputs are
     those of the base exactly, as long as the adapter's own values are finite.
+
+    >>> params = {"kernel": jnp.ones((2, 2)), "lora_a": jnp.ones((2, 1)), "lora_b": jnp.ones((1, 2)), "lora_scale": jnp.asarray(2.0)}
+    >>> float(scaled(params, 0.5)["lora_scale"]), float(scaled(params, 0)["lora_scale"])
+    (1.0, 0.0)
     """
     adapter_of(params)  # raises where there is nothing to scale
     leaves = flat(params)

@@ -38,17 +38,34 @@ def combine(adapters: Sequence[Params], weights: Sequence[int | float]) -> dict:
 
 
 def add(*adapters: Params) -> dict:
-    """The sum of the updates; `combine` with weights of 1."""
+    """The sum of the updates; `combine` with weights of 1.
+
+    >>> one = {"lora_a": jnp.ones((2, 1)), "lora_b": jnp.ones((1, 2)), "lora_scale": jnp.asarray(2.0)}
+    >>> delta(*add(one, one).values()).tolist()
+    [[4.0, 4.0], [4.0, 4.0]]
+    """
     return combine(adapters, [1.0] * len(adapters))
 
 
 def average(*adapters: Params) -> dict:
-    """The mean of the updates, which is not the update of the mean factors."""
+    """The mean of the updates, which is not the update of the mean factors.
+
+    >>> one = {"lora_a": jnp.ones((2, 1)), "lora_b": jnp.ones((1, 2)), "lora_scale": jnp.asarray(2.0)}
+    >>> zero = {**one, "lora_b": jnp.zeros((1, 2))}
+    >>> delta(*average(one, zero).values()).tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    """
     return combine(adapters, [1 / len(adapters)] * len(adapters))
 
 
 def interpolate(one: Params, other: Params, t: int | float) -> dict:
-    """`(1 - t)` times the updates of the one plus `t` times those of the other."""
+    """`(1 - t)` times the updates of the one plus `t` times those of the other.
+
+    >>> one = {"lora_a": jnp.ones((2, 1)), "lora_b": jnp.ones((1, 2)), "lora_scale": jnp.asarray(2.0)}
+    >>> zero = {**one, "lora_b": jnp.zeros((1, 2))}
+    >>> delta(*interpolate(one, zero, 0.25).values()).tolist()
+    [[1.5, 1.5], [1.5, 1.5]]
+    """
     return combine([one, other], [1 - t, t])
 
 
@@ -60,6 +77,11 @@ def recompress(adapter: Params, rank: int) -> dict:
 
     Raises:
       TreeError: for a rank below 1, or DoRA.
+
+    >>> wide = {"lora_a": jnp.eye(3), "lora_b": jnp.diag(jnp.array([3.0, 2.0, 1.0])), "lora_scale": jnp.ones(())}
+    >>> narrow = recompress(wide, 2)
+    >>> narrow["lora_a"].shape, jnp.abs(delta(*narrow.values())).round().tolist()
+    ((3, 2), [[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
     """
     if rank < 1:
         raise TreeError(f"recompress: rank is {rank}; it must be at least 1.")
@@ -77,6 +99,11 @@ def ties(adapters: Sequence[Params], weights: Sequence[int | float], *, density:
 
     Raises:
       TreeError: as `combine`, and for a density outside (0, 1].
+
+    >>> one = {"lora_a": jnp.ones((1, 1)), "lora_b": jnp.array([[4.0, 3.0, 0.1]]), "lora_scale": jnp.ones(())}
+    >>> other = {**one, "lora_b": jnp.array([[2.0, -5.0, 0.2]])}
+    >>> delta(*ties([one, other], [1, 1], density=2 / 3, rank=1).values()).round().astype(int).tolist()
+    [[3, -5, 0]]
     """
     _require_density(density)
 
@@ -94,6 +121,11 @@ def dare(
 
     Raises:
       TreeError: as `ties`.
+
+    >>> one = {"lora_a": jnp.ones((1, 1)), "lora_b": jnp.ones((1, 1000)), "lora_scale": jnp.ones(())}
+    >>> update = delta(*dare(jax.random.key(0), [one], [1], density=0.5, rank=1).values())
+    >>> sorted(set(jnp.abs(update).round().ravel().tolist())), bool(abs(update.mean() - 1) < 0.1)
+    ([0.0, 2.0], True)
     """
     _require_density(density)
     keys = iter(jax.random.split(key, 1 + len(adapters) * sum(len(modules(flat(a))) for a in adapters)))

@@ -109,6 +109,15 @@ def apply(model: Any, base_params: Params, bank: Params, ids: jax.Array, *args: 
 
     Raises:
       TreeError: for an id that is not in the bank (outside jit), or arrays of another length.
+
+    >>> import flax.linen as nn
+    >>> from lora_jax import LoRA, LoRAConfig
+    >>> model = LoRA(nn.Dense(2, use_bias=False), LoRAConfig(rank=1, targets="*"))
+    >>> base = {"kernel": jnp.zeros((1, 2))}
+    >>> one = {"lora_a": jnp.ones((1, 1)), "lora_b": jnp.ones((1, 2)), "lora_scale": jnp.ones(())}
+    >>> two = {**one, "lora_scale": jnp.asarray(2.0)}
+    >>> apply(model, base, stack(base, [one, two]), jnp.array([1, -1, 0]), jnp.ones((3, 1))).tolist()
+    [[2.0, 2.0], [0.0, 0.0], [1.0, 1.0]]
     """
     _require_ids(bank, ids)
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(args)} | {len(ids)}

@@ -48,6 +48,14 @@ def save_adapter(
 
     Raises:
       CheckpointError: when the folder cannot be written, or holds this step or a later one already.
+
+    >>> import tempfile
+    >>> adapter = {"lora_a": np.ones((3, 1), np.float32), "lora_b": np.ones((1, 2), np.float32), "lora_scale": np.ones(())}
+    >>> params, config = {"kernel": np.ones((3, 2)), **adapter}, LoRAConfig(rank=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_adapter(folder, params, config, step=7)
+    ...     latest_step(folder)
+    7
     """
     saved, base = _split(params, mask)
     _write(directory, step, saved, config, base)
@@ -73,6 +81,15 @@ def restore_adapter(
     Raises:
       CheckpointError: when there is none, it is damaged, it belongs to another base or config, or any leaf is missing,
         unexpected or mis-shaped (all of them are listed).
+
+    >>> import tempfile
+    >>> adapter = {"lora_a": np.ones((3, 1), np.float32), "lora_b": np.ones((1, 2), np.float32), "lora_scale": np.ones(())}
+    >>> params, config = {"kernel": np.ones((3, 2)), **adapter}, LoRAConfig(rank=1)
+    >>> fresh = {**params, "lora_b": np.zeros((1, 2), np.float32)}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_adapter(folder, params, config)
+    ...     restore_adapter(folder, fresh, config)["lora_b"].tolist()
+    [[1.0, 1.0]]
     """
     expected, base = _split(params, mask)
     restored = _read(directory, step, expected, config, base)
@@ -84,6 +101,12 @@ def save_state(directory: str | pathlib.Path, state: Any, frozen: Any, config: L
 
     Raises:
       CheckpointError: as `save_adapter`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_state(folder, {"lora_b": np.ones(2), "key": jax.random.key(3)}, {"kernel": np.ones(2)}, None, step=1)
+    ...     latest_step(folder)
+    1
     """
     _write(directory, step, _leaves(state), config, frozen)
 
@@ -95,6 +118,14 @@ def restore_state(
 
     Raises:
       CheckpointError: as `restore_adapter`.
+
+    >>> import tempfile
+    >>> frozen = {"kernel": np.ones(2)}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_state(folder, {"lora_b": np.full(2, 5.0), "key": jax.random.key(3)}, frozen, None, step=1)
+    ...     state = restore_state(folder, {"lora_b": np.zeros(2), "key": jax.random.key(0)}, frozen, None)
+    >>> state["lora_b"].tolist(), bool(state["key"] == jax.random.key(3))
+    ([5.0, 5.0], True)
     """
     restored = _read(directory, step, _leaves(like), config, frozen)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
@@ -103,7 +134,11 @@ def restore_state(
 
 
 def latest_step(directory: str | pathlib.Path) -> int | None:
-    """The newest complete checkpoint's step; None where there is none."""
+    """The newest complete checkpoint's step; None where there is none.
+
+    >>> print(latest_step("/no/such/folder"))
+    None
+    """
     steps = _steps(pathlib.Path(directory))
     return max(steps) if steps else None
 

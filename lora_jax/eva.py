@@ -41,6 +41,13 @@ def adapt_to(
 
     Raises:
       ConfigError: for a rho below 1, no batches, or a config whose factors begin in another way.
+
+    >>> base, x = nn.Dense(4), jnp.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, -0.1, 0.0]])
+    >>> base_params = base.init(jax.random.key(0), x)["params"]
+    >>> wrapped = LoRA(base, LoRAConfig(rank=1, targets="*"))
+    >>> _, params = adapt_to(jax.random.key(1), base_params, wrapped, [(x,)])
+    >>> jnp.abs(params["lora_a"]).round(3).tolist()
+    [[1.0], [0.0], [0.0]]
     """
     config = model.config
     if not rho >= 1:

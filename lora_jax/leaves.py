@@ -6,7 +6,6 @@ Letters: D features in, K features out, R rank, L stacked layers. The update is 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from lora_jax.errors import TreeError
@@ -30,7 +29,7 @@ class Adapter(NamedTuple):
     magnitude: Any = None  # DoRA's m: the kernel's shape, with 1 on the axes that the layer sums over
     norm: Any = None  # frozen: the norms of the base's kernel, of m's shape
 
-    def factors(self) -> tuple[jax.Array, jax.Array]:
+    def factors(self) -> tuple[Any, Any]:
         """a [*L, D, R'] and b [*L, R', K] with `update = scale * a @ b`: R' is R, or 2 R for [a | start_a], [b; -start_b].
 
         >>> one = jnp.ones((1, 1))

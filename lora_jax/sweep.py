@@ -32,7 +32,11 @@ STRATEGIES = ("auto", "vmap", "sequential")
 
 
 class Member(NamedTuple):
-    """One run of a sweep. `alpha` None means the config's."""
+    """One run of a sweep. `alpha` None means the config's.
+
+    >>> Member(rank=8, alpha=None, learning_rate=1e-3, seed=0).rank
+    8
+    """
 
     rank: int
     alpha: float | None
@@ -78,6 +82,13 @@ def init_adapters(
 
     Raises:
       ConfigError: when there are no members, or such a config has no base.
+
+    >>> import flax.linen as nn
+    >>> from lora_jax import LoRA
+    >>> model = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*"))
+    >>> stacked = init_adapters(model, grid(ranks=(1, 3), learning_rates=(1e-3,), seeds=(0, 1)), jnp.ones((1, 5)))
+    >>> {name: leaf.shape for name, leaf in stacked.items()}
+    {'lora_a': (4, 5, 3), 'lora_b': (4, 3, 4), 'lora_scale': (4,)}
     """
     if not members:
         raise ConfigError("the sweep has no members; sweep.grid makes some.")
@@ -134,7 +145,11 @@ def _pad(leaves: dict[str, jax.Array], ranks: dict[str, int]) -> dict[str, jax.A
 
 @functools.partial(jax.jit, static_argnames="members")  # one program, not one per leaf
 def broadcast(tree: Params, members: int) -> Params:
-    """M copies of a tree, e.g. of a base that every member fine-tunes in full."""
+    """M copies of a tree, e.g. of a base that every member fine-tunes in full.
+
+    >>> broadcast({"kernel": jnp.ones((2, 3))}, members=4)["kernel"].shape
+    (4, 2, 3)
+    """
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (members, *leaf.shape)), tree)
 
 
@@ -150,6 +165,14 @@ class Sweep:
 
     Raises:
       ConfigError: for an unknown strategy.
+
+    >>> def loss_fn(params, batch, key):
+    ...     return jnp.mean((batch * params["w"] - 1) ** 2), None
+    >>> trainer = Sweep(loss_fn, optax.sgd)
+    >>> state = trainer.start({"w": jnp.zeros(2)}, {"w": True}, learning_rates=(0.25, 0.5), seeds=(0, 0), padded=False)
+    >>> state, (losses, _) = trainer.run(state, {}, jnp.ones(4), jnp.zeros((3, 1), jnp.int32))
+    >>> losses.tolist(), len(trainer.traces)
+    ([[1.0, 0.25, 0.0625], [1.0, 0.0, 0.0]], 1)
     """
 
     loss_fn: training.LossFn
@@ -260,13 +283,26 @@ def _spread(state: SweepState) -> SweepState:
 
 
 def member_params(state: SweepState, shared: Params, index: int) -> dict:
-    """The whole parameter tree of one member, adapters still padded."""
+    """The whole parameter tree of one member, adapters still padded.
+
+    >>> trainer = Sweep(lambda params, batch, key: (params["w"], None), optax.sgd)
+    >>> state = trainer.start({"w": jnp.array([1.0, 2.0])}, {"w": True}, learning_rates=(0.1, 0.1), seeds=(0, 1), padded=False)
+    >>> {name: float(leaf) for name, leaf in member_params(state, {"base": jnp.ones(())}, 1).items()}
+    {'base': 1.0, 'w': 2.0}
+    """
     pick = functools.partial(jax.tree.map, lambda leaf: leaf[index])
     return combine(shared, pick(state.own), pick(state.train.trainable))
 
 
 def is_padding(model: Any, stacked: Params, members: Sequence[Member]) -> dict:
-    """True where an entry of a stacked adapter is padding; after training these entries are still zero."""
+    """True where an entry of a stacked adapter is padding; after training these entries are still zero.
+
+    >>> import flax.linen as nn
+    >>> from lora_jax import LoRA
+    >>> model, members = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*")), grid(ranks=(1, 2), learning_rates=(1e-3,), seeds=(0,))
+    >>> is_padding(model, init_adapters(model, members, jnp.ones((1, 1))), members)["lora_a"].tolist()
+    [[[False, True]], [[False, False]]]
+    """
     configs = [_config_of(model, member) for member in members]
 
     def padding(path: str, leaf: jax.Array) -> np.ndarray:

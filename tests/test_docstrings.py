@@ -9,6 +9,7 @@ import typing
 import pytest
 
 import lora_jax
+import lora_jax.nnx
 
 MODULES = ["lora_jax", *(module.name for module in pkgutil.walk_packages(lora_jax.__path__, "lora_jax."))]
 WITH_EXAMPLES = {
@@ -41,6 +42,43 @@ def test_every_public_name_has_a_docstring(name):
     assert module.__doc__
     undocumented = [name for name, value in own_public_names(module).items() if not inspect.getdoc(value)]
     assert undocumented == []
+
+
+def front_door() -> dict[str, typing.Any]:
+    """Every function that a user reaches from `lora_jax` or `lora_jax.nnx`, and the classes that do something."""
+    found = {"nnx.LoRA": lora_jax.nnx.LoRA}
+    for name in lora_jax.__all__:
+        value = getattr(lora_jax, name)
+        own = [
+            n
+            for n, v in vars(value).items()
+            if getattr(v, "__module__", "").startswith(getattr(value, "__name__", "?"))
+        ]
+        inner = {f"{name}.{n}": getattr(value, n) for n in own}
+        found |= inner if inspect.ismodule(value) else {name: value}
+    return {
+        name: value
+        for name, value in found.items()
+        if not name.rpartition(".")[2].startswith("_")
+        and (inspect.isfunction(value) or (inspect.isclass(value) and not issubclass(value, Exception)))
+    }
+
+
+WITHOUT_EXAMPLES = {  # what others make, and the abstract
+    *(
+        "initializers.Initializer",
+        "peft.Loaded",
+        "quantised.Maxima",
+        "quantised.Quantised",
+        "sweep.SweepState",
+        "training.TrainState",
+    ),
+}
+
+
+def test_every_function_at_the_front_door_has_an_example():
+    bare = {name for name, value in front_door().items() if ">>>" not in (inspect.getdoc(value) or "")}
+    assert bare - WITHOUT_EXAMPLES == set()
 
 
 def test_everything_at_the_front_door_is_there():

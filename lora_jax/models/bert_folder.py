@@ -44,6 +44,15 @@ def read(path: str | os.PathLike) -> BertFolder:
 
     Raises:
       ModelError: for a folder without them, of another architecture, or with tensors that do not fit the config.
+
+    >>> import tempfile
+    >>> config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    >>> params = BertForSequenceClassification(config).init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))["params"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(folder, config, params)
+    ...     found = read(folder)
+    >>> found.config == config, sorted(found.params)
+    (True, ['bert', 'classifier'])
     """
     folder = pathlib.Path(path)
     config = read_config(folder)

@@ -50,6 +50,15 @@ def read(path: str | os.PathLike) -> CausalFolder:
 
     Raises:
       ModelError: for a folder without them, of another architecture, or with tensors that do not fit the config.
+
+    >>> import tempfile
+    >>> from lora_jax.models.causal_lm import PRESETS
+    >>> params = CausalLM(PRESETS["0.3M"]).init(jax.random.key(0), jnp.ones((1, 1), jnp.int32))["params"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(folder, PRESETS["0.3M"], params)
+    ...     found = read(folder)
+    >>> found.config == PRESETS["0.3M"], sorted(found.params)
+    (True, ['model'])
     """
     folder = pathlib.Path(path)
     config = read_config(folder)

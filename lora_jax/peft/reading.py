@@ -52,6 +52,16 @@ def load(
     Raises:
       PeftError: for a folder that cannot be read, options that are not supported (by name), or tensors that do not fit this
         model: every missing, unexpected and mis-shaped one is listed.
+
+    >>> import tempfile, flax.linen as nn, jax, lora_jax
+    >>> base, x = nn.Dense(4, name="head"), jnp.ones((1, 3))
+    >>> model = lora_jax.LoRA(base, LoRAConfig(rank=2, alpha=4, targets="*"))
+    >>> params, layout = {"head": model.init(jax.random.key(0), x)["params"]}, {"head": lora_jax.layout(base, x)[""]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lora_jax.peft.save(folder, params, model.config, layout)
+    ...     found = load(folder, lora_jax.strip(params), layout)
+    >>> found.config.targets, float(found.params["head"]["lora_scale"])
+    (('head',), 2.0)
     """
     folder = pathlib.Path(folder)
     values = adapter_config.read(folder)

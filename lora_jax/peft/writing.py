@@ -53,6 +53,16 @@ def save(
     Raises:
       PeftError: for what PEFT's format has no place for; nothing is written then.
       ModelError: when the folder cannot be written.
+
+    >>> import tempfile, flax.linen as nn, jax, jax.numpy as jnp, lora_jax
+    >>> base, x = nn.Dense(4, name="head"), jnp.ones((1, 3))
+    >>> model = lora_jax.LoRA(base, LoRAConfig(rank=2, alpha=4, targets="*"))
+    >>> params = {"head": model.init(jax.random.key(0), x)["params"]}
+    >>> layout = {"head": lora_jax.layout(base, x)[""]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(folder, params, model.config, layout)
+    ...     sorted(path.name for path in pathlib.Path(folder).iterdir())
+    ['adapter_config.json', 'adapter_model.safetensors']
     """
     leaves = flat(params)
     layers = _layers(leaves, layout, names_of)
