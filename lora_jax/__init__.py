@@ -8,7 +8,7 @@ from lora_jax.adapter import adapt, adapter_of, scaled, strip, swap
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import LoRAError
 from lora_jax.layout import layout
-from lora_jax.merge import merge
+from lora_jax.merge import merge, rounding_error
 from lora_jax.module import LoRA
 from lora_jax.optim import lora_optimizer, lora_plus
 from lora_jax.partition import combine, partition, trainable_mask
@@ -37,6 +37,7 @@ __all__ = [
     "peft",
     "quantised",
     "report",
+    "rounding_error",
     "scaled",
     "spectrum",
     "strip",

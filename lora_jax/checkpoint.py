@@ -40,11 +40,12 @@ def fingerprint(tree: Any) -> str:
 
 
 def save_adapter(
-    directory: str | pathlib.Path, params: Params, config: LoRAConfig, *, mask: Mask | None = None, step: int = 0
+    directory: str | pathlib.Path, params: Params, config: LoRAConfig, *, mask: Mask | None, step: int = 0
 ) -> None:
     """Saves the adapters, and the heads that `mask` trains, with the config and a fingerprint of the rest of the base.
 
-    The two newest checkpoints are kept.
+    `mask` must be given, so that a head is never forgotten: the mask that trained, or None for the adapters alone. The two newest
+    checkpoints are kept.
 
     Raises:
       CheckpointError: when the folder cannot be written, or holds this step or a later one already.
@@ -53,7 +54,7 @@ def save_adapter(
     >>> adapter = {"lora_a": np.ones((3, 1), np.float32), "lora_b": np.ones((1, 2), np.float32), "lora_scale": np.ones(())}
     >>> params, config = {"kernel": np.ones((3, 2)), **adapter}, LoRAConfig(rank=1)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_adapter(folder, params, config, step=7)
+    ...     save_adapter(folder, params, config, mask=None, step=7)
     ...     latest_step(folder)
     7
     """
@@ -87,7 +88,7 @@ def restore_adapter(
     >>> params, config = {"kernel": np.ones((3, 2)), **adapter}, LoRAConfig(rank=1)
     >>> fresh = {**params, "lora_b": np.zeros((1, 2), np.float32)}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_adapter(folder, params, config)
+    ...     save_adapter(folder, params, config, mask=None)
     ...     restore_adapter(folder, fresh, config)["lora_b"].tolist()
     [[1.0, 1.0]]
     """

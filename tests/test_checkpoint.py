@@ -66,14 +66,14 @@ def assert_equal(got, expected):
 
 
 def test_round_trip_of_an_adapter(tmp_path):
-    checkpoint.save_adapter(tmp_path, trained(), CONFIG)
+    checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)
     got = checkpoint.restore_adapter(tmp_path, fresh(), CONFIG)
     assert_equal(got, trained())
     merge(got)  # as good as any other tree
 
 
 def test_only_the_adapter_is_written(tmp_path):
-    checkpoint.save_adapter(tmp_path, trained(), CONFIG)
+    checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)
     arrays, about = checkpoint._load(tmp_path, 0)
     assert set(arrays) == {path for path in flat(trained()) if "lora_" in path}
     assert LoRAConfig.from_dict(about["config"]) == CONFIG
@@ -87,14 +87,14 @@ def test_the_head_that_trains_is_saved_with_its_adapter(tmp_path):
 
 def test_bfloat16_comes_back_bitwise(tmp_path):
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), trained())
-    checkpoint.save_adapter(tmp_path, params, CONFIG)
+    checkpoint.save_adapter(tmp_path, params, CONFIG, mask=None)
     assert_equal(checkpoint.restore_adapter(tmp_path, params, CONFIG), params)
 
 
 def test_the_newest_of_the_two_that_are_kept_is_restored(tmp_path):
     versions = {step: randomised(fresh(), seed=step) for step in (1, 2, 10)}
     for step, params in versions.items():
-        checkpoint.save_adapter(tmp_path, params, CONFIG, step=step)
+        checkpoint.save_adapter(tmp_path, params, CONFIG, mask=None, step=step)
     assert checkpoint.latest_step(tmp_path) == 10
     assert_equal(checkpoint.restore_adapter(tmp_path, fresh(), CONFIG), versions[10])
     assert_equal(checkpoint.restore_adapter(tmp_path, fresh(), CONFIG, step=2), versions[2])
@@ -132,7 +132,7 @@ WORDS = {
 @pytest.mark.parametrize("spoils", [[drop], [add], [transpose], [recast], [drop, add, transpose, recast]])
 def test_one_error_lists_every_difference_and_nothing_is_changed(tmp_path, spoils):
     spoiled = functools.reduce(lambda tree, spoil: spoil(tree), spoils, trained())
-    checkpoint.save_adapter(tmp_path, spoiled, CONFIG)
+    checkpoint.save_adapter(tmp_path, spoiled, CONFIG, mask=None)
     target, before = fresh(), jax.tree.map(np.array, fresh())
     with pytest.raises(CheckpointError) as caught:
         checkpoint.restore_adapter(tmp_path, target, CONFIG)
@@ -142,7 +142,7 @@ def test_one_error_lists_every_difference_and_nothing_is_changed(tmp_path, spoil
 
 
 def test_a_checkpoint_without_the_head_says_so(tmp_path):
-    checkpoint.save_adapter(tmp_path, trained(), CONFIG)
+    checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)
     with pytest.raises(CheckpointError, match="missing classifier/bias.*missing classifier/kernel"):
         checkpoint.restore_adapter(tmp_path, fresh(), CONFIG, mask=trainable_mask(fresh(), train="classifier"))
 
@@ -153,7 +153,7 @@ def other_value(params):
 
 
 def test_another_base_is_refused(tmp_path):
-    checkpoint.save_adapter(tmp_path, trained(), CONFIG)
+    checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)
     with pytest.raises(CheckpointError, match="belongs to another base"):
         checkpoint.restore_adapter(tmp_path, other_value(fresh()), CONFIG)
 
@@ -171,7 +171,7 @@ def test_another_base_is_refused(tmp_path):
     ],
 )
 def test_another_config_is_refused_by_the_name_of_its_field(tmp_path, field, value, there):
-    checkpoint.save_adapter(tmp_path, trained(), CONFIG)
+    checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)
     other = LoRAConfig(**{**_fields(CONFIG), field: value})
     with pytest.raises(CheckpointError) as caught:
         checkpoint.restore_adapter(tmp_path, fresh(), other)
@@ -184,16 +184,16 @@ def _fields(config):
 
 
 def test_an_adapter_is_not_a_training_state(tmp_path):
-    checkpoint.save_adapter(tmp_path, trained(), CONFIG)
+    checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)
     with pytest.raises(CheckpointError, match="saved with a LoRA config"):
         checkpoint.restore_state(tmp_path, {"step": jnp.zeros(())}, {}, None)
 
 
 @pytest.mark.parametrize("step", [3, 5, -1])
 def test_a_step_that_does_not_come_after_the_newest_is_refused(tmp_path, step):
-    checkpoint.save_adapter(tmp_path, trained(), CONFIG, step=5)
+    checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None, step=5)
     with pytest.raises(CheckpointError, match=f"step is {step}; .* at least step 6"):
-        checkpoint.save_adapter(tmp_path, fresh(), CONFIG, step=step)
+        checkpoint.save_adapter(tmp_path, fresh(), CONFIG, mask=None, step=step)
     assert_equal(checkpoint.restore_adapter(tmp_path, fresh(), CONFIG), trained())
 
 
@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(CheckpointError, match="cannot write a checkpoint"):
-            checkpoint.save_adapter(folder, trained(), CONFIG)
+            checkpoint.save_adapter(folder, trained(), CONFIG, mask=None)
 
 
 @pytest.mark.parametrize("change", [{"a": 1.5}, {"b": 1.0}], ids=["value", "path"])
@@ -253,8 +253,8 @@ def remove(path):
 def test_no_damage_to_any_file_passes_in_silence(tmp_path, damage):
     """Each file of a checkpoint in turn: it is refused in one sentence, or it comes back exactly."""
     whole, refused = tmp_path / "whole", 0
-    checkpoint.save_adapter(whole, trained(), CONFIG, step=1)
-    checkpoint.save_adapter(whole, trained(), CONFIG, step=2)
+    checkpoint.save_adapter(whole, trained(), CONFIG, mask=None, step=1)
+    checkpoint.save_adapter(whole, trained(), CONFIG, mask=None, step=2)
     for number, path in enumerate(data_files(whole / "2")):
         copy = tmp_path / str(number)
         shutil.copytree(whole, copy)
@@ -368,4 +368,4 @@ def test_a_disk_that_is_full_is_a_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", fails)
     with pytest.raises(CheckpointError, match=r"^cannot write a checkpoint to .*: No space left on device\.$"):
-        checkpoint.save_adapter(tmp_path, trained(), CONFIG)
+        checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)

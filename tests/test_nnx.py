@@ -149,10 +149,10 @@ def test_a_sweep_of_an_nnx_model_is_its_members_one_by_one():
 def test_it_goes_to_peft_and_back_and_into_a_checkpoint(name, tmp_path):
     case = named(name)
     model, params = case.model(), case.params()
-    lora_jax.peft.save(tmp_path / "peft", params, case.config, model.layout)
+    lora_jax.peft.save(tmp_path / "peft", params, case.config, model.layout, mask=None)
     back = lora_jax.peft.load(tmp_path / "peft", strip(params), model.layout).params
     assert_trees_close(case.apply()(back, case.x()), case.apply()(params, case.x()), 1e-6)
-    lora_jax.checkpoint.save_adapter(tmp_path / "orbax", params, case.config)
+    lora_jax.checkpoint.save_adapter(tmp_path / "orbax", params, case.config, mask=None)
     fresh = adapt(jax.random.key(5), strip(params), model, case.x())
     chex.assert_trees_all_equal(lora_jax.checkpoint.restore_adapter(tmp_path / "orbax", fresh, case.config), params)
 

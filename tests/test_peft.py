@@ -244,7 +244,7 @@ def adapted(kind: str, **fields) -> tuple:
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_a_start_is_written_as_plain_lora_of_twice_the_rank(init, tmp_path):
     m, config_, params = adapted("bert", targets=("query", "dense"), init=init, scaling="alpha/sqrt(r)")
-    peft.save(tmp_path / "plain", params, config_, m.layout)
+    peft.save(tmp_path / "plain", params, config_, m.layout, mask=None)
     assert config(tmp_path / "plain")["r"] == 4
     found = peft.load(tmp_path / "plain", m.params, m.layout)
     expected = LoRA(m.module, config_).apply({"params": params}, *m.args)
@@ -263,7 +263,7 @@ def test_all_biases_are_saved(tmp_path):
 
 
 def without_names(m, config_, params, folder):
-    peft.save(folder, params, config_, m.layout)
+    peft.save(folder, params, config_, m.layout, mask=None)
 
 
 def part_of_a_module(m, config_, params, folder):
@@ -277,11 +277,11 @@ def adapted_head(m, config_, params, folder):
 
 
 def base_alone(m, config_, params, folder):
-    peft.save(folder, m.params, config_, m.layout)
+    peft.save(folder, m.params, config_, m.layout, mask=None)
 
 
 def other_layout(m, config_, params, folder):
-    peft.save(folder, params, config_, model("net").layout)
+    peft.save(folder, params, config_, model("net").layout, mask=None)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_layers_that_peft_lacks_are_named(module, x, message, tmp_path):
     config_ = LoRAConfig(rank=2, targets="*")
     params = LoRA(module, config_).init(jax.random.key(0), x)["params"]
     with pytest.raises(LoRAError, match=message):
-        peft.save(tmp_path / "folder", params, config_, lora_jax.layout(module, x))
+        peft.save(tmp_path / "folder", params, config_, lora_jax.layout(module, x), mask=None)
 
 
 class Attention(nn.Module):
@@ -347,7 +347,7 @@ def test_dense_general_and_einsum_are_matrices_of_their_own(tmp_path):
     config_ = LoRAConfig(rank=2, targets="all-linear", dora=True)
     params = randomised(LoRA(Attention(), config_).init(jax.random.key(0), x)["params"], seed=3)
     layout = lora_jax.layout(Attention(), x)
-    peft.save(tmp_path / "folder", params, config_, layout)
+    peft.save(tmp_path / "folder", params, config_, layout, mask=None)
     found = tensors(tmp_path / "folder")
     assert found["base_model.model.attention.out.lora_A.weight"].shape == (2, 4)
     assert found["base_model.model.out.lora_B.weight"].shape == (

@@ -19,6 +19,8 @@ def test_python_blocks_run(tmp_path, monkeypatch, capsys):
         exec(compile(block, str(README), "exec"), names)  # the README is code that we wrote
     assert "lora_b nonzero 0/1" in capsys.readouterr().out
     assert names["losses"].shape == (24, 4)
+    assert names["logits"].shape == (2, 2)
+    assert names["norms"]["bert"]
 
 
 @pytest.mark.parametrize("command", re.findall(r"python (\S+\.py)", README.read_text()))

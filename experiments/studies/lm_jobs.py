@@ -122,7 +122,7 @@ def _save(folder: RunFolder, settings: Settings, base: lm_speaker.Base, params: 
     """What was trained, in place of whatever is there."""
     if settings.regime == "LoRA":
         shutil.rmtree(folder.path / "adapter", ignore_errors=True)
-        checkpoint.save_adapter(folder.path / "adapter", params, _config(settings))
+        checkpoint.save_adapter(folder.path / "adapter", params, _config(settings), mask=None)
         return
     causal_folder.write(folder.path / "model", base.model.config, params)
     bpe.write(base.tokenizer, folder.path / "model")
@@ -135,7 +135,9 @@ def restored(folder: pathlib.Path, settings: Settings, base: lm_speaker.Base) ->
     model = lora_jax.LoRA(base.model, _config(settings))
     params = lora_jax.adapt(jax.random.key(0), base.params, model, jnp.ones((1, 8), jnp.int32))
     with phases.mending(f"remove {folder / 'summary.json'}, then run --job=finetune with the same flags"):
-        return lm_speaker.Voice(checkpoint.restore_adapter(folder / "adapter", params, _config(settings)), model)
+        return lm_speaker.Voice(
+            checkpoint.restore_adapter(folder / "adapter", params, _config(settings), mask=None), model
+        )
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -121,7 +121,7 @@ def _save(folder: RunFolder, settings: Settings, recipe: new_digits.Recipe, base
     path = _adapter_path(folder, recipe)
     if checkpoint.latest_step(path) is None:
         params = jax.tree.map(lambda leaf: leaf[0], lora_jax.combine(bases, adapters))
-        checkpoint.save_adapter(path, params, new_digits.wrapped(settings, recipe).config)
+        checkpoint.save_adapter(path, params, new_digits.wrapped(settings, recipe).config, mask=None)
 
 
 def _score(model, params, data: Mnist, settings: Settings) -> dict[str, float]:

@@ -58,7 +58,7 @@ def load(
     >>> model = lora_jax.LoRA(base, LoRAConfig(rank=2, alpha=4, targets="*"))
     >>> params, layout = {"head": model.init(jax.random.key(0), x)["params"]}, {"head": lora_jax.layout(base, x)[""]}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     lora_jax.peft.save(folder, params, model.config, layout)
+    ...     lora_jax.peft.save(folder, params, model.config, layout, mask=None)
     ...     found = load(folder, lora_jax.strip(params), layout)
     >>> found.config.targets, float(found.params["head"]["lora_scale"])
     (('head',), 2.0)

@@ -30,7 +30,7 @@ def save(
     layout: Mapping[str, Site],
     *,
     names_of: Names = dotted,
-    mask: Mask | None = None,
+    mask: Mask | None,
     base_model: str | None = None,
     task_type: str | None = None,
     fold_scaling: bool = False,
@@ -46,7 +46,7 @@ def save(
       config: for the scaling rule, dropout and DoRA.
       layout: `lora_jax.layout(base_module, example_input)`.
       names_of: the torch module of a Flax module's path; "{}" stands for the index of a stacked layer.
-      mask: from `trainable_mask`; modules that train whole are saved with the adapter, as are biases.
+      mask: from `trainable_mask`; modules that train whole are saved with the adapter, as are biases. None says that there are none.
       base_model, task_type: said in the config ("SEQ_CLS" ...), for PEFT's automatic classes.
       fold_scaling: writes one rank for all with alpha equal to it, and the scales in lora_B, for servers that read no more.
 
@@ -60,7 +60,7 @@ def save(
     >>> params = {"head": model.init(jax.random.key(0), x)["params"]}
     >>> layout = {"head": lora_jax.layout(base, x)[""]}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(folder, params, model.config, layout)
+    ...     save(folder, params, model.config, layout, mask=None)
     ...     sorted(path.name for path in pathlib.Path(folder).iterdir())
     ['adapter_config.json', 'adapter_model.safetensors']
     """

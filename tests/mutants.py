@@ -1,0 +1,88 @@
+"""Does the suite notice when LoRA is wrong? Each mutant is one edit of the library; some test must fail under it.
+
+    python tests/mutants.py            # all of them, some minutes
+    python tests/mutants.py scale      # those whose name has this in it
+
+Each runs in a copy of the repository, on the test files named beside it, and stops at the first failure. A mutant that no test kills is
+reported, and makes the exit status 1. tests/test_mutants.py checks that every edit still finds its place.
+"""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAYERS, MERGE, NNX = ("tests/test_layers.py",), ("tests/test_merge.py",), ("tests/test_nnx.py",)
+VARIANTS, PEFT, BANK = ("tests/test_variants.py",), ("tests/test_peft.py",), ("tests/test_bank.py",)
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str  # in lora_jax
+    old: str  # found once
+    new: str
+    tests: tuple[str, ...]
+
+
+SIDE = "    return y + side if gain is None else _rescaled(module, y, side, gain)"
+MUTANTS = [
+    Mutant("side path dropped", "interceptor.py", SIDE, "    return y", LAYERS),
+    Mutant("side path negated", "interceptor.py", SIDE, SIDE.replace("y + side", "y - side"), LAYERS),
+    Mutant("side path doubled", "interceptor.py", SIDE, SIDE.replace("y + side", "y + 2 * side"), LAYERS),
+    Mutant("scale forgotten", "lowrank.py", " * scale.astype(narrow.dtype)\n", "\n", LAYERS),
+    Mutant("scale forgotten in merge", "lowrank.py", "scale.astype(dtype)[..., None, None] * jnp.matmul", "jnp.matmul", MERGE),
+    Mutant("a transposed", "lowrank.py", "@ a.astype(x.dtype)  # [B, R]", "@ a.T.reshape(a.shape).astype(x.dtype)", LAYERS),
+    Mutant("b transposed", "lowrank.py", "(rows @ b.astype(narrow.dtype))", "(rows @ b.T.reshape(b.shape).astype(narrow.dtype))", LAYERS),
+    Mutant("a transposed in PEFT files", "peft/tensors.py", "LORA_A: a.T, LORA_B: b.T}\n    if", "LORA_A: a.reshape(a.T.shape), LORA_B: b.T}\n    if", PEFT),
+    Mutant("base trains", "partition.py", "name_of(path) in TRAINABLE for path", "True for path", ("tests/test_partition.py",)),
+    Mutant("base moves by its raw gradient", "optim.py", "jnp.zeros_like(leaf) for path", "leaf for path", ("tests/test_optim.py",)),
+    Mutant("base is differentiated", "interceptor.py", "    kernel = _variable(module, rule.kernel)\n", "    kernel = _variable(module, rule.kernel)\n    kernel = kernel + 0 * adapter.a.sum()\n", ("tests/test_training.py", "tests/test_variants.py")),
+    Mutant("dropout always on", "interceptor.py", "    if rate == 0:\n        return x\n", "    rate = 0.3\n", ("tests/test_adapter.py", "tests/test_layers.py")),
+    Mutant("head not saved", "checkpoint.py", " or p in heads}", "}", ("tests/test_checkpoint.py",)),
+    Mutant("head not written to PEFT", "peft/writing.py", "            found[f\"{PREFIX}{torch_path}.{name}\"] = tensor\n", "            pass\n", PEFT),
+    Mutant("rank padding not zero", "lowrank.py", "jnp.pad(a", "1 + jnp.pad(a", ("tests/test_lowrank.py", "tests/test_sweep.py")),
+    Mutant("DoRA's gain upside down", "dora.py", "return adapter.magnitude / jax.lax.stop_gradient(jnp.sqrt(square))", "return jax.lax.stop_gradient(jnp.sqrt(square)) / adapter.magnitude", VARIANTS),
+    Mutant("DoRA's norm differentiated", "dora.py", "(jax.lax.stop_gradient(factor) for factor in adapter.factors())", "(factor for factor in adapter.factors())", VARIANTS),
+    Mutant("DoRA rescales the bias", "interceptor.py", "y if bias is None else y - _like(bias.reshape(gain.shape), y)", "y", VARIANTS),
+    Mutant("start not subtracted", "leaves.py", "[self.b, -self.start_b]", "[self.b, self.start_b]", VARIANTS),
+    Mutant("start not kept", "starts.py", "start_a=a, start_b=b", "start_a=0 * a, start_b=b", VARIANTS),
+    Mutant("rsLoRA's root forgotten", "config.py", "alpha / math.sqrt(rank)", "alpha / rank", ("tests/test_config.py", "tests/test_peft.py")),
+    Mutant("NNX side path dropped", "nnx/hooks.py", "        y = y + side.astype(y.dtype)\n", "", NNX),
+    Mutant("NNX embed takes the wrong rows", "nnx/hooks.py", "jnp.take(a, ids, axis=0)", "jnp.take(a, 0 * ids, axis=0)", NNX),
+    Mutant("id -1 is the last adapter", "bank.py", "lambda leaf: leaf[ids], bank", "lambda leaf: leaf[:-1][ids], bank", BANK),
+    Mutant("weights of a combination ignored", "algebra.py", "(w * layer.scale / scale)", "(layer.scale / scale)", ("tests/test_algebra.py",)),
+    Mutant("LoRA+ scales a", "optim.py", '"key", None) == B', '"key", None) != B', ("tests/test_optim.py", "tests/test_docstrings.py")),
+    Mutant("NF4 codes swapped", "quantised.py", "[levels[codes >> 4], levels[codes & 15]]", "[levels[codes & 15], levels[codes >> 4]]", ("tests/test_quantised.py",)),
+]  # fmt: skip
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether its tests pass all the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / "copy"
+        ignored = shutil.ignore_patterns(".git", "runs", "results", "__pycache__", ".venv", "*.egg-info")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        file = copy / "lora_jax" / mutant.file
+        file.write_text(file.read_text().replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", *mutant.tests]
+        return subprocess.run(command, cwd=copy, capture_output=True, check=False).returncode == 0
+
+
+def main(wanted: list[str]) -> int:
+    chosen = [m for m in MUTANTS if not wanted or any(word in m.name for word in wanted)]
+    alive = []
+    for mutant in chosen:
+        lives = survives(mutant)
+        print(f"{'ALIVE ' if lives else 'killed'}  {mutant.name}", flush=True)
+        alive += [mutant.name] if lives else []
+    print(
+        f"{len(chosen) - len(alive)} of {len(chosen)} mutants killed{'; alive: ' + ', '.join(alive) if alive else ''}"
+    )
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
