@@ -27,6 +27,11 @@ class Mutant(NamedTuple):
     tests: tuple[str, ...]
 
 
+QUANTISED = ("tests/test_quantised.py",)
+GAIN = "adapter.magnitude / jax.lax.stop_gradient(jnp.sqrt(square))"
+FILES_A = "LORA_A: a.T, LORA_B: b.T}\n    if"
+KERNEL = "    kernel = _variable(module, rule.kernel)\n"
+DIFFERENTIATED = ("tests/test_training.py", "tests/test_variants.py")
 SIDE = "    return y + side if gain is None else _rescaled(module, y, side, gain)"
 MUTANTS = [
     Mutant("side path dropped", "interceptor.py", SIDE, "    return y", LAYERS),
@@ -36,16 +41,16 @@ MUTANTS = [
     Mutant("scale forgotten in merge", "lowrank.py", "scale.astype(dtype)[..., None, None] * jnp.matmul", "jnp.matmul", MERGE),
     Mutant("a transposed", "lowrank.py", "@ a.astype(x.dtype)  # [B, R]", "@ a.T.reshape(a.shape).astype(x.dtype)", LAYERS),
     Mutant("b transposed", "lowrank.py", "(rows @ b.astype(narrow.dtype))", "(rows @ b.T.reshape(b.shape).astype(narrow.dtype))", LAYERS),
-    Mutant("a transposed in PEFT files", "peft/tensors.py", "LORA_A: a.T, LORA_B: b.T}\n    if", "LORA_A: a.reshape(a.T.shape), LORA_B: b.T}\n    if", PEFT),
+    Mutant("a transposed in PEFT files", "peft/tensors.py", FILES_A, FILES_A.replace("a.T,", "a.reshape(a.T.shape),"), PEFT),
     Mutant("base trains", "partition.py", "name_of(path) in TRAINABLE for path", "True for path", ("tests/test_partition.py",)),
     Mutant("base moves by its raw gradient", "optim.py", "jnp.zeros_like(leaf) for path", "leaf for path", ("tests/test_optim.py",)),
-    Mutant("base is differentiated", "interceptor.py", "    kernel = _variable(module, rule.kernel)\n", "    kernel = _variable(module, rule.kernel)\n    kernel = kernel + 0 * adapter.a.sum()\n", ("tests/test_training.py", "tests/test_variants.py")),
-    Mutant("dropout always on", "interceptor.py", "    if rate == 0:\n        return x\n", "    rate = 0.3\n", ("tests/test_adapter.py", "tests/test_layers.py")),
+    Mutant("base is differentiated", "interceptor.py", KERNEL, KERNEL + "    kernel = kernel + 0 * adapter.a.sum()\n", DIFFERENTIATED),
+    Mutant("dropout always on", "interceptor.py", "    if rate == 0:\n        return x\n", "    rate = 0.3\n", ("tests/test_adapter.py",)),
     Mutant("head not saved", "checkpoint.py", " or p in heads}", "}", ("tests/test_checkpoint.py",)),
-    Mutant("head not written to PEFT", "peft/writing.py", "            found[f\"{PREFIX}{torch_path}.{name}\"] = tensor\n", "            pass\n", PEFT),
+    Mutant("head not written to PEFT", "peft/writing.py", 'found[f"{PREFIX}{torch_path}.{name}"] = tensor', "pass", PEFT),
     Mutant("rank padding not zero", "lowrank.py", "jnp.pad(a", "1 + jnp.pad(a", ("tests/test_lowrank.py", "tests/test_sweep.py")),
-    Mutant("DoRA's gain upside down", "dora.py", "return adapter.magnitude / jax.lax.stop_gradient(jnp.sqrt(square))", "return jax.lax.stop_gradient(jnp.sqrt(square)) / adapter.magnitude", VARIANTS),
-    Mutant("DoRA's norm differentiated", "dora.py", "(jax.lax.stop_gradient(factor) for factor in adapter.factors())", "(factor for factor in adapter.factors())", VARIANTS),
+    Mutant("DoRA's gain upside down", "dora.py", GAIN, "1 / (" + GAIN + ")", VARIANTS),
+    Mutant("DoRA's norm differentiated", "dora.py", "(jax.lax.stop_gradient(factor) for", "(factor for", VARIANTS),
     Mutant("DoRA rescales the bias", "interceptor.py", "y if bias is None else y - _like(bias.reshape(gain.shape), y)", "y", VARIANTS),
     Mutant("start not subtracted", "leaves.py", "[self.b, -self.start_b]", "[self.b, self.start_b]", VARIANTS),
     Mutant("start not kept", "starts.py", "start_a=a, start_b=b", "start_a=0 * a, start_b=b", VARIANTS),
@@ -55,7 +60,7 @@ MUTANTS = [
     Mutant("id -1 is the last adapter", "bank.py", "lambda leaf: leaf[ids], bank", "lambda leaf: leaf[:-1][ids], bank", BANK),
     Mutant("weights of a combination ignored", "algebra.py", "(w * layer.scale / scale)", "(layer.scale / scale)", ("tests/test_algebra.py",)),
     Mutant("LoRA+ scales a", "optim.py", '"key", None) == B', '"key", None) != B', ("tests/test_optim.py", "tests/test_docstrings.py")),
-    Mutant("NF4 codes swapped", "quantised.py", "[levels[codes >> 4], levels[codes & 15]]", "[levels[codes & 15], levels[codes >> 4]]", ("tests/test_quantised.py",)),
+    Mutant("NF4 codes swapped", "quantised.py", "[levels[codes >> 4], levels[codes & 15]]", "[levels[codes & 15], levels[codes >> 4]]", QUANTISED),
 ]  # fmt: skip
 
 

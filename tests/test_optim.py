@@ -8,7 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, combine, lora_optimizer, partition, report, trainable_mask
+from lora_jax import (
+    LoRA,
+    LoRAConfig,
+    LoRAError,
+    adapt,
+    combine,
+    lora_optimizer,
+    lora_plus,
+    partition,
+    report,
+    trainable_mask,
+)
+from lora_jax.elementwise import require_elementwise
 from lora_jax.models.mlp import MLP
 from tests.cases import flat, randomised
 
@@ -105,3 +117,29 @@ def test_a_mask_of_another_tree_is_refused():
     params, mask = start()
     with pytest.raises(LoRAError, match="not of the tree"):
         lora_optimizer(optax.adam(1e-3), mask).init({**params, "extra": jnp.ones(2)})
+
+
+def test_lora_plus_is_another_learning_rate_for_b_alone():
+    params, mask = start()
+    plain = lora_optimizer(optax.adamw(1e-2, weight_decay=0.3), mask)
+    plus = lora_optimizer(optax.chain(optax.adamw(1e-2, weight_decay=0.3), lora_plus(16)), mask)
+    fast = lora_optimizer(optax.adamw(16e-2, weight_decay=0.3), mask)
+    gradient = jax.jit(jax.grad(loss))(params)
+    of = {
+        name: flat(tx.update(gradient, tx.init(params), params)[0])
+        for name, tx in (("plain", plain), ("plus", plus), ("fast", fast))
+    }
+    for path, update in of["plus"].items():
+        same = "fast" if path.endswith("lora_b") else "plain"
+        np.testing.assert_allclose(update, of[same][path], rtol=1e-5)
+    assert any(path.endswith("lora_b") and np.any(update) for path, update in of["plus"].items())
+
+
+def test_lora_plus_keeps_padded_ranks_possible():
+    require_elementwise(lambda rate: optax.chain(optax.adamw(rate), lora_plus(8)))
+
+
+@pytest.mark.parametrize("ratio", [0, -1.0, float("nan")])
+def test_a_ratio_that_is_not_positive_says_so(ratio):
+    with pytest.raises(LoRAError, match="it must be positive"):
+        lora_plus(ratio)

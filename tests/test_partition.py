@@ -97,6 +97,33 @@ def test_heads_are_named_as_targets_are(train, heads):
     assert {path for path, trains in mask.items() if trains} == heads | adapters
 
 
+def two_layers() -> dict:
+    """One with an adapter and a bias, one with a bias alone, one with an adapter alone."""
+    adapter = {name: jnp.ones(()) for name in ("lora_a", "lora_b", "lora_scale")}
+    return {"one": {"bias": jnp.ones(2), **adapter}, "two": {"bias": jnp.ones(2)}, "three": adapter}
+
+
+@pytest.mark.parametrize(
+    ("bias", "expected"), [("none", set()), ("lora_only", {"one/bias"}), ("all", {"one/bias", "two/bias"})]
+)
+def test_biases_train_by_choice(bias, expected):
+    mask = flat(trainable_mask(two_layers(), bias=bias))
+    assert {path for path, trains in mask.items() if trains and path.endswith("bias")} == expected
+
+
+@pytest.mark.parametrize(
+    ("params", "bias", "message"),
+    [
+        (two_layers(), "some", "'none', 'lora_only', 'all'"),
+        ({"three": two_layers()["three"], "two": two_layers()["two"]}, "lora_only", "no adapted layer has a bias"),
+        ({"three": two_layers()["three"]}, "all", "the model has no bias"),
+    ],
+)
+def test_a_choice_of_biases_that_selects_nothing_says_so(params, bias, message):
+    with pytest.raises(LoRAError, match=message):
+        trainable_mask(params, bias=bias)
+
+
 @every_case
 def test_combine_undoes_partition(case):
     params = case.params()

@@ -2,6 +2,8 @@
 
 import re
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import pytest
@@ -123,3 +125,41 @@ def test_the_report_counts_the_matches():
     params = jax.eval_shape(LoRA(Encoder(), config).init, jax.random.key(0), jnp.ones((1, 4)))["params"]
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
     assert report(params, config=config).matches == {"query": 2, "layer_0/value": 1}
+
+
+# Patterns against an independent reading of them, on any paths.
+
+words = st.sampled_from(["a", "b", "query", "value", "layer_0", "layer_1"])
+paths = st.lists(words, min_size=1, max_size=4).map("/".join)
+
+
+@hypothesis.given(paths, paths)
+def test_a_name_matches_the_last_parts_of_a_path(name, path):
+    parts, wanted = path.split("/"), name.split("/")
+    assert targets.matches(name, path) == (parts[-len(wanted) :] == wanted)
+
+
+@hypothesis.given(paths, st.data())
+def test_a_full_path_beats_a_name_beats_a_glob_whatever_the_order(path, data):
+    pairs = [("*", 1), (path.rpartition("/")[2], 2), (path, 3)]
+    shuffled = data.draw(st.permutations(pairs))
+    if "/" in path:
+        assert targets.most_specific(shuffled, path, 0) == 3
+        assert targets.most_specific([p for p in shuffled if p[1] != 3], path, 0) == 2
+    assert targets.most_specific([("*", 1)], path, 0) == 1
+
+
+@hypothesis.given(
+    st.lists(paths, min_size=1, max_size=6, unique=True), st.lists(words, min_size=1, max_size=3, unique=True)
+)
+def test_selections_are_total_and_counted(layers, names):
+    config = LoRAConfig(rank=1, targets=names)
+    found = {path for path in layers if any(path.split("/")[-1] == name for name in names)}
+    assert {path for path in layers if targets.is_target(config, path, is_linear=True)} == found
+    idle = [name for name in names if not any(path.split("/")[-1] == name for path in layers)]
+    if idle:
+        with pytest.raises(LoRAError, match=re.escape(repr(idle[0]))):
+            targets.count_matches(config, [(path, True) for path in layers])
+    else:
+        counts = targets.count_matches(config, [(path, True) for path in layers])
+        assert counts == {name: sum(path.split("/")[-1] == name for path in layers) for name in names}
