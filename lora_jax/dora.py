@@ -34,9 +34,9 @@ def gain(kernel: jax.Array, adapter: Adapter) -> jax.Array:
 
     The gradient reaches m alone.
     """
-    a, b = (jax.lax.stop_gradient(factor) for factor in adapter.factors())
+    kernel, a, b = jax.lax.stop_gradient((kernel, *adapter.factors()))
     square = jnp.square(adapter.norm) + _growth(kernel, a, b, adapter.scale, adapter.norm.shape)
-    return adapter.magnitude / jax.lax.stop_gradient(jnp.sqrt(square))
+    return adapter.magnitude / jnp.sqrt(square)
 
 
 def merged(value: jax.Array, magnitude: jax.Array) -> jax.Array:
