@@ -12,6 +12,7 @@ from experiments.common import accelerator, cli, main
 from experiments.common.flags import define_bert, define_common, define_data, define_finetuning, define_integers
 from experiments.data import bert_base, sentences
 from experiments.figures import sst2 as figures
+from experiments.figures import sst2_finetuning
 from experiments.studies import sst2, sst2_jobs
 
 define_common()
@@ -44,7 +45,7 @@ def _finetune() -> None:
     main.refuse(("sentences",), "with --job=finetune, only with predict")
     settings, inputs = _settings_and_inputs()
     main.execute(
-        JOB_NAME, settings, lambda folder: sst2_jobs.finetune(folder, settings, inputs), sst2_jobs, data=inputs
+        JOB_NAME, settings, lambda folder: sst2_jobs.finetune(folder, settings, inputs), sst2_finetuning, data=inputs
     )
     print(f"merged: {main.run_folder(JOB_NAME, settings, inputs).path / 'merged'}")
 

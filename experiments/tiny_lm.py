@@ -17,6 +17,7 @@ from experiments.common import accelerator, cli, lm, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common
 from experiments.data import questions, text
+from experiments.figures import lm_finetuning
 from experiments.studies import lm_jobs, lm_pretraining, lm_speaker, lm_study
 from lora_jax.models.generation import Sampling
 
@@ -74,7 +75,7 @@ def _finetune() -> None:
     settings, base, material = _of_finetuning()
     main.execute(
         "tiny_lm_finetune", settings, lambda folder: lm_jobs.finetune(folder, settings, base, material.pairs),
-        lm_jobs, data=material,
+        lm_finetuning, data=material,
     )  # fmt: skip
 
 

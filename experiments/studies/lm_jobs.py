@@ -93,6 +93,9 @@ def finetune(folder: RunFolder, settings: Settings, base: lm_speaker.Base, pairs
         "peak_bytes": outcome.peak_bytes,
         "rates": lm_judge.rates(asked, said) if asked else None,
         "outputs": [{"question": q, "answer": a} for q, a in zip(asked, said, strict=True)],
+        "spectrum": jax.tree.map(np.ndarray.tolist, lora_jax.spectrum(voice.params))
+        if settings.regime == "LoRA"
+        else None,
         "left_out": {**pairs.left_out, "too long": sum(part.too_long for part in encoded.values())},
         "train_pairs": len(encoded["train"].pairs),
         "source": pairs.source,
@@ -138,27 +141,6 @@ def restored(folder: pathlib.Path, settings: Settings, base: lm_speaker.Base) ->
         return lm_speaker.Voice(
             checkpoint.restore_adapter(folder / "adapter", params, _config(settings), mask=None), model
         )
-
-
-def table(summary: dict[str, Any]) -> str:
-    """What was trained, and how well it answers."""
-    share = 100 * summary["parameters"] / summary["base_parameters"]
-    left_out = ", ".join(f"{count:,} {why}" for why, count in summary["left_out"].items() if count) or "none"
-    lines = [
-        f"{summary['regime']}: {summary['parameters']:,} parameters ({share:.2f} % of the model's), {summary['train_pairs']:,} "
-        f"questions of {summary['source']}; left out: {left_out}",
-        f"{summary['steps_per_epoch'] * summary['epochs'][-1]} steps of {summary['seconds_per_step']:.2f} s; memory of the program "
-        f"{summary['peak_bytes'] / 2**20:,.0f} MiB",
-        f"held-out answers, nats a token: {summary['loss'][0]:.3f} before, {summary['loss'][-1]:.3f} after",
-    ]
-    if summary["rates"]:
-        lines.append("outputs: " + ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in summary["rates"].items()))
-    return "\n".join(lines + [f"  {one['question']!r} -> {one['answer']!r}" for one in summary["outputs"][:3]])
-
-
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Nothing: a single run is told by its table."""
-    return []
 
 
 def chat(

@@ -74,6 +74,7 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
         "accuracies": outcome.accuracy[:, 0].tolist(),
         "losses": outcome.loss[:, 0].tolist(),
         "majority": max(positive, 1 - positive),
+        "spectrum": jax.tree.map(np.ndarray.tolist, lora_jax.spectrum(params)) if settings.has_adapter else None,
         "examples": _predictions(EXAMPLES, classifier.logits(params, EXAMPLES)),
         "adapter": "adapter",
         "merged": "merged",
@@ -148,24 +149,3 @@ def _predictions(sentences: Sequence[str], logits: np.ndarray) -> list[dict[str,
         {"sentence": sentence, "label": CLASSES[p.argmax()], "probability": float(p.max()), "logits": line.tolist()}
         for sentence, p, line in zip(sentences, probabilities, logits, strict=True)
     ]
-
-
-def table(summary: dict[str, Any]) -> str:
-    """What was trained, and how well it does."""
-    s, data = summary["settings"], summary["data"]
-    rank = f", rank {s['rank']}" if s["rank"] else ""
-    share = summary["parameters"] / summary["base_parameters"]
-    return "\n".join(
-        [
-            f"{s['regime']}{rank}, seed {s['seed']}: {summary['parameters']:,} parameters ({100 * share:.2f} % of the model's), "
-            f"{s['epochs']} x {summary['sentences']:,} sentences in batches of {summary['batch_size']}, "
-            f"learning rate {s['learning_rate']:g}",
-            f"validation accuracy: {100 * summary['accuracy']:.2f} % of {data['validation']:,} sentences; before training "
-            f"{100 * summary['accuracies'][0]:.2f} %, always the commoner class {100 * summary['majority']:.2f} %",
-        ]
-    )
-
-
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Nothing: a single run is told by its table."""
-    return []

@@ -54,6 +54,7 @@ def test_from_text_to_a_talk(run, home, model, monkeypatch):
     found = summary(stdout)
     assert found["loss"][-1] < found["loss"][0] and found["epochs"] == [0, 1, 2]
     folder = pathlib.Path(re.search(r"^summary: (.+)/summary.json$", stdout, re.MULTILINE)[1])
+    assert (folder / "spectrum.png").is_file()
     assert (folder / "adapter").is_dir() and not (folder / "model").exists()  # adapters only on disk
     monkeypatch.setattr(
         "sys.stdin",
