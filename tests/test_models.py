@@ -1,0 +1,281 @@
+"""A table of whole models x configs; every question is asked of every row, in linen and in NNX.
+
+The rows are small and whole: what users adapt. tests/cases.py and tests/nnx_cases.py have the single layers.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.traverse_util import unflatten_dict
+
+from lora_jax import (
+    LoRA,
+    LoRAConfig,
+    adapt,
+    adapter_of,
+    checkpoint,
+    combine,
+    lora_optimizer,
+    merge,
+    partition,
+    strip,
+    trainable_mask,
+    training,
+)
+from lora_jax import nnx as lora_nnx
+from lora_jax.leaves import TRAINABLE
+from lora_jax.lowrank import pad_rank
+from lora_jax.models.bert import BertConfig, BertForSequenceClassification
+from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
+from lora_jax.models.mlp import MLP
+from tests.cases import TiedNet, assert_trees_close, equations, flat, randomised
+from tests.nnx_cases import Stack
+from tests.nnx_cases import Tied as TiedNNX
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+class AttentionBlock(nn.Module):
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.MultiHeadDotProductAttention(num_heads=3, dtype=self.dtype, name="attention")(
+            nn.LayerNorm(name="norm")(x)
+        )
+        return nn.Dense(3, dtype=self.dtype, name="head")(x + y)
+
+
+class ConvNet(nn.Module):
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(5, (3, 3), dtype=self.dtype, name="first")(x))
+        x = nn.relu(nn.Conv(7, (2, 2), strides=2, dtype=self.dtype, name="second")(x))
+        return nn.Dense(3, dtype=self.dtype, name="head")(x.mean(axis=(1, 2)))
+
+
+class NNXAttentionBlock(nnx.Module):
+    def __init__(self, dtype, rngs):
+        self.norm = nnx.LayerNorm(6, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(3, 6, dtype=dtype, decode=False, rngs=rngs)
+        self.head = nnx.Linear(6, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(x + self.attention(self.norm(x)))
+
+
+class NNXMLP(nnx.Module):
+    def __init__(self, dtype, rngs):
+        self.hidden_0 = nnx.Linear(5, 9, dtype=dtype, rngs=rngs)
+        self.classifier = nnx.Linear(9, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return self.classifier(nnx.relu(self.hidden_0(x)))
+
+
+BERT = BertConfig(
+    vocab_size=13,
+    hidden_size=6,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=10,
+    max_position_embeddings=17,
+)
+LLAMA = CausalLMConfig(13, 12, 10, 2, 3, 1, 16)
+RANDOM = np.random.default_rng(0)
+IDS = jnp.asarray(RANDOM.integers(13, size=(1, 11)), jnp.int32)  # 11 rows of a product: no kernel has such a side
+
+
+def floats(*shape: int) -> jax.Array:
+    return jnp.asarray(RANDOM.normal(size=shape), jnp.float32)
+
+
+# name -> (module of a dtype, or NNX model of a dtype and streams; input; head)
+MODELS = {
+    "mlp": (lambda dtype: MLP(hidden=(9,), classes=3), floats(4, 5), "classifier"),
+    "attention": (AttentionBlock, floats(2, 4, 6), "head"),
+    "scan, remat, tied": (TiedNet, IDS % 7, None),
+    "convolutions": (ConvNet, floats(2, 6, 6, 3), "head"),
+    "BERT": (lambda dtype: BertForSequenceClassification(BERT, 3), IDS, "classifier"),
+    "causal LM": (lambda dtype: CausalLM(LLAMA, dtype=dtype or jnp.float32), IDS, None),
+    "NNX mlp": (NNXMLP, floats(4, 5), "classifier"),
+    "NNX attention": (NNXAttentionBlock, floats(2, 4, 6), "head"),
+    "NNX scan, remat": (Stack, floats(5, 4), None),
+    "NNX tied": (TiedNNX, IDS % 7, None),
+}
+CONFIGS = {
+    "LoRA": LoRAConfig(rank=2, alpha=3),
+    "rsLoRA, dropout, DoRA": LoRAConfig(rank=2, alpha=3, scaling="alpha/sqrt(r)", dropout=0.3, dora=True),
+    "PiSSA, embeddings and convolutions too": LoRAConfig(rank=2, alpha=3, init="pissa", targets="*"),
+}
+
+
+class Row(NamedTuple):
+    model: str
+    config: str
+
+    @functools.cache  # noqa: B019
+    def wrapper(self, dtype=None):
+        build, config = MODELS[self.model][0], CONFIGS[self.config]
+        if "scan" in self.model:  # a stack that does not split the stream of dropout
+            config = dataclasses.replace(config, dropout=0.0)
+        return lora_nnx.LoRA(build(dtype, nnx.Rngs(0)), config) if self.is_nnx else LoRA(build(dtype), config)
+
+    @property
+    def is_nnx(self) -> bool:
+        return self.model.startswith("NNX")
+
+    @property
+    def x(self):
+        return MODELS[self.model][1]
+
+    @functools.cache  # noqa: B019
+    def base(self) -> dict:
+        if self.is_nnx:
+            return self.wrapper().base_params
+        return jax.jit(self.wrapper().base_module.init)(jax.random.key(0), self.x)["params"]
+
+    @functools.cache  # noqa: B019
+    def fresh(self) -> dict:
+        return adapt(jax.random.key(1), self.base(), self.wrapper(), self.x)
+
+    @functools.cache  # noqa: B019
+    def apply(self):
+        """(params, x) -> y, jitted; the list of its traces."""
+        traces = []
+
+        def run(params, x):
+            traces.append(1)
+            return self.wrapper().apply({"params": params}, x)
+
+        return jax.jit(run), traces
+
+    def y(self, params):
+        return self.apply()[0](params, self.x)
+
+
+ROWS = [Row(model, config) for model in MODELS for config in CONFIGS]
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.model}: {row.config}")
+
+
+@every_row
+def test_it_begins_as_its_base_and_strips_to_it_bit_for_bit(row):
+    fresh, base = row.fresh(), row.base()
+    assert_trees_close(row.y(fresh), row.y(base), 2e-6)
+    assert all(flat(strip(fresh))[path] is leaf for path, leaf in flat(base).items())
+
+
+@every_row
+def test_merged_it_answers_alike_and_one_trace_serves_every_adapter(row):
+    params = randomised(row.fresh(), seed=3)
+    run, traces = row.apply()
+    run(row.fresh(), row.x)
+    count = len(traces)
+    got = run(params, row.x)
+    assert len(traces) == count
+    assert_trees_close(row.y(merge(params)), got, 2e-5)
+    assert np.abs(got - row.y(row.base())).max() > 1e-3
+
+
+@every_row
+def test_gradients_are_those_of_the_merged_model(row):
+    params = randomised(row.fresh(), seed=3)
+    _, trainable = partition(params, trainable_mask(params))
+    rest = strip_trainable(params)
+
+    def loss(trainable, change):
+        return jnp.mean(row.wrapper().apply({"params": change(combine(rest, trainable))}, row.x) ** 2)
+
+    got = jax.jit(jax.grad(lambda t: loss(t, lambda tree: tree)))(trainable)
+    if "DoRA" in row.config:  # merge differentiates the norm, DoRA does not: tests/test_variants.py has its own route
+        got, trainable = magnitudes(got), trainable
+        expected = magnitudes(jax.jit(jax.grad(lambda t: loss(t, merge)))(trainable))
+    else:
+        expected = jax.jit(jax.grad(lambda t: loss(t, merge)))(trainable)
+    assert_trees_close(got, expected, 5e-5)
+
+
+def strip_trainable(params):
+    return partition(params, trainable_mask(params))[0]
+
+
+def magnitudes(tree):
+    return {path: leaf for path, leaf in flat(tree).items() if path.endswith("lora_magnitude")}
+
+
+@every_row
+def test_what_should_train_does_and_nothing_else(row, tmp_path):
+    fresh, head = row.fresh(), MODELS[row.model][2]
+    head = () if head is None or "targets='*'" in repr(CONFIGS[row.config]) else (head,)
+    mask = trainable_mask(fresh, train=head)
+    frozen, trainable = partition(fresh, mask)
+    tx = lora_optimizer(optax.adam(1e-2), mask)
+
+    def loss_fn(params, batch, key):
+        return jnp.mean((row.wrapper().apply({"params": params}, batch, rngs={"dropout": key}) - 1) ** 2), None
+
+    state = training.init_state(trainable, tx, jax.random.key(2))
+    size = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)) == 8 * size + 4  # two moments and a counter
+    step, before = training.make_train_step(loss_fn, tx), jax.tree.map(np.array, frozen)
+    for _ in range(3):
+        state, (loss, _) = step(state, frozen, row.x)
+    assert np.isfinite(loss)
+    jax.tree.map(np.testing.assert_array_equal, frozen, before)
+    still = [path for path, leaf in flat(state.trainable).items() if np.array_equal(leaf, flat(trainable)[path])]
+    assert still == []
+    trained = combine(frozen, state.trainable)
+    checkpoint.save_adapter(tmp_path, trained, CONFIGS[row.config], mask=mask)
+    again = checkpoint.restore_adapter(tmp_path, fresh, CONFIGS[row.config], mask=mask)
+    jax.tree.map(np.testing.assert_array_equal, again, trained)
+
+
+@every_row
+def test_padded_ranks_are_the_same_adapter(row):
+    params = randomised(row.fresh(), seed=3)
+    leaves = dict(flat(params))
+    for path in [path for path in leaves if path.endswith(("lora_a", "lora_start_a"))]:
+        other = path[:-1] + "b"
+        leaves[path], leaves[other] = pad_rank(leaves[path], leaves[other], 5)
+    padded = unflatten_dict(leaves, sep="/")
+    assert_trees_close(row.y(padded), row.y(params), 1e-5)
+
+
+@every_row
+def test_no_gradient_has_the_shape_of_a_kernel(row):
+    params = row.fresh()
+    frozen, trainable = partition(params, trainable_mask(params))
+    grad = jax.grad(lambda t: jnp.sum(row.wrapper().apply({"params": combine(frozen, t)}, row.x) ** 2))
+    kernels = [leaf.shape for path, leaf in flat(strip(params)).items() if path.endswith(("kernel", "embedding"))]
+    stacked = "scan" in row.model or row.model == "causal LM"
+    layers = {shape[1:] if stacked and len(shape) > 2 else shape for shape in kernels}
+    jaxpr = jax.make_jaxpr(grad)(trainable).jaxpr
+    products = [tuple(sorted(e.outvars[0].aval.shape)) for e in equations(jaxpr) if e.primitive.name == "dot_general"]
+    factors = {leaf.shape for leaf in jax.tree.leaves(trainable)}
+    factors |= {tuple(2 * n if n == 2 else n for n in shape) for shape in factors}  # [a | start_a]
+    ambiguous = {tuple(sorted(shape[-2:])) for shape in factors}
+    assert not ({tuple(sorted(shape)) for shape in layers} - ambiguous) & set(products)
+
+
+@pytest.mark.parametrize("name", ["attention", "convolutions", "causal LM", "NNX attention", "NNX scan, remat"])
+def test_bfloat16_stays_close(name):
+    row = Row(name, "LoRA")
+    params = randomised(row.fresh(), seed=3)
+    got = jax.jit(lambda params: row.wrapper(jnp.bfloat16).apply({"params": params}, row.x))(params)
+    assert_trees_close(got, row.y(params), 0.1)
+
+
+def test_every_row_trains_something():
+    for row in ROWS:
+        names = {path.rpartition("/")[2] for path in flat(adapter_of(row.fresh()))}
+        assert names & set(TRAINABLE)
