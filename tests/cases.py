@@ -195,17 +195,19 @@ CASES = [
     Case("rnn", lambda dtype: nn.RNN(nn.GRUCell(4, dtype=dtype)), (2, 3, 4)),
 ]
 
-DORA = [case.variant(dora=True) for case in CASES]
 _SEVERAL = ("dense", "attention", "einsum_transposed", "conv_2d_groups", "embed", "tied_scan_remat")
+DORA = [case.variant(dora=True) for case in CASES]
 STARTS = [
-    case_.variant(**fields)
-    for case_ in CASES
-    if case_.name in _SEVERAL
+    case.variant(**fields)
+    for case in CASES
+    if case.name in _SEVERAL
     for fields in ({"init": "pissa"}, {"init": "olora"}, {"init": "orthogonal"}, {"init": "pissa", "dora": True})
 ]
+SOME = [case for case in DORA if case.name.partition("-")[0] in _SEVERAL] + STARTS
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_variant = pytest.mark.parametrize("case", DORA + STARTS, ids=lambda case: case.name)
+several_variants = pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
 
 
 def case_named(name: str) -> Case:

@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, adapter_of, combine, merge, scaled, strip
-from tests.cases import assert_trees_close, case_named, dense_base, equations, every_variant, flat
+from tests.cases import assert_trees_close, case_named, dense_base, equations, every_variant, flat, several_variants
 
 
 def nested(leaves):
@@ -31,7 +31,7 @@ def test_merged_kernels_are_those_of_numpy(case):
     assert_trees_close(merge(case.params()), dense_base(case.params()), 2e-6)
 
 
-@every_variant
+@several_variants
 def test_gradients_are_those_of_the_dense_kernel(case):
     x, params = case.x(), case.params()
     model, module = case.model(), case.build(jnp.float32)
@@ -48,7 +48,7 @@ def test_gradients_are_those_of_the_dense_kernel(case):
     assert_trees_close(got, expected, 5e-5)
 
 
-@every_variant
+@several_variants
 def test_it_begins_as_the_base_it_is_put_on(case):
     base, x = strip(case.params()), case.x()
     params = adapt(jax.random.key(4), base, case.model(), x)
@@ -57,7 +57,7 @@ def test_it_begins_as_the_base_it_is_put_on(case):
     assert_trees_close(merge(params), base, 2e-6)
 
 
-@every_variant
+@several_variants
 def test_scale_zero_is_the_base(case):
     params, x = case.params(), case.x()
     assert_trees_close(case.apply()(scaled(params, 0.0), x), case.base_apply()(strip(params), x), 1e-6)
