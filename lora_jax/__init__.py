@@ -4,7 +4,7 @@ The front door; `lora_jax.training`, `lora_jax.sweep` and `lora_jax.checkpoint` 
 """
 
 from lora_jax import algebra, bank, checkpoint, eva, initializers, peft, quantised, sweep, training
-from lora_jax.adapter import adapt, adapter_of, scaled, strip, swap
+from lora_jax.adapter import adapt, adapter_of, rebase, scaled, strip, swap
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import LoRAError
 from lora_jax.layout import layout
@@ -36,6 +36,7 @@ __all__ = [
     "partition",
     "peft",
     "quantised",
+    "rebase",
     "report",
     "rounding_error",
     "scaled",

@@ -3,12 +3,23 @@
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lora_jax import starts
+from lora_jax import dora, starts
 from lora_jax.errors import TreeError
-from lora_jax.leaves import MAGNITUDE, NORM, SCALE, is_adapter_leaf, name_of
+from lora_jax.leaves import (
+    MAGNITUDE,
+    NORM,
+    SCALE,
+    adapter_at,
+    is_adapter_leaf,
+    kernel_path,
+    modules,
+    name_of,
+    require_fit,
+)  # fmt: skip
 from lora_jax.tree import Params, differences, flat, nested
 
 
@@ -85,6 +96,27 @@ def swap(params: Params, adapter: Params) -> dict:
     if problems:
         raise TreeError(f"this adapter does not fit: {'; '.join(problems)}.")
     return nested({**flat(params), **flat(adapter)})
+
+
+def rebase(base_params: Params, adapter: Params) -> dict:
+    """The adapter on another base of the same shapes, a quantised one say: the norms that DoRA caches are taken of its kernels.
+
+    Raises:
+      TreeError: where the adapter has no kernel, or one of another shape.
+
+    >>> adapter = {"lora_a": jnp.ones((2, 1)), "lora_b": jnp.zeros((1, 2)), "lora_scale": jnp.ones(())}
+    >>> sorted(rebase({"kernel": jnp.ones((2, 2))}, adapter))
+    ['kernel', 'lora_a', 'lora_b', 'lora_scale']
+    """
+    leaves = {**flat(strip(base_params)), **flat(adapter_of(adapter))}
+    for module in modules(leaves):
+        path, own = kernel_path(leaves, module), adapter_at(leaves, module)
+        kernel = nn.meta.unbox(leaves[path])
+        require_fit(path, kernel.shape, own)
+        if own.norm is not None:
+            inputs = tuple(i for i, size in enumerate(own.norm.shape) if size == 1 and i >= own.scale.ndim)
+            leaves[module + NORM] = dora.norm_of(kernel, inputs)
+    return nested(leaves)
 
 
 def scaled(params: Params, factor: int | float | jax.Array) -> dict:

@@ -7,6 +7,7 @@ direction is no sum.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def average(*adapters: Params) -> dict:
     >>> delta(*average(one, zero).values()).tolist()
     [[1.0, 1.0], [1.0, 1.0]]
     """
-    return combine(adapters, [1 / len(adapters)] * len(adapters))
+    return combine(adapters, [1 / max(1, len(adapters))] * len(adapters))
 
 
 def interpolate(one: Params, other: Params, t: int | float) -> dict:
@@ -69,8 +70,8 @@ def interpolate(one: Params, other: Params, t: int | float) -> dict:
     return combine([one, other], [1 - t, t])
 
 
-def recompress(adapter: Params, rank: int) -> dict:
-    """The best approximation of every update with this rank; scale 1, the singular values shared evenly between the factors.
+def recompress(adapter: Params, rank: Any) -> dict:
+    """The best approximation of every update with this rank, or its own if that is less; scale 1, the singular values shared evenly.
 
     What is lost is the tail of the singular values (`lora_jax.spectrum`): Eckart and Young 1936. By QR decompositions of the factors, so
     no weight-shaped array is made.
@@ -83,12 +84,11 @@ def recompress(adapter: Params, rank: int) -> dict:
     >>> narrow["lora_a"].shape, jnp.abs(delta(*narrow.values())).round().tolist()
     ((3, 2), [[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
     """
-    if rank < 1:
-        raise TreeError(f"recompress: rank is {rank}; it must be at least 1.")
+    _require_rank(rank)
     return _each_layer([adapter], [1.0], lambda layers, weights: _truncated(layers[0], rank))
 
 
-def ties(adapters: Sequence[Params], weights: Sequence[int | float], *, density: int | float, rank: int) -> dict:
+def ties(adapters: Sequence[Params], weights: Sequence[int | float], *, density: int | float, rank: Any) -> dict:
     """TIES merging of the updates (Yadav et al. 2023, arXiv:2306.01708, section 4), then the best adapter of this rank.
 
     Each weighted update keeps its largest entries; of every entry the sign with the larger total wins; the entries of that sign are averaged.
@@ -106,6 +106,7 @@ def ties(adapters: Sequence[Params], weights: Sequence[int | float], *, density:
     [[3, -5, 0]]
     """
     _require_density(density)
+    _require_rank(rank)
 
     def merged(layers, weights):
         return _consensus(jnp.stack([_trimmed(update, density) for update in _updates(layers, weights)]))
@@ -128,6 +129,7 @@ def dare(
     ([0.0, 2.0], True)
     """
     _require_density(density)
+    _require_rank(rank)
     keys = iter(jax.random.split(key, 1 + len(adapters) * sum(len(modules(flat(a))) for a in adapters)))
 
     def dropped(update):
@@ -160,12 +162,13 @@ def _each_layer(adapters: Sequence[Params], weights: Sequence[int | float], comb
 
 
 def _plain(module: str, adapter: Adapter) -> Adapter:
-    """As LoRA without a start, which any adapter but DoRA is."""
+    """As LoRA without a start, which any adapter but DoRA is; float32 at least."""
     if adapter.magnitude is not None:
         raise TreeError(
             f"{module.rstrip('/') or 'the root'} is DoRA: magnitude times direction has no sum; merge the adapters instead."
         )
-    return Adapter(*adapter.factors(), adapter.scale)
+    a, b = (jnp.asarray(factor, jnp.promote_types(jnp.float32, factor.dtype)) for factor in adapter.factors())
+    return Adapter(a, b, jnp.asarray(adapter.scale, a.dtype))
 
 
 def _require_alike(module: str, layers: Sequence[Adapter]) -> None:
@@ -226,6 +229,11 @@ def _consensus(updates: jax.Array) -> jax.Array:
     elected = jnp.sign(updates.sum(axis=0))
     agrees = (jnp.sign(updates) == elected[None]) & (updates != 0)
     return jnp.where(agrees, updates, 0).sum(axis=0) / jnp.maximum(agrees.sum(axis=0), 1)
+
+
+def _require_rank(rank: Any) -> None:
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise TreeError(f"rank is {rank!r}; it must be an integer of at least 1.")
 
 
 def _require_density(density: int | float) -> None:

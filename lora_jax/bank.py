@@ -14,10 +14,10 @@ import numpy as np
 
 from lora_jax.adapter import adapter_of
 from lora_jax.errors import TreeError
-from lora_jax.leaves import Adapter, adapter_at, as_leaves, is_adapter_leaf, kernel_path, modules
+from lora_jax.leaves import Adapter, adapter_at, as_leaves, is_adapter_leaf, kernel_path, modules, require_fit
 from lora_jax.lowrank import pad_rank
 from lora_jax.partition import combine
-from lora_jax.tree import Params, flat, nested
+from lora_jax.tree import Params, flat, nested, opened
 
 
 def stack(base_params: Params, adapters: Sequence[Params]) -> dict:
@@ -36,7 +36,10 @@ def stack(base_params: Params, adapters: Sequence[Params]) -> dict:
     {'lora_a': (3, 2, 1), 'lora_b': (3, 1, 3), 'lora_scale': (3,)}
     """
     base = {path: leaf for path, leaf in flat(base_params).items() if not is_adapter_leaf(path)}
-    trees = [flat(adapter) for adapter in adapters]
+    if not adapters:
+        raise TreeError("there are no adapters to stack.")
+    # What an adapted tree has of the base itself is no head of its own.
+    trees = [{path: leaf for path, leaf in flat(adapter).items() if base.get(path) is not leaf} for adapter in adapters]
     for i, tree in enumerate(trees):
         adapter_of(nested(tree))  # raises where there is none
         _require_of(base, tree, i)
@@ -52,11 +55,11 @@ def stack(base_params: Params, adapters: Sequence[Params]) -> dict:
 
 def _require_of(base: Mapping[str, Any], tree: Mapping[str, Any], position: int) -> None:
     for module in modules(tree):
-        kernel = base[kernel_path({**base, **tree}, module)]
-        a, b = adapter_at(tree, module).factors()
-        if kernel.size != np.prod(a.shape[:-1]) * b.shape[-1]:
-            shapes = f"{module.rstrip('/')} is {kernel.shape} and its factors are {a.shape} and {b.shape}"
-            raise TreeError(f"adapter {position} is of another base: {shapes}.")
+        path = kernel_path({**base, **tree}, module)
+        try:
+            require_fit(path, opened(base[path]).shape, adapter_at(tree, module))
+        except TreeError as error:
+            raise TreeError(f"adapter {position} is of another base: {error}") from error
     strange = [
         path
         for path in tree
@@ -95,7 +98,7 @@ def _stacked(module: str, layers: Sequence[Adapter | None]) -> Adapter:
     )
 
 
-def apply(model: Any, base_params: Params, bank: Params, ids: jax.Array, *args: Any, **kwargs: Any) -> Any:
+def apply(model: Any, base_params: Params, bank: Params, ids: Any, *args: Any, **kwargs: Any) -> Any:
     """`model.apply`, example i with adapter `ids[i]` of the bank, -1 being the base; gradients reach each adapter from its examples alone.
 
     A layer that mixes the examples of a batch (batch normalisation in training) sees each on its own.
@@ -105,7 +108,7 @@ def apply(model: Any, base_params: Params, bank: Params, ids: jax.Array, *args: 
       bank: from `stack`, or its leaves under training.
       ids: int [B].
       *args: what `model` takes, every array with a leading axis [B].
-      **kwargs: passed on as they are; among them `rngs`, the same for all examples.
+      **kwargs: passed on as they are, but `rngs`: every example gets keys of its own.
 
     Raises:
       TreeError: for an id that is not in the bank (outside jit), or arrays of another length.
@@ -119,18 +122,26 @@ def apply(model: Any, base_params: Params, bank: Params, ids: jax.Array, *args: 
     >>> apply(model, base, stack(base, [one, two]), jnp.array([1, -1, 0]), jnp.ones((3, 1))).tolist()
     [[2.0, 2.0], [0.0, 0.0], [1.0, 1.0]]
     """
+    ids = jnp.asarray(ids)
     _require_ids(bank, ids)
+    if any(not hasattr(leaf, "shape") or not leaf.shape for leaf in jax.tree.leaves(args)):
+        raise TreeError(
+            "every positional argument must be an array with an entry for each example; pass settings by keyword."
+        )
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(args)} | {len(ids)}
     if len(sizes) > 1:
         raise TreeError(f"ids and arguments have different numbers of examples: {sorted(sizes)}.")
     base = nested({path: leaf for path, leaf in flat(base_params).items() if path not in flat(bank)})
-    return jax.vmap(_one(model, base, kwargs))(jax.tree.map(lambda leaf: leaf[ids], bank), args)
+    rngs = {name: jax.random.split(key, len(ids)) for name, key in (kwargs.pop("rngs", None) or {}).items()}
+    own = jax.tree.map(lambda leaf: leaf[ids], bank)
+    return jax.vmap(_one(model, base, kwargs))(own, args, rngs)
 
 
 def _one(model: Any, base: Params, kwargs: Mapping[str, Any]) -> Callable:
-    def one(own, args):
+    def one(own, args, rngs):
         batch = jax.tree.map(lambda leaf: leaf[None], args)
-        return jax.tree.map(lambda leaf: leaf[0], model.apply({"params": combine(base, own)}, *batch, **kwargs))
+        given = {"rngs": rngs, **kwargs} if rngs else kwargs
+        return jax.tree.map(lambda leaf: leaf[0], model.apply({"params": combine(base, own)}, *batch, **given))
 
     return one
 

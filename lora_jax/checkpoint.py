@@ -146,7 +146,7 @@ def latest_step(directory: str | pathlib.Path) -> int | None:
 
 def _split(params: Params, mask: Mask | None) -> tuple[dict, dict]:
     """(what is saved, the base it belongs to), flat: adapters and trained heads, and everything else."""
-    heads = set() if mask is None else trainable_paths(mask)
+    heads = set() if mask is None else trainable_paths(mask, params)
     saved = {p: leaf for p, leaf in flat(params).items() if is_adapter_leaf(p) or p in heads}
     base = {p: leaf for p, leaf in flat(params).items() if p not in saved}
     return saved, base
@@ -244,6 +244,7 @@ def _damaged(directory: pathlib.Path, step: int, why: str) -> CheckpointError:
 
 def _check_config(where: str, saved: dict | None, config: LoRAConfig | None) -> None:
     here = None if config is None else config.to_dict()
+    saved = None if saved is None else LoRAConfig.from_dict(saved).to_dict()  # fields that are new have their defaults
     if saved == here:
         return
     if saved is None or here is None:

@@ -143,12 +143,19 @@ class LoRAConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LoRAConfig":
-        """The config that `to_dict` wrote. Raises ConfigError for a field that does not exist."""
+        """The config that `to_dict` wrote; what it does not say, as from an earlier version, is the default.
+
+        Raises:
+          ConfigError: for a field that does not exist, or without a rank.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"LoRAConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
-        return cls(**{**values, "init_a": initializers.from_dict(values["init_a"])})
+        if "rank" not in values:
+            raise ConfigError("a LoRAConfig needs its rank.")
+        init_a = {"init_a": initializers.from_dict(values["init_a"])} if "init_a" in values else {}
+        return cls(**{**values, **init_a})
 
 
 def _is_number(value: Any) -> bool:

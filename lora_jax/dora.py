@@ -30,19 +30,23 @@ def norm_of(kernel: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
 
 
 def gain(kernel: jax.Array, adapter: Adapter) -> jax.Array:
-    """`m / ||V||` of one layer, in the shape of m; 1 exactly where the adapter is as it began.
+    """`m / ||V||` of one layer, in the shape of m; 1 where the adapter is as it began, and where V is zero.
 
     The gradient reaches m alone.
     """
     kernel, a, b = jax.lax.stop_gradient((kernel, *adapter.factors()))
+    least = jnp.finfo(jnp.float32).eps * jnp.square(adapter.norm)  # what rounding leaves where W and the update cancel
     square = jnp.square(adapter.norm) + _growth(kernel, a, b, adapter.scale, adapter.norm.shape)
-    return adapter.magnitude / jnp.sqrt(square)
+    norm = jnp.sqrt(jnp.maximum(square, least))
+    return jnp.where(norm > 0, adapter.magnitude / jnp.where(norm > 0, norm, 1), 1)
 
 
-def merged(value: jax.Array, magnitude: jax.Array) -> jax.Array:
-    """`m * V / ||V||` for V = `value`, also of stacked layers."""
-    inputs = tuple(i for i, size in enumerate(magnitude.shape) if size == 1)
-    return magnitude * value / norm_of(value, inputs)
+def merged(kernel: jax.Array, value: jax.Array, adapter: Adapter) -> jax.Array:
+    """`m * V / ||V||` for V = `value`, also of stacked layers; by the cached norms, so that it is what the layer computes."""
+    one = gain
+    for _ in range(adapter.scale.ndim):
+        one = jax.vmap(one)
+    return one(kernel, adapter) * value
 
 
 def _growth(kernel, a, b, scale, norm_shape: tuple[int, ...]) -> jax.Array:

@@ -27,7 +27,7 @@ MOMENTS = ("eva_count", "eva_sum", "eva_square")  # leaves beside a kernel while
 
 
 def adapt_to(
-    key: jax.Array, base_params: Params, model: LoRA, batches: Iterable[tuple], *, rho: int | float = 2.0
+    key: jax.Array, base_params: Params, model: Any, batches: Iterable[Any], *, rho: int | float = 2.0
 ) -> tuple[LoRA, dict]:
     """`(model, params)`: the wrapper with the ranks that were found in its config, and the base with its adapter.
 
@@ -54,9 +54,13 @@ def adapt_to(
         raise ConfigError(f"rho is {rho!r}; it must be at least 1.")
     if config.init != "lora":
         raise ConfigError(f"EVA draws the factors itself; the config's init is {config.init!r}, it must be 'lora'.")
+    if not isinstance(model, LoRA):
+        raise ConfigError(
+            f"EVA gathers inputs in flax.linen models alone, and this is {type(model).__name__} of {type(model).__module__}."
+        )
     batches = list(batches)
-    if not batches:
-        raise ConfigError("there are no batches; EVA needs at least one, of the task's data.")
+    if not batches or not all(isinstance(args, tuple) for args in batches):
+        raise ConfigError("EVA needs at least one batch of the task's data, each a tuple of the model's arguments.")
     components = {path: _components(*found) for path, found in _moments(base_params, model, batches).items()}
     ranks = _distributed(components, config, rho)
     wide = {path: int(rank.max()) for path, rank in ranks.items()}
@@ -77,16 +81,22 @@ def _scale(config: LoRAConfig, path: str) -> float:
 
 
 def _with_ranks(model: LoRA, wide: Mapping[str, int], args: tuple) -> LoRAConfig:
-    """The config with these ranks, and without the layers that got none."""
-    config, kept = model.config, []
-    for path, site in layout(model.base_module, *args).items():
-        if targets.is_target(config, path, is_linear=site.is_linear) and wide.get(path, 1) > 0:
-            kept.append(path or "*")
-    others = {p: r for p, r in config.rank_pattern if any(targets.matches(p, path) for path in kept)}
-    found = {path or "*": rank for path, rank in wide.items() if rank > 0}
-    alphas = {p: a for p, a in config.alpha_pattern if any(targets.matches(p, path) for path in kept)}
+    """The config with these ranks, every layer named exactly, and without the layers that got none."""
+    config = model.config
+    every = layout(model.base_module, *args)
+    chosen = [path for path, site in every.items() if targets.is_target(config, path, is_linear=site.is_linear)]
+    ranks = {path: wide.get(path, targets.rank_and_alpha(config, path)[0]) for path in chosen if wide.get(path, 1) > 0}
+    alphas = {path: targets.rank_and_alpha(config, path)[1] for path in ranks}
+
+    def named(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+        return {targets.exactly(path, every): value for path, value in values.items() if value != usual}
+
     return dataclasses.replace(
-        config, targets=kept, excludes=(), rank_pattern={**others, **found}, alpha_pattern=alphas
+        config,
+        targets=[targets.exactly(path, every) for path in ranks],
+        excludes=(),
+        rank_pattern=named(ranks, config.rank),
+        alpha_pattern=named(alphas, config.alpha),
     )
 
 

@@ -54,9 +54,8 @@ def _adapted(module: nn.Module, method: str, rule: Rule, base: Call, inputs, res
     if gain is not None and method in rule.scales_input:
         inputs, gain = inputs * _like(gain, inputs), None
     y = base(inputs) if y is None else y
-    x = inputs
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        x = _dropout(module, dropout, x.astype(y.dtype))
+    is_ids = isinstance(module, nn.Embed) and method == "__call__"
+    x = inputs if is_ids else _dropout(module, dropout, inputs.astype(y.dtype))
     side = rule.sides[method](module, kernel, x, *adapter.factors(), adapter.scale, *rest).astype(y.dtype)
     return y + side if gain is None else _rescaled(module, y, side, gain)
 
@@ -65,8 +64,7 @@ def _rescaled(module: nn.Module, y: jax.Array, side: jax.Array, gain: jax.Array)
     """`gain * (y + side)`, the bias left as it is; written so that it is y exactly where gain is 1 and the side path 0."""
     bias = _variable(module, "bias")
     without_bias = y if bias is None else y - _like(bias.reshape(gain.shape), y)
-    gain = _like(gain, y)
-    return y + ((gain - 1) * without_bias + gain * side)
+    return y + (_like(gain - 1, y) * without_bias + _like(gain, y) * side)
 
 
 def _like(value: jax.Array, y: jax.Array) -> jax.Array:

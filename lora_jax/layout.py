@@ -20,7 +20,14 @@ class Site(NamedTuple):
     inputs: tuple[int, ...]  # the axes that the layer sums over
     is_linear: bool
     methods: tuple[str, ...]  # those that were called, "attend" say
-    is_plain: bool  # False for a convolution with groups, dilation or a padding that torch's Conv2d does not have
+    is_plain: bool = (
+        True  # False for a convolution with groups, dilation or a padding that torch's Conv2d does not have
+    )
+
+    @property
+    def is_transposed(self) -> bool:
+        """Outputs first, as torch has them: an Einsum of this kind."""
+        return self.inputs == tuple(range(self.at, len(self.kernel)))
 
 
 def layout(base_module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Site]:

@@ -3,6 +3,7 @@
 Letters: D features in, K features out, R rank, L stacked layers. The update is `scale * (a @ b - start_a @ start_b)`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -68,8 +69,23 @@ def modules(leaves: Mapping[str, Any]) -> list[str]:
 
 
 def adapter_at(leaves: Mapping[str, Any], module: str) -> Adapter:
-    """The adapter of a module (a path with its slash) in a flat tree."""
-    return Adapter(*(leaves.get(module + name) for name in NAMES))
+    """The adapter of a module (a path with its slash) in a flat tree.
+
+    Raises:
+      TreeError: when a part of it is missing.
+    """
+    adapter = Adapter(*(leaves.get(module + name) for name in NAMES))
+    pairs = (
+        (B, adapter.b is None),
+        (SCALE, adapter.scale is None),
+        (START_B, (adapter.start_a is None) != (adapter.start_b is None)),
+    )
+    missing = [name for name, lacks in (*pairs, (NORM, (adapter.magnitude is None) != (adapter.norm is None))) if lacks]
+    if missing:
+        raise TreeError(
+            f"the adapter at {module + A} is not whole: {', '.join(missing)} or its partner is not beside it."
+        )
+    return adapter
 
 
 def as_leaves(adapter: Adapter, module: str = "") -> dict[str, Any]:
@@ -90,3 +106,23 @@ def kernel_path(leaves: Mapping[str, Any], module: str) -> str:
             "lora_jax.combine(base_params, adapter)."
         )
     return path
+
+
+def require_fit(path: str, kernel_shape: tuple[int, ...], adapter: Adapter) -> None:
+    """Raises TreeError where the factors are not those of a kernel of this shape."""
+    a, b = adapter.factors()
+    lead = adapter.scale.ndim
+    shape = tuple(kernel_shape[lead:])
+    splits = [(math.prod(shape[:at]), math.prod(shape[at:])) for at in range(1, len(shape) + 1)]
+    stacked = a.shape[:lead] == b.shape[:lead] == adapter.scale.shape == tuple(kernel_shape[:lead])
+    if (
+        not stacked
+        or a.ndim != lead + 2
+        or b.ndim != lead + 2
+        or (a.shape[-2], b.shape[-1]) not in splits
+        or a.shape[-1] != b.shape[-2]
+    ):
+        raise TreeError(
+            f"{path} {tuple(kernel_shape)} does not fit {A} {a.shape}, {B} {b.shape} and {SCALE} {adapter.scale.shape}: they are of another "
+            "layer, or transposed; layers may be stacked along axis 0 of their parameters only."
+        )

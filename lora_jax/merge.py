@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from lora_jax import dora, lowrank
 from lora_jax.adapter import strip
 from lora_jax.errors import TreeError
-from lora_jax.leaves import A, Adapter, adapter_at, kernel_path, modules
-from lora_jax.tree import Params, flat, nested
+from lora_jax.leaves import Adapter, adapter_at, kernel_path, modules, require_fit
+from lora_jax.tree import Params, flat, nested, reboxed
 
 
 def merge(params: Params) -> dict:
@@ -32,23 +32,17 @@ def merge(params: Params) -> dict:
     merged = flat(strip(params))
     for module in modules(leaves):
         path = kernel_path(leaves, module)
-        merged[path] = _merged_kernel(path, leaves[path], adapter_at(leaves, module))
+        kernel = nn.meta.unbox(leaves[path])  # a quantised kernel is merged in the dtype it had
+        merged[path] = reboxed(leaves[path], _merged_kernel(path, kernel, adapter_at(leaves, module)))
     return nested(merged)
 
 
 def _merged_kernel(path: str, kernel, adapter: Adapter) -> jax.Array:
-    kernel = nn.meta.unbox(kernel)  # a quantised kernel is merged in the dtype it had
+    require_fit(path, kernel.shape, adapter)
     value = jnp.asarray(kernel, jnp.promote_types(jnp.float32, kernel.dtype))
-    (a, b), scale = adapter.factors(), adapter.scale
-    lead = scale.ndim
-    if a.ndim != lead + 2 or a.shape[:lead] != kernel.shape[:lead]:
-        raise TreeError(
-            f"merge: {path} {kernel.shape} does not fit {A} {a.shape} with scale {scale.shape}; "
-            "layers may be stacked along axis 0 of their parameters only."
-        )
-    value = value + lowrank.delta(a, b, scale).reshape(kernel.shape)
+    value = value + lowrank.delta(*adapter.factors(), adapter.scale).reshape(kernel.shape)
     if adapter.magnitude is not None:
-        value = dora.merged(value, adapter.magnitude)
+        value = dora.merged(kernel, value, adapter)
     value = value.astype(kernel.dtype)
     if not isinstance(value, jax.core.Tracer) and not bool(jnp.isfinite(value).all()):
         raise TreeError(f"merge: {path} has non-finite values once its adapter is added; the adapter diverged.")
@@ -66,6 +60,8 @@ def rounding_error(params: Params) -> dict[str, float]:
     0.001949
     """
     leaves, errors = flat(params), {}
+    if not modules(leaves):
+        raise TreeError("rounding_error: these parameters hold no adapter; they are a base, or merged already.")
     for module in modules(leaves):
         path = kernel_path(leaves, module)
         kernel = nn.meta.unbox(leaves[path])

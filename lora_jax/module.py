@@ -7,14 +7,17 @@ import flax.linen as nn
 
 from lora_jax import targets
 from lora_jax.config import LoRAConfig
+from lora_jax.errors import ConfigError
 from lora_jax.interceptor import make_interceptor
+from lora_jax.leaves import kernel_path, modules
+from lora_jax.tree import flat
 
 
 class LoRA(nn.Module):
     """`base_module` with low-rank adapters (Hu et al. 2021, arXiv:2106.09685, section 4).
 
     The parameters are those of the base, at the same paths and, for the same key, of the same values; each adapted
-    layer has three more leaves: `lora_a` [D, R], `lora_b` [R, K] (float32) and `lora_scale` []. An adapter is
+    layer has three more leaves: `lora_a` [D, R], `lora_b` [R, K] (float32) and `lora_scale` [], and what its variant needs. An adapter is
     present where these leaves are: `apply` on base parameters alone runs the base. `lora_scale` is data, so another
     alpha, another adapter of the same shapes, or none (scale 0) costs no retrace.
 
@@ -36,6 +39,10 @@ class LoRA(nn.Module):
     config: LoRAConfig
 
     def setup(self):
+        if not isinstance(self.base_module, nn.Module):
+            raise ConfigError(
+                f"LoRA wraps a flax.linen module, and this is {type(self.base_module).__name__}; for NNX there is lora_jax.nnx.LoRA."
+            )
         nn.share_scope(self, self.base_module)
 
     def __call__(self, *args, **kwargs):
@@ -59,6 +66,9 @@ class LoRA(nn.Module):
     def apply(self, variables, *args, method: Callable | str | None = None, **kwargs) -> Any:
         """As `nn.Module.apply`; `method` speaks of the base module, and always runs with the adapters."""
         method, args = self._routed(method, args)
+        leaves = flat(variables.get("params", {}))
+        for module in modules(leaves):
+            kernel_path(leaves, module)  # raises: an adapter of another model would be ignored
         return super().apply(variables, *args, method=method, **kwargs)
 
     def init_with_output(self, rngs, *args, method: Callable | str | None = None, **kwargs) -> Any:

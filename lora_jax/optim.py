@@ -1,5 +1,6 @@
 """optax over the trainable leaves only: no state for the base, and no change to it; and LoRA+."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from lora_jax.errors import OptimizerError
-from lora_jax.leaves import B
+from lora_jax.layout import Site
+from lora_jax.leaves import A, B
 from lora_jax.partition import Mask, combine, partition, trainable_paths
 from lora_jax.tree import Params, flat, nested
 
@@ -56,11 +58,16 @@ def lora_optimizer(inner: optax.GradientTransformation, mask: Mask) -> optax.Gra
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def lora_plus(ratio: int | float) -> optax.GradientTransformation:
+def lora_plus(ratio: int | float, layout: Mapping[str, Site] | None = None) -> optax.GradientTransformation:
     """Multiplies the updates of every `lora_b` by `ratio`: put last in a chain, b's learning rate is `ratio` times that of the rest.
 
     LoRA+: Hayou et al. 2024 (arXiv:2402.12354), section 4, which finds ratios of about 16 good for wide models. Weight decay inside the
     chain is scaled too, as in PEFT's parameter groups.
+
+    Args:
+      ratio: of the learning rates.
+      layout: from `lora_jax.layout`. The paper's B is the factor that starts at zero; in an embedding, and in an Einsum with its output
+        first, that is `lora_a`, which only the layout tells.
 
     Raises:
       OptimizerError: for a ratio that is not positive.
@@ -73,7 +80,10 @@ def lora_plus(ratio: int | float) -> optax.GradientTransformation:
     if not ratio > 0:
         raise OptimizerError(f"lora_plus: the ratio is {ratio!r}; it must be positive, 16 say.")
 
+    zero_is_a = {path for path, site in (layout or {}).items() if site.kind == "Embed" or site.is_transposed}
+
     def scaled(path: tuple, update: jax.Array) -> jax.Array:
-        return update * ratio if path and getattr(path[-1], "key", None) == B else update
+        *module, name = [str(getattr(part, "key", "")) for part in path] or [""]
+        return update * ratio if name == (A if "/".join(module) in zero_is_a else B) else update
 
     return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates))

@@ -6,7 +6,8 @@ import numpy as np
 
 from lora_jax import targets
 from lora_jax.errors import ConfigError, TargetError, TreeError, closest
-from lora_jax.leaves import TRAINABLE, is_adapter_leaf, modules, name_of
+from lora_jax.leaves import KERNELS, MAGNITUDE, TRAINABLE, is_adapter_leaf, modules, name_of
+from lora_jax.quantised import Quantised
 from lora_jax.tree import Params, flat, nested
 
 Mask = Params
@@ -41,6 +42,7 @@ def trainable_mask(params: Params, train: Sequence[str] | str = (), *, bias: str
             )
         chosen.update(dict.fromkeys(found, True))
     chosen.update(dict.fromkeys(_biases(bias, leaves), True))
+    _require_trainable(chosen, leaves)
     if not any(chosen.values()):
         raise TargetError(
             "nothing would train: the tree holds no adapter and train=() names no head; "
@@ -60,6 +62,20 @@ def _biases(bias: str, leaves: Params) -> list[str]:
             f"bias={bias!r} selects nothing: {'no adapted layer has a' if every else 'the model has no'} bias."
         )
     return chosen
+
+
+def _require_trainable(chosen: dict[str, bool], leaves: Params) -> None:
+    """Raises TargetError for what cannot train as it is."""
+    for path in (path for path, trains in chosen.items() if trains):
+        if isinstance(leaves[path], Quantised):
+            raise TargetError(
+                f"{path} is quantised, so it cannot train; leave it out of `train`, or exclude it from `quantise`."
+            )
+        module = path.removesuffix(name_of(path))
+        if name_of(path) in KERNELS and module + MAGNITUDE in leaves:
+            raise TargetError(
+                f"{path} has a magnitude (DoRA), whose cached norm would go stale if the kernel trained too; leave one out."
+            )
 
 
 def _names(pattern: str, path: str) -> bool:
@@ -84,26 +100,25 @@ def partition(params: Params, mask: Mask) -> tuple[dict, dict]:
     >>> partition({"a": 1, "b": {"c": 2}}, {"a": True, "b": {"c": False}})
     ({'b': {'c': 2}}, {'a': 1})
     """
-    leaves, marks = flat(params), flat(mask)
-    if leaves.keys() != marks.keys():
-        odd = sorted(leaves.keys() ^ marks.keys())
-        raise TreeError(f"the mask is not of the tree it is used on; only one of them has {', '.join(odd[:3])}.")
-    trains = trainable_paths(mask)
+    leaves, trains = flat(params), trainable_paths(mask, params)
     frozen = {path: leaf for path, leaf in leaves.items() if path not in trains}
     trainable = {path: leaf for path, leaf in leaves.items() if path in trains}
     return nested(frozen), nested(trainable)
 
 
-def trainable_paths(mask: Mask) -> set[str]:
-    """The paths where the mask is True.
+def trainable_paths(mask: Mask, params: Params | None = None) -> set[str]:
+    """The paths where the mask is True; of `params`, where they are given.
 
     >>> trainable_paths({"head": {"kernel": True}, "body": {"kernel": False}})
     {'head/kernel'}
 
     Raises:
-      TreeError: when a leaf of the mask is not a boolean.
+      TreeError: when a leaf of the mask is not a boolean, or it is not a mask of `params`.
     """
     marks = flat(mask)
+    odd = sorted(marks.keys() ^ flat(params).keys()) if params is not None else []
+    if odd:
+        raise TreeError(f"the mask is not of the tree it is used on; only one of them has {', '.join(odd[:3])}.")
     odd = next((path for path, mark in marks.items() if not isinstance(mark, (bool, np.bool_))), None)
     if odd is not None:
         raise TreeError(f"the mask has {marks[odd]!r} at {odd}; it must be a tree of booleans, True = trains.")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import ConfigError, TargetError
+from lora_jax.errors import ConfigError, TargetError, TreeError
 from lora_jax.layout import Site
 from lora_jax.targets import count_matches, is_target
 from lora_jax.tree import Params, flat, nested
@@ -105,7 +105,7 @@ def quantise(
       targets, excludes: patterns, as in LoRAConfig.
 
     Raises:
-      ConfigError: for another method. TargetError: for a pattern that selects nothing.
+      ConfigError: for another method. TargetError: for a pattern that selects nothing. TreeError: for a kernel that is quantised already.
 
     >>> kernel = jnp.linspace(-1, 1, 4096).reshape(64, 64)
     >>> layout = {"": Site("Dense", "kernel", (64, 64), 1, (0,), True, ("__call__",), True)}
@@ -122,7 +122,9 @@ def quantise(
         leaf = f"{path}/{site.leaf}".lstrip("/")
         if leaf not in leaves:
             raise TargetError(f"the layout has {path!r} and the parameters have no {leaf}; it is of another model.")
-        leaves[leaf] = rounded(leaves[leaf], len(site.kernel), method=method, double=double)
+        if isinstance(leaves[leaf], Quantised):
+            raise TreeError(f"{leaf} is quantised already.")
+        leaves[leaf] = rounded(nn.meta.unbox(leaves[leaf]), len(site.kernel), method=method, double=double)
     return nested(leaves)
 
 

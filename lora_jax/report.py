@@ -14,7 +14,9 @@ from lora_jax.layout import Site
 from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, name_of
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.spectrum import singular_values
-from lora_jax.tree import Params, flat
+from lora_jax.tree import Params, flat, opened
+
+ROUNDING = 1e-5  # an update that is smaller, over its kernel, is zero but for rounding: PiSSA's start cancels so far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Row:
     b: tuple[int, ...]
     scale: tuple[float, float]  # the smallest and the largest of a stack
     count: int  # trainable parameters of the adapter
-    norm: float  # of the update, Frobenius
+    norm: float  # of the update, Frobenius; nan for one that diverged
+    kernel_norm: float
     b_nonzero: float  # share of non-zero entries in the factor that starts at zero (b; an embedding's a)
 
     @property
@@ -42,7 +45,7 @@ class Report:
 
     `share` is adapter / (base + adapter), PEFT's convention; `ratio` is adapter / base, the papers'. `trainable`
     counts what the mask trains (adapters and heads), or the adapters where no mask is given. `b_nonzero` counts the
-    layers whose update is not zero: none before the first step, all after it.
+    layers whose update is more than rounding: none before the first step, all after it.
     """
 
     rows: tuple[Row, ...]
@@ -113,10 +116,10 @@ def report(
     adapter = sum(row.count for row in rows)
     return Report(
         rows=rows,
-        base=sum(math.prod(np.shape(leaf)) for path, leaf in leaves.items() if not is_adapter_leaf(path)),
+        base=sum(math.prod(np.shape(opened(leaf))) for path, leaf in leaves.items() if not is_adapter_leaf(path)),
         adapter=adapter,
         trainable=adapter if mask is None else sum(math.prod(np.shape(leaves[path])) for path in trainable_paths(mask)),
-        b_nonzero=sum(row.norm > 0 for row in rows),
+        b_nonzero=sum(not row.norm <= ROUNDING * row.kernel_norm for row in rows),
         matches={} if config is None else _matches(config, [row.path for row in rows]),
     )
 
@@ -129,12 +132,13 @@ def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
     return Row(
         path=name or "(root)",
         kind=kind if adapter.magnitude is None else f"{kind}+DoRA",
-        kernel=np.shape(kernel),
+        kernel=np.shape(opened(kernel)),
         a=np.shape(adapter.a),
         b=np.shape(adapter.b),
         scale=(float(scale.min()), float(scale.max())),
         count=sum(math.prod(np.shape(leaf)) for leaf in trained),
         norm=_norm(kernel, adapter),
+        kernel_norm=float(jnp.linalg.norm(jnp.asarray(nn.meta.unbox(kernel), jnp.float32).ravel())),
         b_nonzero=min(float(np.mean(np.asarray(factor) != 0)) for factor in (adapter.a, adapter.b)),
     )
 
@@ -144,8 +148,9 @@ def _norm(kernel, adapter: Adapter) -> float:
     if adapter.magnitude is None:
         return float(np.sqrt(np.sum(np.square(singular_values(adapter)))))
     value = jnp.asarray(nn.meta.unbox(kernel), jnp.float32)
-    adapted = value + lowrank.delta(*map(jnp.asarray, (*adapter.factors(), adapter.scale))).reshape(value.shape)
-    return float(jnp.linalg.norm((dora.merged(adapted, adapter.magnitude) - value).ravel()))
+    adapter = Adapter(*(None if leaf is None else jnp.asarray(leaf) for leaf in adapter))
+    adapted = value + lowrank.delta(*adapter.factors(), adapter.scale).reshape(value.shape)
+    return float(jnp.linalg.norm((dora.merged(value, adapted, adapter) - value).ravel()))
 
 
 def _matches(config: LoRAConfig, paths: list[str]) -> dict[str, int]:

@@ -7,7 +7,9 @@ from lora_jax.tree import Params, flat
 
 
 def spectrum(params: Params) -> dict[str, np.ndarray]:
-    """The singular values of `scale * a @ b` of every adapted layer, [*L, R], in descending order; float64.
+    """The singular values of `scale * a @ b` of every adapted layer, in descending order; float64 [*L, N].
+
+    N is the least of D, K and the rank (twice the rank for PiSSA and OLoRA).
 
     A magnitude (DoRA) is no part of the low-rank update, and left out.
 
@@ -23,9 +25,12 @@ def spectrum(params: Params) -> dict[str, np.ndarray]:
 
 
 def singular_values(adapter: Adapter) -> np.ndarray:
-    """With a = Q T and b^T = P S, those of `a @ b` are those of the small matrix T S^T; [*L, R]."""
+    """With a = Q T and b^T = P S, those of `a @ b` are those of the small matrix T S^T; nan if it is not finite."""
     a, b = (np.asarray(factor, np.float64) for factor in adapter.factors())
     t = np.linalg.qr(a, mode="r")
     s = np.linalg.qr(b.swapaxes(-1, -2), mode="r")
-    values = np.linalg.svd(t @ s.swapaxes(-1, -2), compute_uv=False)
+    product = t @ s.swapaxes(-1, -2)
+    if not np.isfinite(product).all():  # an adapter that diverged still has its report
+        return np.full(product.shape[:-2] + (min(product.shape[-2:]),), np.nan)
+    values = np.linalg.svd(product, compute_uv=False)
     return np.abs(np.asarray(adapter.scale, np.float64))[..., None] * values

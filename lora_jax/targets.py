@@ -33,6 +33,17 @@ def matches(pattern: str, path: str) -> bool:
     return path == pattern or path.endswith(f"/{pattern}")
 
 
+def exactly(path: str, among: Iterable[str]) -> str:
+    """A pattern that selects `path` and no other of these: the path itself, or a regex where that is the ending of another.
+
+    >>> exactly("block/dense", ["dense", "block/dense"]), exactly("dense", ["dense", "block/dense"])
+    ('block/dense', 're:dense')
+    """
+    others = [other for other in among if other != path and matches(path, other)] if path else ["the root has no name"]
+    is_plain = not others and not _is_glob(path) and not _is_regex(path)
+    return path if is_plain else f"re:{re.escape(path)}"
+
+
 def _specificity(pattern: str, path: str) -> tuple[int, int]:
     """Full path > name > glob > regex; then the number of characters that are matched literally."""
     if _is_regex(pattern):

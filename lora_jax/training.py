@@ -68,7 +68,7 @@ def per_example_gradients(loss_fn: LossFn) -> Callable:
     """`gradients(trainable, frozen, batch, key) -> (losses [B], tree of [B, ...])`: every example's own gradient, not yet jitted.
 
     Adapters are small, so B gradients of them fit where B gradients of a model would not: for the influence of examples, clipping one by
-    one (differential privacy), or the noise scale of a batch. The loss sees each example as a batch of one, all with the same key.
+    one (differential privacy), or the noise scale of a batch. The loss sees each example as a batch of one, with a key of its own.
 
     >>> gradients = per_example_gradients(lambda params, batch, key: (jnp.sum(params["w"] * batch), None))
     >>> gradients({"w": jnp.ones(())}, {}, jnp.array([1.0, 3.0]), jax.random.key(0))[1]["w"].tolist()
@@ -76,13 +76,13 @@ def per_example_gradients(loss_fn: LossFn) -> Callable:
     """
 
     def gradients(trainable: Params, frozen: Params, batch: Any, key: jax.Array):
-        def one(example):
+        def one(example, key):
             def loss_of(trainable):
                 return loss_fn(combine(frozen, trainable), jax.tree.map(lambda leaf: leaf[None], example), key)[0]
 
             return jax.value_and_grad(loss_of)(trainable)
 
-        return jax.vmap(one)(batch)
+        return jax.vmap(one)(batch, jax.random.split(key, jax.tree.leaves(batch)[0].shape[0]))
 
     return gradients
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -32,7 +33,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], *, any_dt
 
     def differs(path: str) -> bool:
         if any_dtype:
-            return np.shape(expected[path]) != np.shape(found[path])
+            return np.shape(opened(expected[path])) != np.shape(opened(found[path]))
         return _spec(expected[path]) != _spec(found[path])
 
     lines = [f"missing {path} {_spec(leaf)}" for path, leaf in sorted(expected.items()) if path not in found]
@@ -45,6 +46,17 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], *, any_dt
     return lines
 
 
+def opened(leaf: Any) -> Any:
+    """A leaf without the box that Flax may keep it in (nn.Partitioned say); a quantised kernel stays, for it has a shape itself."""
+    return leaf if hasattr(leaf, "shape") else nn.meta.unbox(leaf)
+
+
+def reboxed(box: Any, value: Any) -> Any:
+    """A new value in the box of the old, if it had one that can hold it."""
+    return box.replace_boxed(value) if isinstance(box, nn.meta.AxisMetadata) else value
+
+
 def _spec(leaf: Any) -> str:
+    leaf = opened(leaf)
     shape = ",".join(map(str, getattr(leaf, "shape", ())))
     return f"{getattr(leaf, 'dtype', type(leaf).__name__)}[{shape}]"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lora_jax import contraction, convolution, dora, lowrank
+from lora_jax.errors import TargetError
 from lora_jax.leaves import NAMES, TRAINABLE, Adapter, as_leaves
 
 
@@ -34,15 +35,24 @@ class Hook(nnx.Module):
             setattr(self, name, (LoRAParam if name in TRAINABLE else LoRASetting)(leaf))
 
     def adapter(self) -> Adapter:
-        return Adapter(*(getattr(self, name)[...] if hasattr(self, name) else None for name in NAMES))
+        found = Adapter(*(getattr(self, name)[...] if hasattr(self, name) else None for name in NAMES))
+        if found.scale.ndim:
+            raise TargetError(
+                "a stack of layers runs with the settings of all of them at once: its nnx.scan or nnx.vmap must split LoRASetting as it "
+                "splits Param, by in_axes=0 or nnx.StateAxes({(nnx.Param, LoRASetting): 0, ...: None})."
+            )
+        return found
 
     def dropped(self, x: jax.Array) -> jax.Array:
         return x if self.dropout is None else self.dropout(x)
 
     def _added(self, y: jax.Array, side: jax.Array, gain: jax.Array | None) -> jax.Array:
         """No bias is in y yet."""
-        y = y + side.astype(y.dtype)
-        return y if gain is None else y * gain.reshape((1,) * (y.ndim - gain.ndim) + gain.shape).astype(y.dtype)
+        side = side.astype(y.dtype)
+        if gain is None:
+            return y + side
+        gain = gain.reshape((1,) * (y.ndim - gain.ndim) + gain.shape)
+        return y + ((gain - 1).astype(y.dtype) * y + gain.astype(y.dtype) * side)
 
     def _along(self, labels: contraction.Labels, kernel: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
         adapter = self.adapter()

@@ -1,5 +1,6 @@
 """The layers of an NNX model that LoRA could adapt, and what their kernels are."""
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,7 +28,7 @@ def site(path: str, module: nnx.Module) -> Site:
     """
     if isinstance(module, nnx.Embed):
         shape = (module.num_embeddings, module.features)
-        return Site("Embed", "embedding", shape, 1, (0,), False, ("__call__",), True)
+        return Site("Embed", "embedding", shape, 1, (0,), False, ())  # its methods: see LoRA.layout_of
     if isinstance(module, nnx.Conv):
         return _conv(path, module)
     if isinstance(module, nnx.Einsum):
@@ -39,8 +40,8 @@ def site(path: str, module: nnx.Module) -> Site:
         shape = (*module.batch_axis.values(), *module.in_features, *module.out_features)
         batch = len(module.batch_axis)
         at = batch + len(module.in_features)
-        return Site("DenseGeneral", "kernel", tuple(shape), at, tuple(range(batch, at)), True, ("__call__",), True)
-    return Site("Dense", "kernel", (module.in_features, module.out_features), 1, (0,), True, ("__call__",), True)
+        return Site("DenseGeneral", "kernel", tuple(shape), at, tuple(range(batch, at)), True, ("__call__",))
+    return Site("Dense", "kernel", (module.in_features, module.out_features), 1, (0,), True, ("__call__",))
 
 
 def random_side(path: str, module: nnx.Module) -> str:
@@ -81,3 +82,19 @@ def stack_of(module: nnx.Module, found: Site) -> tuple[int, ...]:
     """The leading axes of a layer that nnx.vmap made many of."""
     shape = np.shape(kernel_of(module)[...])
     return tuple(shape[: len(shape) - len(found.kernel)])
+
+
+@contextlib.contextmanager
+def noting_attend(tied: set[tuple[int, int]]):
+    """While it is entered, `nnx.Embed.attend` adds the sizes of its embedding to `tied`; transformed models are traced as copies."""
+    attend = nnx.Embed.attend
+
+    def noted(self, *args, **kwargs):
+        tied.add((self.num_embeddings, self.features))
+        return attend(self, *args, **kwargs)
+
+    nnx.Embed.attend = noted
+    try:
+        yield
+    finally:
+        nnx.Embed.attend = attend

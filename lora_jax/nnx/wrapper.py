@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +13,8 @@ from flax import nnx
 from lora_jax import starts, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, TreeError
-from lora_jax.leaves import A, Adapter, adapter_at, as_leaves, is_adapter_leaf
+from lora_jax.layout import Site
+from lora_jax.leaves import A, Adapter, adapter_at, as_leaves, is_adapter_leaf, modules
 from lora_jax.nnx import hooks, sites
 from lora_jax.tree import Params, differences, flat, nested
 
@@ -44,7 +45,38 @@ class LoRA:
             {path: leaf[...] for path, (_, leaf) in zip(self._paths, nnx.to_flat_state(params), strict=True)}
         )
         self.layout = {path: sites.site(path, layer) for path, layer in sites.layers(base_module)}
+        self._require_plain()
         targets.count_matches(config, {(path, site.is_linear) for path, site in self.layout.items()})
+
+    def _require_plain(self) -> None:
+        """Raises TargetError for a model that has adapters already, or layers that share a kernel."""
+        leaves = flat(self.base_params)
+        adapted = next((path for path in leaves if is_adapter_leaf(path)), None)
+        if adapted is not None:
+            raise TargetError(
+                f"the model holds an adapter at {adapted} (nnx.LoRALinear, or injected before); wrap the plain model."
+            )
+        for path, site in self.layout.items():
+            if f"{path}/{site.leaf}".lstrip("/") not in leaves:
+                raise TargetError(
+                    f"{path} shares its kernel with another layer, where NNX keeps it; LoRA needs a kernel for each."
+                )
+
+    def layout_of(self, *args: Any, **kwargs: Any) -> dict[str, Site]:
+        """`layout` with what only a run shows: whether an embedding is tied, which PEFT's files need to know. Nothing is computed.
+
+        Args:
+          *args, **kwargs: an example input of the model.
+        """
+        tied: set[tuple[int, int]] = set()
+        with sites.noting_attend(tied):
+            jax.eval_shape(lambda params: self.apply({"params": params}, *args, **kwargs), self.base_params)
+
+        def called(site: Site) -> Site:
+            methods = ("__call__", "attend") if site.kernel in tied else ("__call__",)
+            return site._replace(methods=methods) if site.kind == "Embed" else site
+
+        return {path: called(site) for path, site in self.layout.items()}
 
     def with_config(self, config: LoRAConfig) -> "LoRA":
         """The same model under another config."""
@@ -82,9 +114,10 @@ class LoRA:
         return jax.tree.map(lambda leaf: leaf.reshape(*stack, *leaf.shape[1:]), begun)
 
     def inject(self, params: Params, *, rngs: Mapping[str, jax.Array] | None = None) -> nnx.Module:
-        """A new NNX model with these parameters and, wherever the tree holds an adapter, a side path; paths and classes are the model's.
+        """A new NNX model with these parameters and, wherever the tree holds an adapter, a side path.
 
-        Adapters' trainable leaves are `LoRAParam`s. A tree without adapters, such as `merge` gives, makes a plain model.
+        Paths of parameters and classes are the model's (an adapted Embed is of a subclass); a quantised kernel is opened. Adapters' trainable
+        leaves are `LoRAParam`s. A tree without adapters, such as `merge` gives, makes a plain model.
 
         Args:
           rngs: with a key "dropout", adapter dropout is active, and the model's own random streams begin at it.
@@ -97,13 +130,18 @@ class LoRA:
         problems = differences(flat(self.base_params), base, any_dtype=True)
         if problems:
             raise TreeError(f"the parameters do not fit {type(self.base_module).__name__}: {'; '.join(problems)}.")
+        strange = [module for module in modules(leaves) if module.rstrip("/") not in self.layout]
+        if strange:
+            raise TreeError(
+                f"there is an adapter at {strange[0]}, where this model has no layer: it is of another model."
+            )
         state = nnx.from_flat_state(
             [(self._paths[path], nnx.Param(nn.meta.unbox(leaf))) for path, leaf in base.items()]
         )
         model = nnx.merge(self._graph, state, self._rest, copy=True)
         key = (rngs or {}).get("dropout")
         if key is not None:
-            nnx.reseed(model, dropout=key)
+            nnx.reseed(model, dropout=key, default=key)  # the stream that nnx.Rngs(0) has
         for path, layer in list(sites.layers(model)):
             prefix = f"{path}/".lstrip("/")
             if prefix + A in leaves:
@@ -136,7 +174,7 @@ class LoRA:
         variables: Mapping[str, Any],
         *args: Any,
         rngs: Mapping[str, jax.Array] | None = None,
-        method: str = "__call__",
+        method: Callable | str = "__call__",
         **kwargs: Any,
     ) -> Any:
         """What the model gives with `variables["params"]`; a pure function, for jit, grad and vmap.
@@ -144,6 +182,7 @@ class LoRA:
         Args:
           *args, **kwargs: the model's own.
           rngs: as for `inject`.
-          method: the name of the method to call.
+          method: the name of the method to call, or a function of the model.
         """
-        return getattr(self.inject(variables["params"], rngs=rngs), method)(*args, **kwargs)
+        model = self.inject(variables["params"], rngs=rngs)
+        return method(model, *args, **kwargs) if callable(method) else getattr(model, method)(*args, **kwargs)

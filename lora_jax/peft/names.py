@@ -1,11 +1,14 @@
 """Which torch module a Flax module is: the hook for names, and a table of both sides with stacked layers spelled out."""
 
 import itertools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from lora_jax.errors import PeftError, closest
 from lora_jax.layout import Site
+from lora_jax.leaves import is_adapter_leaf
+from lora_jax.tree import opened
 
 Names = Callable[[str], str]  # a Flax module's path -> the torch module's, with "{}" for the index of a stacked layer
 PREFIX = "base_model.model."
@@ -46,12 +49,16 @@ def slots(modules: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, Slo
         if name.count("{}") != len(stack):
             raise PeftError(
                 f"{module} holds {stack or 'no'} stacked layers, and its torch name is {name!r}: it must have {len(stack)} {{}} for "
-                "their index; pass names=, a function from Flax paths to such names."
+                "their index; pass names_of=, a function from Flax paths to such names."
             )
         for index in itertools.product(*map(range, stack)):
             torch_path = name.format(*index)
+            if not torch_path:
+                raise PeftError(
+                    "the layer is the model itself, and PEFT needs a name for it: pass names_of=, a function from paths to names."
+                )
             if torch_path in found:
-                raise PeftError(f"names= calls both {found[torch_path].module} and {module} {torch_path!r}.")
+                raise PeftError(f"names_of= calls both {found[torch_path].module} and {module} {torch_path!r}.")
             found[torch_path] = Slot(module, index)
     return found
 
@@ -69,24 +76,70 @@ def stacks(layout: Mapping[str, Site], leaves: Mapping[str, Any]) -> dict[str, t
             raise PeftError(
                 f"the layout has {path!r} and the parameters have no {kernel}; closest: {closest(kernel, leaves)}."
             )
-        shape = leaves[kernel].shape
+        shape = opened(leaves[kernel]).shape
         found[path] = tuple(shape[: len(shape) - len(site.kernel)])
     return found
 
 
-def selection(chosen: set[str], every: set[str]) -> list[str]:
-    """The shortest endings of torch paths that select `chosen` among `every`, as PEFT's target_modules does; sorted.
+def universe(leaves: Mapping[str, Any], names_of: Names) -> set[str]:
+    """The torch paths of all modules that the flat tree has parameters of, and of those that contain them."""
+    found: set[str] = set()
+    for path, leaf in leaves.items():
+        if is_adapter_leaf(path):
+            continue
+        name = names_of(path.rpartition("/")[0])
+        for index in itertools.product(*map(range, opened(leaf).shape[: name.count("{}")])):
+            parts = name.format(*index).split(".")
+            found |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+    return found - {""}
+
+
+def selection(chosen: set[str], every: set[str]) -> list[str] | str:
+    """What PEFT's target_modules must say to select `chosen` among `every`: the shortest endings, or a regex where none would do.
 
     >>> selection({"a.0.query", "a.1.query"}, {"a.0.query", "a.1.query", "a.0.key"})
     ['query']
+    >>> selection({"dense"}, {"dense", "block.dense"})
+    'dense'
     """
-    found = {}
-    for path in sorted(chosen):
+    found = set()
+    for path in chosen:
         parts = path.split(".")
         endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        found[path] = next(ending for ending in endings if _selected(ending, every) <= chosen)
-    return sorted(set(found.values()))
+        ending = next(
+            (ending for ending in endings if _ending_in(f".{ending}", every) | {ending} & every <= chosen), None
+        )
+        if ending is None:
+            return "|".join(re.escape(path) for path in sorted(chosen))
+        found.add(ending)
+    return sorted(found)
 
 
-def _selected(ending: str, paths: set[str]) -> set[str]:
-    return {path for path in paths if path == ending or path.endswith(f".{ending}")}
+def saved_name(path: str, every: set[str]) -> str:
+    """What PEFT's modules_to_save must say for one module: it goes by the last letters of names, whatever stands before them.
+
+    Raises:
+      PeftError: when another module's name ends so too.
+    """
+    parts = path.split(".")
+    for n in range(1, len(parts) + 1):
+        ending = ".".join(parts[-n:])
+        if _ending_in(ending, every) == {path}:
+            return ending
+    others = sorted(_ending_in(path, every) - {path})
+    raise PeftError(
+        f"PEFT saves modules by the ends of their names, and {others[0]!r} ends like {path!r}: rename one of them by names_of=."
+    )
+
+
+def pattern(path: str, among: Iterable[str]) -> str:
+    """A key of rank_pattern or alpha_pattern that means this module alone: PEFT matches keys at the end of paths.
+
+    >>> pattern("dense", ["dense", "block.dense"]), pattern("block.dense", ["dense", "block.dense"])
+    ('^dense', 'block.dense')
+    """
+    return f"^{path}" if any(other.endswith(f".{path}") for other in among) else path
+
+
+def _ending_in(ending: str, paths: set[str]) -> set[str]:
+    return {path for path in paths if path.endswith(ending)}

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax import dora
+from lora_jax import dora, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
 from lora_jax.files import read_safetensors
@@ -20,7 +20,7 @@ from lora_jax.peft import adapter_config, names, tensors
 from lora_jax.peft.names import PREFIX, Names, Slot, dotted
 from lora_jax.peft.tensors import Layer
 from lora_jax.peft.writing import TENSORS
-from lora_jax.tree import Params, flat, nested
+from lora_jax.tree import Params, flat, nested, opened
 
 PICKLED = "adapter_model.bin"
 SHOWN = 8  # problems in one message
@@ -68,22 +68,24 @@ def load(
     leaves = {path: leaf for path, leaf in flat(base_params).items() if not is_adapter_leaf(path)}
     slots = names.slots(names.stacks(layout, leaves), names_of)
     adapters, others = _grouped(_tensors(folder))
-    kept, odd = _kept(others, leaves, layout, names_of)
-    problems = [*_problems(values, adapters, slots, layout), *odd, *_missing_heads(values, kept, leaves, names_of)]
+    places = _places(leaves, layout, names_of)
+    problems = [
+        *_problems(values, adapters, slots, layout),
+        *_odd(others, places),
+        *_missing(values, others, places, adapters),
+    ]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise PeftError(f"{folder} does not fit this model: {'; '.join(problems[:SHOWN])}{more}.")
-    read = {
-        path: tensors.from_torch(
-            layout[slots[path].module], found, adapter_config.scale(values, path, tensors.rank_of(found))
-        )
-        for path, found in adapters.items()
-    }
-    own = _assembled(read, slots, layout, leaves)
+    read = {}
+    for path, found in adapters.items():
+        scale = adapter_config.scale(values, path, tensors.rank_of(found))
+        read[path] = tensors.from_torch(layout[slots[path].module], found, scale)
+    kept = _kept(others, places, leaves, layout)
     return Loaded(
-        _config(values, read, slots),
-        nested({**leaves, **kept, **own}),
-        tuple(sorted(kept)),
+        _config(values, read, slots, layout),
+        nested({**leaves, **kept, **_assembled(read, slots, layout, leaves)}),
+        tuple(targets.exactly(path, leaves) for path in sorted(kept)),
         values.get("base_model_name_or_path"),
         values.get("task_type"),
     )
@@ -98,7 +100,12 @@ def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
             else ""
         )
         raise PeftError(f"{folder}: there is no {TENSORS} in it{also}.")
-    return {_key(name): tensor for name, tensor in read_safetensors(folder / TENSORS).items()}
+    found: dict[str, np.ndarray] = {}
+    for name, tensor in read_safetensors(folder / TENSORS).items():
+        if _key(name) in found:
+            raise PeftError(f"{folder / TENSORS} has {_key(name)} twice, under two names.")
+        found[_key(name)] = tensor
+    return found
 
 
 def _key(name: str) -> str:
@@ -136,8 +143,10 @@ def _problems(values, adapters, slots: Mapping[str, Slot], layout) -> list[str]:
             continue
         site = layout[slots[path].module]
         tensors.require_torch_layout(path, site)
-        rank = adapter_config.pattern_value(values.get("rank_pattern"), path, values["r"])
-        expected = tensors.shapes(site, rank, dora=bool(values.get("use_dora")))
+        rank, allowed = tensors.rank_of(found) or 1, adapter_config.ranks(values, path)
+        expected = tensors.shapes(
+            site, rank if not allowed or rank in allowed else min(allowed), dora=bool(values.get("use_dora"))
+        )
         lines += [f"missing {path}.{suffix}" for suffix in sorted(expected.keys() - found.keys())]
         lines += [f"unexpected {path}.{suffix}" for suffix in sorted(found.keys() - expected.keys())]
         lines += [
@@ -148,47 +157,72 @@ def _problems(values, adapters, slots: Mapping[str, Slot], layout) -> list[str]:
     return lines if adapters else [*lines, "there is no adapter in it"]
 
 
-def _kept(others, leaves, layout, names_of) -> tuple[dict[str, Any], list[str]]:
-    """(leaf path -> value for what is no adapter: heads and biases, one phrase for each tensor that does not fit)."""
-    where = {}
-    for path in leaves:
+class Place(NamedTuple):
+    """Where a tensor that belongs to no adapter lies in the Flax tree."""
+
+    path: str
+    index: tuple[int, ...]  # of the layer within its stack
+    module: str  # torch's path of the module
+    shape: tuple[int, ...]  # that the tensor has
+
+
+def _places(leaves: Mapping[str, Any], layout: Mapping[str, Site], names_of: Names) -> dict[str, Place]:
+    """torch key -> place, of every parameter of the base that torch has a name for; nothing is copied."""
+    found = {}
+    for path, value in leaves.items():
         module, _, leaf = path.rpartition("/")
-        torch_path = names_of(module)
-        name, example = (
-            tensors.module_to_torch(layout.get(module), leaf, leaves[path]) if "{}" not in torch_path else (leaf, None)
-        )
-        for index in np.ndindex(*leaves[path].shape[: torch_path.count("{}")]):
-            where[".".join(part for part in (torch_path.format(*index), name) if part)] = path, index, example
-    kept, odd = {}, []
+        site, torch_module, shape = layout.get(module), names_of(module), opened(value).shape
+        name, depth = tensors.parameter_name(site, leaf), torch_module.count("{}")
+        if name is None:
+            continue
+        for index in np.ndindex(*shape[:depth]):
+            place = torch_module.format(*index)
+            key = f"{place}.{name}" if place else name
+            found[key] = Place(path, index, place, tensors.parameter_shape(site, leaf, shape[depth:]))
+    return found
+
+
+def _odd(others: Mapping[str, np.ndarray], places: Mapping[str, Place]) -> list[str]:
+    """One phrase for each tensor that this model has no place for, or another shape."""
+    lines = [f"unexpected {key}" for key in sorted(others) if key not in places]
     for key, tensor in sorted(others.items()):
-        if key not in where:
-            odd.append(f"unexpected {key}")
-            continue
-        path, index, example = where[key]
-        shape = leaves[path][index].shape if example is None else example.shape
-        if index == () and tensor.shape != shape:
-            odd.append(f"{key} is {list(tensor.shape)}, expected {list(shape)}")
-            continue
-        module, _, leaf = path.rpartition("/")
-        value = kept.get(path, leaves[path])
-        if index:
-            kept[path] = jnp.asarray(value).at[index].set(tensor.reshape(shape))
-        else:
-            kept[path] = jnp.asarray(
-                tensors.module_from_torch(layout.get(module), leaf, leaves[path].shape, tensor), value.dtype
-            )
-    return kept, odd
-
-
-def _missing_heads(values, kept, leaves, names_of) -> list[str]:
-    """modules_to_save may name modules that no model has ("score"); one that this model has must be in the file, whole."""
-    saved = set(values.get("modules_to_save") or ())
-    lines = []
-    for path in sorted(leaves):
-        torch_path = names_of(path.rpartition("/")[0])
-        if path not in kept and any(torch_path == name or torch_path.endswith(f".{name}") for name in saved):
-            lines.append(f"missing {torch_path}.{path.rpartition('/')[2]}, which modules_to_save names")
+        if key in places and tensor.shape != places[key].shape:
+            lines.append(f"{key} is {list(tensor.shape)}, expected {list(places[key].shape)}")
     return lines
+
+
+def _missing(values, others, places: Mapping[str, Place], adapters) -> list[str]:
+    """What is promised, or begun, and not there: whole modules, biases, layers of a stack.
+
+    modules_to_save may name modules that no model has ("score"); PEFT goes by the last letters of names, of containers too.
+    """
+    saved, bias = tuple(values.get("modules_to_save") or ()), values.get("bias", "none")
+    begun = {places[key].path for key in others if key in places}
+    lines = []
+    for key, place in sorted(places.items()):
+        if key in others:
+            continue
+        parts = place.module.split(".")
+        prefixes = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+        if saved and any(prefix.endswith(saved) for prefix in prefixes):
+            lines.append(f"missing {key}, which modules_to_save names")
+        elif key.endswith("bias") and (bias == "all" or (bias == "lora_only" and place.module in adapters)):
+            lines.append(f"missing {key}, which bias={bias!r} promises")
+        elif place.path in begun:
+            lines.append(f"missing {key}, a layer of a stack of which others are there")
+    return lines
+
+
+def _kept(others, places: Mapping[str, Place], leaves, layout) -> dict[str, Any]:
+    """Leaf path -> value of heads and biases."""
+    found: dict[str, Any] = {}
+    for key, tensor in others.items():
+        path, index, _, _ = places[key]
+        module, _, leaf = path.rpartition("/")
+        shape = opened(leaves[path]).shape
+        value = found.setdefault(path, np.empty(shape, np.float32))
+        value[index] = tensors.parameter_from_torch(layout.get(module), leaf, shape[len(index) :], tensor)
+    return {path: jnp.asarray(value, opened(leaves[path]).dtype) for path, value in found.items()}
 
 
 def _assembled(read: Mapping[str, Layer], slots, layout, leaves) -> dict[str, Any]:
@@ -205,7 +239,8 @@ def _assembled(read: Mapping[str, Layer], slots, layout, leaves) -> dict[str, An
 
 
 def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -> Adapter:
-    lead = kernel.shape[: len(kernel.shape) - len(site.kernel)]
+    shape = opened(kernel).shape
+    lead = shape[: len(shape) - len(site.kernel)]
     some = next(iter(layers.values()))
     rank = max(layer.a.shape[1] for layer in layers.values())
     a = np.zeros((*lead, some.a.shape[0], rank), np.float32)
@@ -226,20 +261,21 @@ def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -
     )
 
 
-def _config(values: Mapping[str, Any], read, slots) -> LoRAConfig:
-    """The config whose adapter this is; what departs from its rank and alpha is named by full paths."""
+def _config(values: Mapping[str, Any], read, slots, layout) -> LoRAConfig:
+    """The config whose adapter this is; layers are named exactly."""
     ranks, alphas = {}, {}
     for path, layer in read.items():
-        module = slots[path].module or "*"  # the root has no name
+        module = targets.exactly(slots[path].module, layout)
         ranks[module] = max(ranks.get(module, 0), layer.a.shape[1])
-        alphas[module] = adapter_config.pattern_value(values.get("alpha_pattern"), path, values["lora_alpha"])
+        alphas[module] = adapter_config.alpha(values, path, layer.a.shape[1])
+    usual = values.get("r") or max(ranks.values())
     return LoRAConfig(
-        rank=values["r"],
+        rank=usual,
         alpha=values["lora_alpha"],
         targets=sorted(ranks),
         scaling=adapter_config.RSLORA if values.get("use_rslora") else "alpha/r",
         dropout=values.get("lora_dropout") or 0.0,
-        rank_pattern={module: rank for module, rank in ranks.items() if rank != values["r"]},
+        rank_pattern={module: rank for module, rank in ranks.items() if rank != usual},
         alpha_pattern={module: alpha for module, alpha in alphas.items() if alpha != values["lora_alpha"]},
         dora=bool(values.get("use_dora")),
     )

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import numpy as np
 
 from lora_jax.errors import PeftError
@@ -34,12 +35,16 @@ def require_torch_layout(path: str, site: Site) -> None:
         raise PeftError(
             f"{path}: PEFT has no such adapter for a convolution with groups, dilation or this padding; merge it, or exclude the layer."
         )
+    if not site.methods:
+        raise PeftError(
+            f"{path}: whether this embedding is tied is not known; pass the layout that LoRA.layout_of(x) gives."
+        )
     if "attend" in site.methods:
         raise PeftError(
             f"{path} is tied: its adapter acts on the input embedding and on the output layer, and PEFT's on the input alone; "
             "merge it, or exclude the layer."
         )
-    if site.kind != "Embed" and not (_is_forward(site) or _is_transposed(site)):
+    if site.kind != "Embed" and not (_is_forward(site) or site.is_transposed):
         raise PeftError(
             f"{path}: {site.kind} with kernel {site.kernel} is no matrix product, so PEFT has no such layer; merge it."
         )
@@ -47,11 +52,6 @@ def require_torch_layout(path: str, site: Site) -> None:
 
 def _is_forward(site: Site) -> bool:
     return site.inputs == tuple(range(site.at))
-
-
-def _is_transposed(site: Site) -> bool:
-    """Outputs first, as torch has them: an Einsum of this kind."""
-    return site.inputs == tuple(range(site.at, len(site.kernel)))
 
 
 def to_torch(site: Site, layer: Layer) -> dict[str, np.ndarray]:
@@ -62,7 +62,7 @@ def to_torch(site: Site, layer: Layer) -> dict[str, np.ndarray]:
     elif site.kind == "Conv":
         ones = (1,) * (len(site.kernel) - 2)
         found = {LORA_A: _conv_to_torch(a.reshape(*site.kernel[:-1], -1)), LORA_B: b.T.reshape(*b.T.shape, *ones)}
-    elif _is_transposed(site):
+    elif site.is_transposed:
         found = {LORA_A: b, LORA_B: a}
     else:
         found = {LORA_A: a.T, LORA_B: b.T}
@@ -80,7 +80,7 @@ def from_torch(site: Site, tensors: Mapping[str, np.ndarray], scale: float) -> L
     elif site.kind == "Conv":
         rank = len(found[LORA_A])
         a, b = _conv_from_torch(found[LORA_A]).reshape(-1, rank), found[LORA_B].reshape(-1, rank).T
-    elif _is_transposed(site):
+    elif site.is_transposed:
         a, b = found[LORA_B], found[LORA_A]
     else:
         a, b = found[LORA_A].T, found[LORA_B].T
@@ -95,7 +95,7 @@ def norm_shape(site: Site) -> tuple[int, ...]:
 
 def shapes(site: Site, rank: int, *, dora: bool) -> dict[str, tuple[int, ...]]:
     """The shapes that PEFT's tensors of this layer have."""
-    d, k = math.prod(site.kernel[: site.at]), math.prod(site.kernel[site.at :])
+    d, k = _sizes(site)
     magnitude = np.zeros(norm_shape(site)) if dora else None
     like = to_torch(site, Layer(np.zeros((d, rank)), np.zeros((rank, k)), 1.0, magnitude))
     return {name: tensor.shape for name, tensor in like.items()}
@@ -116,32 +116,45 @@ def _conv_from_torch(tensor: np.ndarray) -> np.ndarray:
     return np.moveaxis(tensor, (0, 1), (-1, -2))
 
 
-def module_to_torch(site: Site | None, leaf: str, value: Any) -> tuple[str, np.ndarray]:
-    """(torch's name, tensor) of a parameter that is saved whole, in a head say; `site` is that of its layer."""
-    array = np.asarray(value, np.float32)
-    if leaf in ("kernel", "embedding") and site is not None:
-        return "weight", np.ascontiguousarray(_kernel_to_torch(site, array))
-    if leaf == "kernel":
-        raise PeftError(
-            f"a kernel {array.shape} of a layer that is not Dense, DenseGeneral, Einsum or Conv has no counterpart in torch."
-        )
-    return {"scale": "weight"}.get(leaf, leaf), array
+def parameter_name(site: Site | None, leaf: str) -> str | None:
+    """torch's name of a parameter that is saved whole, in a head say; None for a kernel of a class that is not known."""
+    if leaf == "kernel" and site is None:
+        return None
+    return "weight" if leaf in ("kernel", "embedding", "scale") else leaf
 
 
-def _kernel_to_torch(site: Site, kernel: np.ndarray) -> np.ndarray:
-    if site.kind == "Embed":
-        return kernel
+def parameter_shape(site: Site | None, leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that it has in torch."""
+    if leaf != "kernel" or site is None:
+        return tuple(shape)
     if site.kind == "Conv":
-        return _conv_to_torch(kernel)
-    matrix = kernel.reshape(math.prod(site.kernel[: site.at]), -1)
-    return matrix if _is_transposed(site) else matrix.T
+        return (shape[-1], shape[-2], *shape[:-2])
+    d, k = _sizes(site)
+    return (d, k) if site.is_transposed else (k, d)
 
 
-def module_from_torch(site: Site | None, leaf: str, shape: tuple[int, ...], tensor: np.ndarray) -> np.ndarray:
-    """The inverse of `module_to_torch`, for a leaf of this shape."""
+def parameter_to_torch(site: Site | None, leaf: str, value: Any) -> np.ndarray:
+    """The parameter as torch has it, float32."""
+    array = np.asarray(nn.meta.unbox(value), np.float32)
+    if leaf == "kernel" and site is not None:
+        if site.kind == "Conv":
+            array = _conv_to_torch(array)
+        else:
+            matrix = array.reshape(_sizes(site))
+            array = matrix if site.is_transposed else matrix.T
+    return np.ascontiguousarray(array)
+
+
+def parameter_from_torch(site: Site | None, leaf: str, shape: tuple[int, ...], tensor: np.ndarray) -> np.ndarray:
+    """The inverse of `parameter_to_torch`, for a leaf of this shape."""
     tensor = np.asarray(tensor, np.float32)
     if leaf == "kernel" and site is not None:
         if site.kind == "Conv":
             return _conv_from_torch(tensor)
-        tensor = tensor if _is_transposed(site) else tensor.T
+        tensor = tensor if site.is_transposed else tensor.T
     return tensor.reshape(shape)
+
+
+def _sizes(site: Site) -> tuple[int, int]:
+    """(D, K) of the kernel as a matrix."""
+    return math.prod(site.kernel[: site.at]), math.prod(site.kernel[site.at :])

@@ -13,12 +13,12 @@ from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
 from lora_jax.files import write_atomically, write_safetensors
 from lora_jax.layout import Site
-from lora_jax.leaves import adapter_at, is_adapter_leaf, modules
+from lora_jax.leaves import adapter_at, is_adapter_leaf, modules, require_fit
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.peft import adapter_config, names, tensors
 from lora_jax.peft.names import PREFIX, Names, dotted
 from lora_jax.peft.tensors import Layer
-from lora_jax.tree import Params, flat
+from lora_jax.tree import Params, flat, nested, opened
 
 TENSORS = "adapter_model.safetensors"
 
@@ -43,7 +43,7 @@ def save(
     Args:
       folder: made where there is none.
       params: an adapted tree.
-      config: for the scaling rule, dropout and DoRA.
+      config: for the scaling rule and dropout.
       layout: `lora_jax.layout(base_module, example_input)`.
       names_of: the torch module of a Flax module's path; "{}" stands for the index of a stacked layer.
       mask: from `trainable_mask`; modules that train whole are saved with the adapter, as are biases. None says that there are none.
@@ -65,11 +65,12 @@ def save(
     ['adapter_config.json', 'adapter_model.safetensors']
     """
     leaves = flat(params)
+    every = names.universe(leaves, names_of)
     layers = _layers(leaves, layout, names_of)
     if fold_scaling:
         layers, config = _folded(layers), dataclasses.replace(config, scaling="alpha/r")
-    heads, bias, kept = _kept(leaves, config, layout, names_of, mask)
-    stored = dict(kept)
+    _require_scales(layers)
+    heads, bias, stored = _kept(leaves, layout, names_of, mask, every)
     slots = names.slots(names.stacks(layout, leaves), names_of)
     for path, layer in layers.items():
         torch_tensors = tensors.to_torch(layout[slots[path].module], layer)
@@ -77,7 +78,9 @@ def save(
     about = adapter_config.written(
         config,
         {path: (layer.a.shape[1], layer.scale) for path, layer in layers.items()},
-        names.selection(set(layers), set(slots)),
+        names.selection(set(layers), every),
+        dora=_is_dora(layers),
+        among=every,
         base_model_name_or_path=base_model,
         bias=bias,
         modules_to_save=heads or None,
@@ -102,11 +105,33 @@ def _layers(leaves: Mapping[str, Any], layout: Mapping[str, Site], names_of: Nam
     found = {}
     for path, (module, index) in names.slots(stacks, names_of).items():
         tensors.require_torch_layout(module, layout[module])
-        adapter = adapter_at(leaves, f"{module}/".lstrip("/"))
+        prefix = f"{module}/".lstrip("/")
+        adapter = adapter_at(leaves, prefix)
+        require_fit(prefix + layout[module].leaf, opened(leaves[prefix + layout[module].leaf]).shape, adapter)
         (a, b), m = adapter.factors(), adapter.magnitude
         magnitude = None if m is None else np.asarray(m[index])
         found[path] = Layer(np.asarray(a[index]), np.asarray(b[index]), float(adapter.scale[index]), magnitude)
+        if not all(np.isfinite(leaf).all() for leaf in found[path] if leaf is not None):
+            raise PeftError(f"the adapter of {module} is not finite; it diverged.")
     return found
+
+
+def _is_dora(layers: Mapping[str, Layer]) -> bool:
+    """Whether they have magnitudes, all of them: PEFT has one word for the whole adapter."""
+    dora = {layer.magnitude is not None for layer in layers.values()}
+    if len(dora) > 1:
+        raise PeftError(
+            "some of the layers have a magnitude (DoRA) and some have not; PEFT's format has one or the other."
+        )
+    return dora.pop()
+
+
+def _require_scales(layers: Mapping[str, Layer]) -> None:
+    for path, layer in layers.items():
+        if not layer.scale > 0:
+            raise PeftError(
+                f"the scale of {path} is {layer.scale:g}, which no alpha gives; fold_scaling=True puts it into lora_B."
+            )
 
 
 def _folded(layers: Mapping[str, Layer]) -> dict[str, Layer]:
@@ -121,15 +146,17 @@ def _fold(layer: Layer, rank: int) -> Layer:
     return Layer(a, np.pad(np.float32(layer.scale) * layer.b, ((0, extra), (0, 0))), 1.0, layer.magnitude)
 
 
-def _kept(leaves, config, layout, names_of, mask) -> tuple[list[str], str, dict[str, np.ndarray]]:
+def _kept(leaves, layout, names_of, mask, every: set[str]) -> tuple[list[str], str, dict[str, np.ndarray]]:
     """(modules_to_save, bias, key -> tensor) of what trains beside the adapters."""
-    trained = set() if mask is None else {path for path in trainable_paths(mask) if not is_adapter_leaf(path)}
+    trained = set() if mask is None else trainable_paths(mask, nested(leaves))
+    trained = {path for path in trained if not is_adapter_leaf(path)}
     bias, biases = _biases(trained, leaves)
-    found = {}
+    adapted, found = set(modules(leaves)), {}
     for path in sorted(biases):
-        module, adapted = path.rpartition("/")[0], path.removesuffix("bias") in modules(leaves)
-        for torch_path, part in _unstacked(leaves[path], names_of(module)):
-            found[f"{PREFIX}{torch_path}{'.base_layer' if adapted else ''}.bias"] = part
+        name = names_of(path.rpartition("/")[0])
+        inner = ".base_layer" if path.removesuffix("bias") in adapted else ""
+        for torch_path, part in _unstacked(leaves[path], name):
+            found[f"{PREFIX}{torch_path}{inner}.bias"] = part
     heads = set()
     for module in sorted({path.rpartition("/")[0] for path in trained - biases}):
         _require_whole(module, trained, leaves)
@@ -138,12 +165,16 @@ def _kept(leaves, config, layout, names_of, mask) -> tuple[list[str], str, dict[
             raise PeftError(
                 f"{module} is stacked and trains whole; PEFT's modules_to_save is written for single modules only."
             )
-        heads.add(torch_path)
+        heads.add(names.saved_name(torch_path, every))
         for path in [path for path in leaves if path.rpartition("/")[0] == module]:
-            name, tensor = tensors.module_to_torch(layout.get(module), path.rpartition("/")[2], leaves[path])
-            found[f"{PREFIX}{torch_path}.{name}"] = tensor
-    every = {names_of(path.rpartition("/")[0]) for path in leaves}
-    return names.selection(heads, every), bias, found
+            leaf = path.rpartition("/")[2]
+            name = tensors.parameter_name(layout.get(module), leaf)
+            if name is None:
+                raise PeftError(
+                    f"{path} {leaves[path].shape} is of a layer that has no counterpart in torch here; it cannot be saved."
+                )
+            found[f"{PREFIX}{torch_path}.{name}"] = tensors.parameter_to_torch(layout.get(module), leaf, leaves[path])
+    return sorted(heads), bias, found
 
 
 def _biases(trained: set[str], leaves: Mapping[str, Any]) -> tuple[str, set[str]]:
