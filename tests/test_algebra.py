@@ -183,3 +183,26 @@ def test_any_combination_is_the_sum_of_its_parts(parts):
     weights = [w for _, _, w in parts]
     got = updates(algebra.combine(adapters, weights))[""]
     np.testing.assert_allclose(got, summed(adapters, weights)[""], atol=2e-4)
+
+
+@pytest.mark.parametrize("rank", [0, -1, 1.5])
+def test_a_rank_that_cannot_be_says_so(rank):
+    for act in (
+        lambda: algebra.recompress(drawn(), rank),
+        lambda: algebra.ties([drawn()], [1.0], density=0.5, rank=rank),
+        lambda: algebra.dare(jax.random.key(0), [drawn()], [1.0], density=0.5, rank=rank),
+    ):
+        with pytest.raises(LoRAError, match=f"rank is {rank}"):
+            act()
+
+
+def test_no_adapters_have_no_mean():
+    with pytest.raises(LoRAError, match="0 adapters"):
+        algebra.average()
+
+
+def test_adapters_in_bfloat16_are_added_in_float32():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), drawn("attention"))
+    got = algebra.recompress(algebra.add(half, half), 3)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(got)} == {"float32"}
+    assert_trees_close(updates(got), summed([half, half], [1, 1]), 0.2)

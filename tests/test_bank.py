@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,3 +151,36 @@ def test_per_example_gradients_add_up_to_the_batch_s():
     assert_trees_close(jax.tree.map(lambda leaf: leaf.mean(axis=0), each), whole, 2e-5)
     alone = jax.jit(jax.grad(lambda adapter: loss_fn(combine(base, adapter), x[2:3], None)[0]))(adapter)
     assert_trees_close(jax.tree.map(lambda leaf: leaf[2], each), alone, 2e-5)
+
+
+def test_adapted_trees_may_be_given_whole():
+    case = CASES[0]
+    base = strip(case.params())
+    whole = [combine(base, adapter) for adapter in adapters(case)]
+    assert flat(bank.stack(base, whole)).keys() == flat(bank.stack(base, adapters(case))).keys()
+
+
+def test_every_example_drops_out_on_its_own():
+    model = LoRA(nn.Dense(6), LoRAConfig(rank=2, targets="*", dropout=0.5))
+    x = jnp.ones((4, 8))
+    params = randomised(model.init(jax.random.key(0), x)["params"], seed=3)
+    stacked = bank.stack(strip(params), [adapter_of(params)])
+    got = bank.apply(model, strip(params), stacked, [0, 0, 0, -1], x, rngs={"dropout": jax.random.key(1)})
+    assert len({tuple(np.asarray(row).round(4)) for row in got}) == 4
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: bank.stack(strip(CASES[0].params()), []), "no adapters"),
+        (
+            lambda: bank.apply(
+                CASES[0].model(), {}, bank.stack(strip(CASES[0].params()), adapters(CASES[0])), IDS, False
+            ),
+            "must be an array",
+        ),
+    ],
+)
+def test_what_is_no_batch_says_so(act, message):
+    with pytest.raises(LoRAError, match=message):
+        act()

@@ -369,3 +369,19 @@ def test_a_disk_that_is_full_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", fails)
     with pytest.raises(CheckpointError, match=r"^cannot write a checkpoint to .*: No space left on device\.$"):
         checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)
+
+
+def test_a_config_of_an_earlier_version_has_the_defaults_of_what_is_new(tmp_path, monkeypatch):
+    whole = LoRAConfig.to_dict
+    monkeypatch.setattr(
+        LoRAConfig, "to_dict", lambda self: {k: v for k, v in whole(self).items() if k not in ("init", "dora")}
+    )
+    checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)
+    monkeypatch.setattr(LoRAConfig, "to_dict", whole)
+    checkpoint.restore_adapter(tmp_path, fresh(), CONFIG)
+
+
+def test_a_mask_of_another_tree_saves_nothing(tmp_path):
+    with pytest.raises(LoRAError, match="not of the tree"):
+        checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask={"head": {"kernel": True}})
+    assert list(tmp_path.iterdir()) == []

@@ -113,9 +113,38 @@ def test_other_layers_keep_their_random_factors():
     [
         (lambda: adapted(rho=0.5), "rho is 0.5"),
         (lambda: adapted(init="pissa"), "'pissa', it must be 'lora'"),
-        (lambda: eva.adapt_to(jax.random.key(0), {}, LoRA(Net(), LoRAConfig(rank=1)), []), "no batches"),
+        (lambda: eva.adapt_to(jax.random.key(0), {}, LoRA(Net(), LoRAConfig(rank=1)), []), "at least one batch"),
     ],
 )
 def test_what_cannot_be_says_so(act, message):
     with pytest.raises(LoRAError, match=message):
         act()
+
+
+class EndsAlike(nn.Module):
+    """The root's `dense` sees two directions, `block/dense` noise in all."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.Dense(16, name="dense")(x)
+        return Wrapped(name="block")(jnp.sin(50 * y))
+
+
+class Wrapped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4, name="dense")(x)
+
+
+def test_a_layer_that_gets_no_rank_is_left_out_though_its_name_ends_as_another_s():
+    x = BATCHES[0][0]
+    base = EndsAlike().init(jax.random.key(0), x)["params"]
+    model, params = eva.adapt_to(jax.random.key(1), base, LoRA(EndsAlike(), LoRAConfig(rank=1)), [(x,)], rho=2)
+    assert {path for path in flat(params) if path.endswith("lora_a")} == {"dense/lora_a"}
+    assert params["dense"]["lora_a"].shape == (6, 2)
+    assert jax.tree.map(jnp.shape, model.init(jax.random.key(0), x)["params"]) == jax.tree.map(jnp.shape, params)
+
+
+def test_an_array_that_is_no_batch_of_arguments_says_so():
+    with pytest.raises(LoRAError, match="each a tuple of the model's arguments"):
+        eva.adapt_to(jax.random.key(0), {}, LoRA(Net(), LoRAConfig(rank=1)), [BATCHES[0][0]])

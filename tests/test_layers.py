@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, adapter_of, combine, scaled, strip
+from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, adapter_of, combine, merge, report, scaled, strip
 from tests.cases import assert_trees_close, case_named, dense_base, every_case, flat, randomised
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -175,3 +175,61 @@ def test_the_random_factor_is_on_the_input_side(name, zero):
     random = {"lora_a": "lora_b", "lora_b": "lora_a"}[zero]
     assert not np.any(params[zero])
     assert np.all(params[random])
+
+
+@pytest.mark.parametrize(
+    ("base", "x"),
+    [
+        (nn.Dense(4), jnp.array([[1, 2, 3]])),
+        (nn.DenseGeneral(4), jnp.array([[True, False, True]])),
+        (nn.Conv(4, (2,)), jnp.arange(12, dtype=jnp.uint8).reshape(1, 4, 3)),
+    ],
+    ids=["integers", "booleans", "bytes"],
+)
+def test_inputs_that_are_no_floats_have_their_side_path(base, x):
+    model = LoRA(base, TARGETS_ALL)
+    params = randomised(model.init(jax.random.key(0), x)["params"], seed=3)
+    assert_trees_close(model.apply({"params": params}, x), base.apply({"params": dense_base(params)}, x))
+
+
+def test_an_adapter_of_another_model_is_not_ignored():
+    params = case_named("dense").params()
+    stray = {"other": {name: params[name] for name in ("lora_a", "lora_b", "lora_scale")}, **strip(params)}
+    with pytest.raises(LoRAError, match="an adapter at other/lora_a and no kernel beside it"):
+        case_named("dense").model().apply({"params": stray}, case_named("dense").x())
+
+
+def test_half_an_adapter_says_so():
+    params = dict(case_named("dense").params())
+    del params["lora_scale"]
+    with pytest.raises(LoRAError, match="not whole: lora_scale"):
+        merge(params)
+
+
+def test_an_nnx_model_is_sent_to_its_own_wrapper():
+    from flax import nnx
+
+    with pytest.raises(LoRAError, match="for NNX there is lora_jax.nnx.LoRA"):
+        LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), TARGETS_ALL).init(jax.random.key(0), jnp.ones((1, 3)))
+
+
+def test_parameters_in_boxes_are_adapted_merged_and_counted():
+    """Boxes as nn.with_partitioning makes them."""
+    base = nn.Dense(4, kernel_init=nn.with_partitioning(nn.initializers.normal(), (None, "model")))
+    x = jnp.ones((2, 3))
+    base_params = base.init(jax.random.key(0), x)["params"]
+    model = LoRA(base, TARGETS_ALL)
+    params = randomised(adapt(jax.random.key(1), base_params, model, x), seed=3)
+    merged = merge(params)
+    assert isinstance(merged["kernel"], nn.Partitioned)
+    assert_trees_close(base.apply({"params": merged}, x), model.apply({"params": params}, x))
+    assert report(params).base == 3 * 4 + 4
+    unboxed = nn.meta.unbox(base_params)
+    assert adapt(jax.random.key(1), unboxed, model, x)["kernel"] is unboxed["kernel"]
+    with pytest.raises(LoRAError, match="mis-shaped kernel"):
+        adapt(
+            jax.random.key(1),
+            {**base_params, "kernel": base_params["kernel"].replace_boxed(jnp.ones((3, 5)))},
+            model,
+            x,
+        )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lora_jax import LoRAError, adapter_of, combine, merge, strip
+from lora_jax import LoRAError, adapter_of, combine, merge, rounding_error, strip
 from tests.cases import assert_trees_close, case_named, dense_base, every_case, flat, randomised
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -82,3 +82,27 @@ def test_order_of_two_merges_is_irrelevant():
         return base
 
     assert_trees_close(merged_in_turn(adapter_of(first), second), merged_in_turn(second, adapter_of(first)), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda p: {**p, "lora_a": jnp.ones((5, 2)), "lora_b": jnp.ones((2, 4))},
+        lambda p: {**p, "lora_a": p["lora_a"].T},
+        lambda p: {**p, "lora_b": p["lora_b"][:1]},
+    ],
+    ids=["of the transposed kernel", "a transposed", "ranks differ"],
+)
+def test_factors_of_another_kernel_are_refused(spoil):
+    with pytest.raises(LoRAError, match="of another layer, or transposed"):
+        merge(spoil(case_named("dense").params()))
+
+
+def test_the_rounding_of_a_merge_is_told():
+    params = case_named("dense").params()
+    assert rounding_error(params) == {"kernel": 0.0}
+    half = {**params, "kernel": params["kernel"].astype(jnp.bfloat16)}
+    whole = dense_base({**half, "kernel": half["kernel"].astype(jnp.float32)})["kernel"]
+    expected = np.abs(np.asarray(merge(half)["kernel"], np.float32) - whole).max() / np.abs(whole).max()
+    assert rounding_error(half)["kernel"] == pytest.approx(expected, rel=1e-3)
+    assert 0 < expected < 2**-8

@@ -15,7 +15,7 @@ import lora_jax
 from lora_jax import LoRAConfig, LoRAError, adapt, adapter_of, combine, merge, partition, scaled, strip, sweep, training
 from lora_jax import nnx as lora_nnx
 from tests.cases import assert_trees_close, dense_base, equations, flat, randomised
-from tests.nnx_cases import CASES, Case, every_case
+from tests.nnx_cases import CASES, Case, Stack, every_case
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -149,8 +149,9 @@ def test_a_sweep_of_an_nnx_model_is_its_members_one_by_one():
 def test_it_goes_to_peft_and_back_and_into_a_checkpoint(name, tmp_path):
     case = named(name)
     model, params = case.model(), case.params()
-    lora_jax.peft.save(tmp_path / "peft", params, case.config, model.layout, mask=None)
-    back = lora_jax.peft.load(tmp_path / "peft", strip(params), model.layout).params
+    layout, names_of = model.layout_of(case.x()), lambda path: path.replace("/", ".") or "model"
+    lora_jax.peft.save(tmp_path / "peft", params, case.config, layout, mask=None, names_of=names_of)
+    back = lora_jax.peft.load(tmp_path / "peft", strip(params), layout, names_of=names_of).params
     assert_trees_close(case.apply()(back, case.x()), case.apply()(params, case.x()), 1e-6)
     lora_jax.checkpoint.save_adapter(tmp_path / "orbax", params, case.config, mask=None)
     fresh = adapt(jax.random.key(5), strip(params), model, case.x())
@@ -216,5 +217,86 @@ def stacked_dropout():
     ],
 )
 def test_what_cannot_be_says_so(act, message):
+    with pytest.raises(LoRAError, match=message):
+        act()
+
+
+class Dropping(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.drop = nnx.Linear(4, 64, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.drop(self.first(x))
+
+
+@pytest.mark.parametrize("streams", [{"default": 0}, {"params": 0, "dropout": 1}], ids=str)
+def test_the_model_s_own_dropout_follows_the_key(streams):
+    model = lora_nnx.LoRA(Dropping(nnx.Rngs(**streams)), LoRAConfig(rank=2))
+    params = model.init(jax.random.key(0))["params"]
+    one, same, other = (
+        model.apply({"params": params}, jnp.ones((1, 4)), rngs={"dropout": jax.random.key(k)}) for k in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.any(np.asarray(one == 0) != np.asarray(other == 0))
+
+
+class SplitByType(Stack):
+    """The stack, its scan given the usual axes by type, which do not reach an adapter's settings."""
+
+    def __call__(self, x):
+        @nnx.scan(in_axes=(nnx.Carry, nnx.StateAxes({nnx.Param: 0, ...: None})), out_axes=nnx.Carry)
+        def run(x, block):
+            return block(x)
+
+        return run(x, self.blocks)
+
+
+def test_a_stack_that_is_not_split_whole_says_so():
+    model = lora_nnx.LoRA(SplitByType(jnp.float32, nnx.Rngs(0)), LoRAConfig(rank=3))
+    with pytest.raises(LoRAError, match="must split LoRASetting as it splits Param"):
+        model.apply(model.init(jax.random.key(0)), jnp.ones((2, 4)))
+
+
+def test_a_tied_embedding_is_found_by_running_and_kept_out_of_peft(tmp_path):
+    case = named("tied")
+    for layout, message in (
+        (case.model().layout, "whether this embedding is tied"),
+        (case.model().layout_of(case.x()), "is tied"),
+    ):
+        with pytest.raises(LoRAError, match=message):
+            lora_jax.peft.save(tmp_path, case.params(), case.config, layout, mask=None)
+
+
+def stray() -> dict:
+    """A base, and an adapter where it has no layer."""
+    params = named("linear").params()
+    return {**strip(params), "other": adapter_of(params)}
+
+
+class Shared(nnx.Module):
+    def __init__(self, rngs):
+        self.one, self.other = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+        self.other.kernel = self.one.kernel
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: lora_nnx.LoRA(Shared(nnx.Rngs(0)), LoRAConfig(rank=1)), "shares its kernel with another layer"),
+        (
+            lambda: lora_nnx.LoRA(nnx.LoRALinear(3, 4, lora_rank=2, rngs=nnx.Rngs(0)), LoRAConfig(rank=1)),
+            "wrap the plain model",
+        ),
+        (
+            lambda: (
+                named("linear")
+                .model()
+                .inject({**strip(named("linear").params()), "other": adapter_of(named("linear").params())})
+            ),
+            "of another model",
+        ),
+    ],
+)
+def test_models_that_cannot_be_adapted_say_so(act, message):
     with pytest.raises(LoRAError, match=message):
         act()

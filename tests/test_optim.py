@@ -21,6 +21,7 @@ from lora_jax import (
     trainable_mask,
 )
 from lora_jax.elementwise import require_elementwise
+from lora_jax.layout import Site
 from lora_jax.models.mlp import MLP
 from tests.cases import flat, randomised
 
@@ -143,3 +144,15 @@ def test_lora_plus_keeps_padded_ranks_possible():
 def test_a_ratio_that_is_not_positive_says_so(ratio):
     with pytest.raises(LoRAError, match="it must be positive"):
         lora_plus(ratio)
+
+
+def test_lora_plus_takes_the_factor_that_starts_at_zero_where_the_layout_tells():
+    layout = {
+        "embed": Site("Embed", "embedding", (7, 4), 1, (0,), False, ("__call__",)),
+        "out": Site("Einsum", "kernel", (5, 2, 4), 1, (1, 2), True, ("__call__",)),
+        "dense": Site("Dense", "kernel", (4, 5), 1, (0,), True, ("__call__",)),
+    }
+    updates = {name: {"lora_a": jnp.ones(()), "lora_b": jnp.ones(())} for name in layout}
+    got, _ = lora_plus(4, layout).update(updates, optax.EmptyState())
+    assert {name for name in layout if got[name]["lora_a"] == 4 and got[name]["lora_b"] == 1} == {"embed", "out"}
+    assert got["dense"] == {"lora_a": 1, "lora_b": 4}

@@ -359,3 +359,194 @@ def test_dense_general_and_einsum_are_matrices_of_their_own(tmp_path):
     assert_same({p: got[p] for p in got.keys() - norms}, {p: expected[p] for p in expected.keys() - norms})
     for path in norms:
         np.testing.assert_allclose(got[path], expected[path], rtol=1e-6)
+
+
+# What a model has beside the layers that could be adapted, and names that end alike.
+
+
+class EndsAlike(nn.Module):
+    """A Dense `dense` at the root and one inside `block`; a container and a norm whose names end as those of layers do."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(6, name="dense")(x)
+        x = Inner(name="block")(x)
+        return nn.Dense(6, name="score")(nn.LayerNorm(name="zscore")(x))
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(6, name="dense")(x) + nn.ConvTranspose(6, (1,), name="odd")(x)
+
+
+ALIKE, ALIKE_X = EndsAlike(), jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 6)), jnp.float32)
+
+
+def alike(**fields):
+    config_ = LoRAConfig(**{"rank": 2, "alpha": 2, **fields})
+    base = ALIKE.init(jax.random.key(0), ALIKE_X)["params"]
+    fresh = flat(adapt(jax.random.key(1), base, LoRA(ALIKE, config_), ALIKE_X))
+    moved = {path: leaf + 0.3 if path.endswith("lora_b") else leaf for path, leaf in fresh.items()}
+    return config_, unflatten_dict(moved, sep="/"), lora_jax.layout(ALIKE, ALIKE_X)
+
+
+@pytest.mark.parametrize("fields", [{"alpha_pattern": {"re:dense": 16}}, {"rank_pattern": {"re:dense": 4}}], ids=str)
+def test_a_pattern_for_one_layer_is_not_one_for_another_that_ends_alike(fields, tmp_path):
+    config_, params, layout = alike(targets="dense", **fields)
+    peft.save(tmp_path, params, config_, layout, mask=None)
+    (patterns,) = [value for key, value in config(tmp_path).items() if key.endswith("_pattern") and value]
+    assert list(patterns) == ["^dense"]
+    found = peft.load(tmp_path, strip(params), layout)
+    assert_same(found.params, params)
+    assert_same(
+        jax.tree.map(jnp.shape, adapt(jax.random.key(0), strip(params), LoRA(ALIKE, found.config), ALIKE_X)),
+        jax.tree.map(jnp.shape, params),
+    )
+
+
+def test_targets_that_no_ending_selects_are_written_as_a_regex(tmp_path):
+    config_, params, layout = alike(targets="re:dense")
+    peft.save(tmp_path, params, config_, layout, mask=None)
+    assert config(tmp_path)["target_modules"] == "dense"
+    assert_same(peft.load(tmp_path, strip(params), layout).params, params)
+
+
+def test_a_head_that_peft_would_confuse_with_another_module_is_refused(tmp_path):
+    config_, params, layout = alike(targets="block/dense")
+    with pytest.raises(LoRAError, match="'zscore' ends like 'score'"):
+        peft.save(tmp_path, params, config_, layout, mask=trainable_mask(params, train="score"))
+
+
+def test_kernels_of_other_classes_are_left_alone(tmp_path):
+    config_, params, layout = alike(targets="block/dense")
+    peft.save(tmp_path, params, config_, layout, mask=None)
+    assert_same(peft.load(tmp_path, strip(params), layout).params, params)
+    with pytest.raises(LoRAError, match="no counterpart in torch"):
+        peft.save(tmp_path, params, config_, layout, mask=trainable_mask(params, train="block/odd"))
+
+
+def test_an_adapter_goes_onto_a_quantised_base(tmp_path):
+    m, config_, params = adapted("bert", targets=("query", "value"), dora=True)
+    peft.save(tmp_path, params, config_, m.layout, mask=None)
+    small = lora_jax.quantised.quantise(m.params, m.layout, excludes="classifier")
+    found = peft.load(tmp_path, small, m.layout)
+    expected = lora_jax.rebase(small, lora_jax.adapter_of(params))
+    assert_close(*(LoRA(m.module, config_).apply({"params": p}, *m.args) for p in (found.params, expected)), 1e-6)
+
+
+class TwoHeads(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Nested(name="classifier")(nn.Dense(6, name="body")(x))
+
+
+class Nested(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="out_proj")(nn.tanh(nn.Dense(6, name="dense")(x)))
+
+
+def nested_head(folder, bias="none"):
+    """A head of two layers, saved by the name of what contains them, as PEFT does for RoBERTa."""
+    x = jnp.ones((2, 6))
+    config_ = LoRAConfig(rank=2, targets="body")
+    base = TwoHeads().init(jax.random.key(0), x)["params"]
+    params = randomised(adapt(jax.random.key(1), base, LoRA(TwoHeads(), config_), x), seed=3)
+    layout = lora_jax.layout(TwoHeads(), x)
+    peft.save(folder, params, config_, layout, mask=trainable_mask(params, train="classifier"))
+    reset(folder, modules_to_save=["classifier"], bias=bias)
+    return params, layout
+
+
+def test_a_part_of_a_head_that_is_missing_is_told(tmp_path):
+    params, layout = nested_head(tmp_path)
+    assert_same(peft.load(tmp_path, strip(params), layout).params, params)
+    respelt(tmp_path, lambda found: {key: t for key, t in found.items() if "out_proj" not in key})
+    with pytest.raises(LoRAError, match="missing classifier.out_proj.bias, which modules_to_save names"):
+        peft.load(tmp_path, strip(params), layout)
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_that_are_promised_and_missing_are_told(bias, tmp_path):
+    params, layout = nested_head(tmp_path, bias)
+    with pytest.raises(LoRAError, match=f"missing body.bias, which bias='{bias}' promises"):
+        peft.load(tmp_path, strip(params), layout)
+
+
+@pytest.mark.parametrize(
+    "values", [{"exclude_modules": ["key"]}, {"layers_to_transform": [0, 1], "layers_pattern": "layer"}], ids=str
+)
+def test_a_missing_adapter_is_told_whatever_else_picks_layers(values, tmp_path):
+    folder = copied("peft_bert_plain", tmp_path)
+    reset(folder, **values)
+    assert_same(loaded("peft_bert_plain", folder).params, loaded("peft_bert_plain").params)
+    respelt(folder, lambda found: {key: t for key, t in found.items() if "layer.1.attention.self.value" not in key})
+    with pytest.raises(LoRAError, match="missing the adapter of .*layer.1.attention.self.value"):
+        loaded("peft_bert_plain", folder)
+
+
+def test_a_tensor_under_two_names_is_told(tmp_path):
+    folder = copied("peft_bert_plain", tmp_path)
+    key = f"{QUERY}.lora_A.weight"
+    respelt(folder, lambda found: {**found, key.removeprefix("base_model.model."): found[key]})
+    with pytest.raises(LoRAError, match="has bert.encoder.layer.0.attention.self.query.lora_A.weight twice"):
+        loaded("peft_bert_plain", folder)
+
+
+def test_the_tensor_s_rank_tells_which_pattern_was_meant(tmp_path):
+    """PEFT takes the first pattern that matches: all are of rank 4 here, and the longer pattern's 2 is of no tensor."""
+    folder = copied("peft_bert_plain", tmp_path)
+    longer = "layer.0.attention.self.query"
+    reset(folder, r=8, rank_pattern={".*self.*": 4, longer: 2}, alpha_pattern={".*self.*": 12, longer: 2})
+    found = loaded("peft_bert_plain", folder)
+    scales = {float(leaf) for path, leaf in flat(found.params).items() if path.endswith("lora_scale")}
+    assert scales == {12 / 4}
+
+
+def test_a_missing_rank_is_that_of_the_tensors(tmp_path):
+    folder = copied("peft_bert_plain", tmp_path)
+    reset(folder, r=None)
+    assert_same(loaded("peft_bert_plain", folder).params, loaded("peft_bert_plain").params)
+
+
+def switched_off(params):
+    return lora_jax.scaled(params, 0.0)
+
+
+def diverged(params):
+    return jax.tree.map(lambda leaf: leaf * jnp.nan, params)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(switched_off, "which no alpha gives; fold_scaling=True"), (diverged, "not finite; it diverged")],
+)
+def test_an_adapter_that_cannot_be_read_back_is_not_written(change, message, tmp_path):
+    m, config_, params = adapted("bert", targets=("query",))
+    with pytest.raises(LoRAError, match=message):
+        peft.save(tmp_path / "folder", change(params), config_, m.layout, mask=None)
+    assert not (tmp_path / "folder").exists()
+
+
+def test_dora_is_told_by_the_leaves_whatever_the_config_says(tmp_path):
+    m, _, params = adapted("bert", targets=("query",), dora=True)
+    peft.save(tmp_path, params, LoRAConfig(rank=2), m.layout, mask=None)
+    assert config(tmp_path)["use_dora"]
+
+
+def test_a_mask_of_another_tree_is_refused(tmp_path):
+    m, config_, params = adapted("bert", targets=("query",))
+    with pytest.raises(LoRAError, match="not of the tree"):
+        peft.save(tmp_path / "folder", params, config_, m.layout, mask={"head": {"kernel": True}})
+
+
+def test_the_model_itself_needs_a_name(tmp_path):
+    base, x = nn.Dense(4), jnp.ones((1, 3))
+    config_ = LoRAConfig(rank=2, targets="*")
+    params = LoRA(base, config_).init(jax.random.key(0), x)["params"]
+    layout = lora_jax.layout(base, x)
+    with pytest.raises(LoRAError, match="the layer is the model itself"):
+        peft.save(tmp_path, params, config_, layout, mask=None)
+    peft.save(tmp_path, params, config_, layout, mask=None, names_of=lambda path: path or "linear")
+    assert_same(peft.load(tmp_path, strip(params), layout, names_of=lambda path: path or "linear").params, params)

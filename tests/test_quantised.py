@@ -167,3 +167,13 @@ def test_what_cannot_be_quantised_says_so(kwargs, message):
     case = CASES[1]
     with pytest.raises(LoRAError, match=message):
         quantised.quantise(strip(case.params()), lora_jax.layout(case.build(jnp.float32), case.x()), **kwargs)
+
+
+def test_what_is_quantised_cannot_train_nor_be_quantised_again():
+    case = CASES[1]
+    base, layout = strip(case.params()), lora_jax.layout(case.build(jnp.float32), case.x())
+    small = quantised.quantise(base, layout)
+    with pytest.raises(LoRAError, match="is quantised already"):
+        quantised.quantise(small, layout)
+    with pytest.raises(LoRAError, match="is quantised, so it cannot train"):
+        trainable_mask(small, train="*")

@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, adapter_of, combine, merge, scaled, strip
+from lora_jax import (
+    LoRA,
+    LoRAConfig,
+    LoRAError,
+    adapt,
+    adapter_of,
+    combine,
+    merge,
+    rebase,
+    scaled,
+    strip,
+    trainable_mask,
+)
 from tests.cases import assert_trees_close, case_named, dense_base, equations, every_variant, flat, several_variants
 
 
@@ -172,3 +184,71 @@ def test_a_rank_above_the_kernel_s_says_where(init):
     model = LoRA(nn.Dense(3), LoRAConfig(rank=4, targets="*", init=init))
     with pytest.raises(LoRAError, match="the root.*no more than 3 directions; rank is 4"):
         model.init(jax.random.key(0), jnp.ones((1, 5)))
+
+
+def zeros_column():
+    """DoRA over a kernel of which one column is zero."""
+    model = LoRA(nn.Dense(3), LoRAConfig(rank=2, targets="*", dora=True))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+    base = {"kernel": jnp.ones((4, 3)).at[:, 1].set(0), "bias": jnp.zeros(3)}
+    return model, adapt(jax.random.key(0), base, model, x), x
+
+
+def test_dora_of_a_zero_column_is_finite_and_learns():
+    model, params, x = zeros_column()
+    base, adapter = strip(params), adapter_of(params)
+
+    def loss(adapter):
+        return jnp.mean((model.apply({"params": combine(base, adapter)}, x) - 1) ** 2)
+
+    assert_trees_close(model.apply({"params": params}, x), nn.Dense(3).apply({"params": base}, x), 1e-6)
+    assert_trees_close(merge(params), base, 1e-6)
+    for _ in range(5):
+        gradient = jax.grad(loss)(adapter)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+        adapter = {name: leaf - 0.1 * gradient[name] if name != "lora_norm" else leaf for name, leaf in adapter.items()}
+    assert np.abs(merge(combine(base, adapter))["kernel"][:, 1]).max() > 1e-3
+
+
+def test_dora_where_the_update_cancels_the_kernel_is_finite():
+    model, params, x = zeros_column()
+    u, s, v = np.linalg.svd(np.ones((4, 3)), full_matrices=False)
+    gone = {
+        **params,
+        "kernel": jnp.ones((4, 3)),
+        "lora_a": jnp.asarray(-u[:, :2] * s[:2]),
+        "lora_b": jnp.asarray(v[:2]),
+    }
+    gone |= {"lora_scale": jnp.ones(()), "lora_norm": jnp.full((1, 3), 2.0), "lora_magnitude": jnp.full((1, 3), 2.0)}
+    assert np.isfinite(model.apply({"params": jax.tree.map(lambda leaf: leaf.astype(jnp.float32), gone)}, x)).all()
+
+
+def test_a_small_change_of_magnitude_is_seen_in_bfloat16():
+    case = case_named("dense").variant(dora=True)
+    params = adapt(jax.random.key(0), strip(case.params()), case.model(), case.x())
+    params = {**params, "lora_magnitude": params["lora_magnitude"] * 1.004}
+    model, x = case.model(jnp.bfloat16), case.x()
+    moved = model.apply({"params": {**params, "bias": jnp.zeros(5)}}, x).astype(jnp.float32)
+    whole = case.apply()({**params, "bias": jnp.zeros(5)}, x)
+    still = case.base_apply()({**strip(params), "bias": jnp.zeros(5)}, x)
+    share = float(jnp.sum((moved - still) * still) / jnp.sum((whole - still) * still))
+    assert 0.7 < share < 1.3  # of the change, the rest being rounding of the outputs
+
+
+def test_merging_is_what_the_layer_computes_on_another_base_too():
+    """An adapter on a base that is not the one its norms are of, a quantised one say; `rebase` takes them anew."""
+    case = case_named("attention").variant(dora=True)
+    params, x = case.params(), case.x()
+    other = jax.tree.map(lambda leaf: leaf * 1.1, strip(params))
+    mixed = combine(other, adapter_of(params))
+    assert_trees_close(case.base_apply()(merge(mixed), x), case.apply()(mixed, x), 2e-5)
+    assert_trees_close(case.apply()(scaled(mixed, 0.0), x), case.base_apply()(other, x), 1e-6)
+    fitting = rebase(other, adapter_of(params))
+    assert_trees_close(merge(fitting), dense_base(fitting), 2e-6)
+    assert np.abs(case.apply()(fitting, x) - case.apply()(mixed, x)).max() > 1e-3
+
+
+def test_a_kernel_with_a_magnitude_cannot_train_too():
+    params = case_named("dense").variant(dora=True).params()
+    with pytest.raises(LoRAError, match="whose cached norm would go stale"):
+        trainable_mask(params, train="*")
