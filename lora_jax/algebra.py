@@ -115,7 +115,7 @@ def ties(adapters: Sequence[Params], weights: Sequence[int | float], *, density:
 
 
 def dare(
-    key: jax.Array, adapters: Sequence[Params], weights: Sequence[int | float], *, density: int | float, rank: int
+    key: jax.Array, adapters: Sequence[Params], weights: Sequence[int | float], *, density: int | float, rank: Any
 ) -> dict:
     """DARE (Yu et al. 2023, arXiv:2311.03099, section 3.1): entries of the updates are dropped at random and the rest rescaled by 1 / density,
     which keeps every update's mean; then summed with the weights, then the best adapter of this rank.
@@ -192,7 +192,7 @@ def _concatenated(layers: Sequence[Adapter], weights: Sequence[int | float]) -> 
     return Adapter(a, b, scale)
 
 
-def _truncated(layer: Adapter, rank: int) -> Adapter:
+def _truncated(layer: Adapter, rank: Any) -> Adapter:
     """By the singular value decomposition of T S^T, where a = Q T and b^T = P S."""
     q, t = jnp.linalg.qr(layer.a)
     p, s = jnp.linalg.qr(layer.b.mT)
@@ -205,7 +205,7 @@ def _truncated(layer: Adapter, rank: int) -> Adapter:
     )
 
 
-def _compressed(update: jax.Array, rank: int) -> Adapter:
+def _compressed(update: jax.Array, rank: Any) -> Adapter:
     """The best adapter of this rank for an update [*L, D, K]."""
     u, values, v = jnp.linalg.svd(update, full_matrices=False)
     root = jnp.sqrt(values[..., :rank])

@@ -34,9 +34,9 @@ def gain(kernel: jax.Array, adapter: Adapter) -> jax.Array:
 
     The gradient reaches m alone.
     """
-    kernel, a, b = jax.lax.stop_gradient((kernel, *adapter.factors()))
-    least = jnp.finfo(jnp.float32).eps * jnp.square(adapter.norm)  # what rounding leaves where W and the update cancel
-    square = jnp.square(adapter.norm) + _growth(kernel, a, b, adapter.scale, adapter.norm.shape)
+    kernel, a, b, scale, base_norm = jax.lax.stop_gradient((kernel, *adapter.factors(), adapter.scale, adapter.norm))
+    least = jnp.finfo(jnp.float32).eps * jnp.square(base_norm)  # what rounding leaves where W and the update cancel
+    square = jnp.square(base_norm) + _growth(kernel, a, b, scale, base_norm.shape)
     norm = jnp.sqrt(jnp.maximum(square, least))
     return jnp.where(norm > 0, adapter.magnitude / jnp.where(norm > 0, norm, 1), 1)
 

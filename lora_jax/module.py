@@ -35,7 +35,7 @@ class LoRA(nn.Module):
     {'kernel': (3, 4), 'bias': (4,), 'lora_a': (3, 2), 'lora_b': (2, 4), 'lora_scale': ()}
     """
 
-    base_module: nn.Module
+    base_module: Any  # nn.Module; another is told in `setup`
     config: LoRAConfig
 
     def setup(self):

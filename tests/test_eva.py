@@ -75,7 +75,7 @@ def test_the_budget_goes_to_the_components_that_explain_most():
         for name in [path.split("/")[0]]
     }
     assert ranks == {name: chosen.count(name) for name in set(chosen)}
-    assert dict(model.config.rank_pattern) == ranks
+    assert dict(model.config.rank_pattern) == {name: rank for name, rank in ranks.items() if rank != 3}
     assert len(set(ranks.values())) > 1
     scales = {float(leaf) for path, leaf in flat(params).items() if path.endswith("lora_scale")}
     assert scales == {1.0}  # of the config's rank
@@ -137,7 +137,7 @@ class Wrapped(nn.Module):
 
 
 def test_a_layer_that_gets_no_rank_is_left_out_though_its_name_ends_as_another_s():
-    x = BATCHES[0][0]
+    x = jnp.asarray(np.pad(RANDOM.normal(size=(200, 2)), ((0, 0), (0, 4))), jnp.float32)
     base = EndsAlike().init(jax.random.key(0), x)["params"]
     model, params = eva.adapt_to(jax.random.key(1), base, LoRA(EndsAlike(), LoRAConfig(rank=1)), [(x,)], rho=2)
     assert {path for path in flat(params) if path.endswith("lora_a")} == {"dense/lora_a"}

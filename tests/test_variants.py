@@ -226,13 +226,13 @@ def test_dora_where_the_update_cancels_the_kernel_is_finite():
 def test_a_small_change_of_magnitude_is_seen_in_bfloat16():
     case = case_named("dense").variant(dora=True)
     params = adapt(jax.random.key(0), strip(case.params()), case.model(), case.x())
-    params = {**params, "lora_magnitude": params["lora_magnitude"] * 1.004}
+    params = {**params, "lora_magnitude": params["lora_magnitude"] * 1.0115}  # between two numbers of bfloat16
     model, x = case.model(jnp.bfloat16), case.x()
     moved = model.apply({"params": {**params, "bias": jnp.zeros(5)}}, x).astype(jnp.float32)
     whole = case.apply()({**params, "bias": jnp.zeros(5)}, x)
     still = case.base_apply()({**strip(params), "bias": jnp.zeros(5)}, x)
     share = float(jnp.sum((moved - still) * still) / jnp.sum((whole - still) * still))
-    assert 0.7 < share < 1.3  # of the change, the rest being rounding of the outputs
+    assert 0.8 < share < 1.2  # of the change, the rest being rounding of the outputs
 
 
 def test_merging_is_what_the_layer_computes_on_another_base_too():
