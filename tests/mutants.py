@@ -28,6 +28,7 @@ class Mutant(NamedTuple):
 
 
 QUANTISED = ("tests/test_quantised.py",)
+CONSTANT = "jax.lax.stop_gradient((kernel, *adapter.factors()"
 GAIN = "adapter.magnitude / jnp.where(norm > 0, norm, 1)"
 FILES_A = "LORA_A: a.T, LORA_B: b.T}\n    if"
 KERNEL = "    kernel = _variable(module, rule.kernel)\n"
@@ -50,7 +51,7 @@ MUTANTS = [
     Mutant("head not written to PEFT", "peft/writing.py", 'found[f"{PREFIX}{torch_path}.{name}"] = tensor', "pass", PEFT),
     Mutant("rank padding not zero", "lowrank.py", "jnp.pad(a", "1 + jnp.pad(a", ("tests/test_lowrank.py", "tests/test_sweep.py")),
     Mutant("DoRA's gain upside down", "dora.py", GAIN, "1 / (" + GAIN + ")", VARIANTS),
-    Mutant("DoRA's norm differentiated", "dora.py", "jax.lax.stop_gradient((kernel, *adapter.factors(), adapter.scale", "((kernel, *adapter.factors(), adapter.scale", VARIANTS),
+    Mutant("DoRA's norm differentiated", "dora.py", CONSTANT, CONSTANT.removeprefix("jax.lax.stop_gradient"), VARIANTS),
     Mutant("DoRA rescales the bias", "interceptor.py", "y if bias is None else y - _like(bias.reshape(gain.shape), y)", "y", VARIANTS),
     Mutant("start not subtracted", "leaves.py", "[self.b, -self.start_b]", "[self.b, self.start_b]", VARIANTS),
     Mutant("start not kept", "starts.py", "start_a=a, start_b=b", "start_a=0 * a, start_b=b", VARIANTS),
