@@ -34,7 +34,7 @@ def gain(kernel: jax.Array, adapter: Adapter) -> jax.Array:
 
     The gradient reaches m alone.
     """
-    kernel, a, b, scale, base_norm = jax.lax.stop_gradient((kernel, *adapter.factors(), adapter.scale, adapter.norm))
+    a, b, scale, base_norm = jax.lax.stop_gradient((*adapter.factors(), adapter.scale, adapter.norm))
     least = jnp.finfo(jnp.float32).eps * jnp.square(base_norm)  # what rounding leaves where W and the update cancel
     square = jnp.square(base_norm) + _growth(kernel, a, b, scale, base_norm.shape)
     norm = jnp.sqrt(jnp.maximum(square, least))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -126,7 +127,9 @@ def report(
 
 def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
     path, adapter = kernel_path(leaves, module), adapter_at(leaves, module)
-    kernel, scale, name = leaves[path], np.asarray(adapter.scale), module.rstrip("/")
+    kernel, name = leaves[path], module.rstrip("/")
+    is_abstract = isinstance(adapter.a, jax.ShapeDtypeStruct)  # from jax.eval_shape: there are sizes and nothing else
+    scale = np.full(1, np.nan) if is_abstract else np.asarray(adapter.scale)
     kind = layout[name].kind if name in layout else name_of(path)
     trained = [leaf for leaf in (adapter.a, adapter.b, adapter.magnitude) if leaf is not None]
     return Row(
@@ -137,9 +140,9 @@ def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
         b=np.shape(adapter.b),
         scale=(float(scale.min()), float(scale.max())),
         count=sum(math.prod(np.shape(leaf)) for leaf in trained),
-        norm=_norm(kernel, adapter),
-        kernel_norm=float(jnp.linalg.norm(jnp.asarray(nn.meta.unbox(kernel), jnp.float32).ravel())),
-        b_nonzero=min(float(np.mean(np.asarray(factor) != 0)) for factor in (adapter.a, adapter.b)),
+        norm=0.0 if is_abstract else _norm(kernel, adapter),
+        kernel_norm=0.0 if is_abstract else float(jnp.linalg.norm(jnp.asarray(nn.meta.unbox(kernel), jnp.float32).ravel())),
+        b_nonzero=0.0 if is_abstract else min(float(np.mean(np.asarray(factor) != 0)) for factor in (adapter.a, adapter.b)),
     )
 
 

@@ -28,7 +28,7 @@ class Mutant(NamedTuple):
 
 
 QUANTISED = ("tests/test_quantised.py",)
-CONSTANT = "jax.lax.stop_gradient((kernel, *adapter.factors()"
+CONSTANT = "jax.lax.stop_gradient((*adapter.factors()"
 GAIN = "adapter.magnitude / jnp.where(norm > 0, norm, 1)"
 FILES_A = "LORA_A: a.T, LORA_B: b.T}\n    if"
 KERNEL = "    kernel = _variable(module, rule.kernel)\n"

@@ -202,7 +202,7 @@ def test_gradients_are_those_of_the_merged_model(row):
         expected = magnitudes(jax.jit(jax.grad(lambda t: loss(t, merge)))(trainable))
     else:
         expected = jax.jit(jax.grad(lambda t: loss(t, merge)))(trainable)
-    assert_trees_close(got, expected, 5e-5)
+    assert_trees_close(got, expected, 2e-4)
 
 
 def strip_trainable(params):
@@ -216,7 +216,8 @@ def magnitudes(tree):
 @every_row
 def test_what_should_train_does_and_nothing_else(row, tmp_path):
     fresh, head = row.fresh(), MODELS[row.model][2]
-    head = () if head is None or "targets='*'" in repr(CONFIGS[row.config]) else (head,)
+    is_adapted_too = CONFIGS[row.config].dora or CONFIGS[row.config].targets == ("*",)
+    head = () if head is None or is_adapted_too else (head,)
     mask = trainable_mask(fresh, train=head)
     frozen, trainable = partition(fresh, mask)
     tx = lora_optimizer(optax.adam(1e-2), mask)

@@ -33,7 +33,8 @@ def compared(count: int, rounds: int) -> dict[str, Any]:
 
 def _rival(base: dict, fields: dict[str, Any]) -> setting.Rival:
     plain = bert_setting.wrapped()
-    model = plain.with_config(dataclasses.replace(plain.config, **fields))
+    rank = min(bert_setting.RANK, bert_setting.CONFIG.hidden_size)  # PiSSA has no more directions than the kernel
+    model = plain.with_config(dataclasses.replace(plain.config, rank=rank, **fields))
     params = lora_jax.adapt(jax.random.key(4), base, model, bert_setting.example())
     mask = lora_jax.trainable_mask(params, train=bert_setting.HEAD)
     return setting.rival(

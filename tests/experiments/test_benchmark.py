@@ -76,10 +76,10 @@ def worker(tmp_path, monkeypatch) -> pathlib.Path:
 
 def test_all_parts(tiny, two_buckets, worker, run_entry, monkeypatch, tmp_path):
     monkeypatch.setattr(against_peft, "is_installed", lambda python: True)
-    status, stdout, _ = run_entry("benchmark.py", "--preset=smoke", f"--workdir={tmp_path}")
-    assert status == 0
+    status, stdout, stderr = run_entry("benchmark.py", "--preset=smoke", f"--workdir={tmp_path}")
+    assert status == 0, stderr
     results = json.loads((tmp_path / "benchmark-cpu" / "benchmark.json").read_text())["results"]
-    assert len(results) == 12
+    assert len(results) == 16
     for title, result in results.items():
         assert title in stdout
         for row in result["rows"].values():
