@@ -141,8 +141,12 @@ def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
         scale=(float(scale.min()), float(scale.max())),
         count=sum(math.prod(np.shape(leaf)) for leaf in trained),
         norm=0.0 if is_abstract else _norm(kernel, adapter),
-        kernel_norm=0.0 if is_abstract else float(jnp.linalg.norm(jnp.asarray(nn.meta.unbox(kernel), jnp.float32).ravel())),
-        b_nonzero=0.0 if is_abstract else min(float(np.mean(np.asarray(factor) != 0)) for factor in (adapter.a, adapter.b)),
+        kernel_norm=0.0
+        if is_abstract
+        else float(jnp.linalg.norm(jnp.asarray(nn.meta.unbox(kernel), jnp.float32).ravel())),
+        b_nonzero=0.0
+        if is_abstract
+        else min(float(np.mean(np.asarray(factor) != 0)) for factor in (adapter.a, adapter.b)),
     )
 
 
