@@ -114,8 +114,7 @@ def rebase(base_params: Params, adapter: Params) -> dict:
         kernel = nn.meta.unbox(leaves[path])
         require_fit(path, kernel.shape, own)
         if own.norm is not None:
-            inputs = tuple(i for i, size in enumerate(own.norm.shape) if size == 1 and i >= own.scale.ndim)
-            leaves[module + NORM] = dora.norm_of(kernel, inputs)
+            leaves[module + NORM] = own.per_layer(dora.norm_like)(own.norm, kernel)
     return nested(leaves)
 
 

@@ -151,7 +151,7 @@ def _each_layer(adapters: Sequence[Params], weights: Sequence[int | float], comb
     found = {}
     for module in dict.fromkeys(module for tree in trees for module in modules(tree)):
         pairs = [
-            (_plain(module, adapter_at(t, module)), w)
+            (_as_lora(module, adapter_at(t, module)), w)
             for t, w in zip(trees, weights, strict=True)
             if module in modules(t)
         ]
@@ -161,7 +161,7 @@ def _each_layer(adapters: Sequence[Params], weights: Sequence[int | float], comb
     return nested(found)
 
 
-def _plain(module: str, adapter: Adapter) -> Adapter:
+def _as_lora(module: str, adapter: Adapter) -> Adapter:
     """As LoRA without a start, which any adapter but DoRA is; float32 at least."""
     if adapter.magnitude is not None:
         raise TreeError(

@@ -45,7 +45,7 @@ def stack(base_params: Params, adapters: Sequence[Params]) -> dict:
         _require_of(base, tree, i)
     found: dict[str, Any] = {}
     for module in dict.fromkeys(module for tree in trees for module in modules(tree)):
-        layers = [_plain(adapter_at(tree, module)) if module in modules(tree) else None for tree in trees]
+        layers = [_joined(adapter_at(tree, module)) if module in modules(tree) else None for tree in trees]
         found |= as_leaves(_stacked(module, layers), module)
     heads = dict.fromkeys(path for tree in trees for path in tree if not is_adapter_leaf(path))
     for path in heads:
@@ -71,7 +71,7 @@ def _require_of(base: Mapping[str, Any], tree: Mapping[str, Any], position: int)
         )
 
 
-def _plain(adapter: Adapter) -> Adapter:
+def _joined(adapter: Adapter) -> Adapter:
     """A start joined to its factors."""
     a, b = adapter.factors()
     return adapter._replace(a=a, b=b, start_a=None, start_b=None)

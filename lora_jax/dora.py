@@ -29,6 +29,15 @@ def norm_of(kernel: jax.Array, inputs: tuple[int, ...]) -> jax.Array:
     return jnp.sqrt(square)
 
 
+def norm_like(norm: jax.Array, kernel: jax.Array) -> jax.Array:
+    """||W|| of one layer's kernel, over the axes over which `norm` was taken: those where its size is 1.
+
+    >>> norm_like(jnp.ones((1, 2)), jnp.array([[3.0, 0.0], [4.0, 2.0]])).tolist()
+    [[5.0, 2.0]]
+    """
+    return norm_of(kernel, tuple(axis for axis, size in enumerate(norm.shape) if size == 1))
+
+
 def gain(kernel: jax.Array, adapter: Adapter) -> jax.Array:
     """`m / ||V||` of one layer, in the shape of m; 1 where the adapter is as it began, and where V is zero.
 
@@ -43,10 +52,7 @@ def gain(kernel: jax.Array, adapter: Adapter) -> jax.Array:
 
 def merged(kernel: jax.Array, value: jax.Array, adapter: Adapter) -> jax.Array:
     """`m * V / ||V||` for V = `value`, also of stacked layers; by the cached norms, so that it is what the layer computes."""
-    one = gain
-    for _ in range(adapter.scale.ndim):
-        one = jax.vmap(one)
-    return one(kernel, adapter) * value
+    return adapter.per_layer(gain)(kernel, adapter) * value
 
 
 def _growth(kernel, a, b, scale, norm_shape: tuple[int, ...]) -> jax.Array:

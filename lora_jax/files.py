@@ -27,8 +27,13 @@ def write_safetensors(file: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> 
     Raises:
       ModelError: as `write_atomically`.
     """
+    write_atomically(file, as_safetensors(tensors))
+
+
+def as_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a file of these tensors."""
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    write_atomically(file, safetensors.numpy.save(ordered, metadata={"format": "pt"}))
+    return safetensors.numpy.save(ordered, metadata={"format": "pt"})
 
 
 def write_atomically(file: pathlib.Path, content: bytes) -> None:
@@ -37,13 +42,30 @@ def write_atomically(file: pathlib.Path, content: bytes) -> None:
     Raises:
       ModelError: when it cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    write_together({file: content})
+
+
+def write_together(contents: Mapping[pathlib.Path, bytes]) -> None:
+    """Files that belong together: the old ones stay until all of the new ones are on the disk.
+
+    The last one names the others: it is away while they change, so that nobody reads old and new mixed.
+
+    Raises:
+      ModelError: as `write_atomically`.
+    """
+    temporaries = {file: file.with_name(f".{file.name}.{os.getpid()}") for file in contents}
+    *_, last = contents
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(file)
+        for file, content in contents.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporaries[file].write_bytes(content)
+        if len(contents) > 1:
+            last.unlink(missing_ok=True)
+        for file, temporary in temporaries.items():
+            temporary.replace(file)
     except OSError as error:
         raise ModelError(f"cannot write {file}: {error.strerror or error}.") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)

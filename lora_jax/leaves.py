@@ -4,9 +4,10 @@ Letters: D features in, K features out, R rank, L stacked layers. The update is 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from lora_jax.errors import TreeError
@@ -40,6 +41,12 @@ class Adapter(NamedTuple):
         if self.start_a is None:
             return self.a, self.b
         return jnp.concatenate([self.a, self.start_a], axis=-1), jnp.concatenate([self.b, -self.start_b], axis=-2)
+
+    def per_layer(self, function: Callable) -> Callable:
+        """`function`, written for one layer, over the stacked axes L of this adapter; every argument has them in front."""
+        for _ in range(self.scale.ndim):
+            function = jax.vmap(function)
+        return function
 
 
 NAMES = (A, B, SCALE, START_A, START_B, MAGNITUDE, NORM)  # in the order of Adapter's fields

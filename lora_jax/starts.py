@@ -79,8 +79,7 @@ def from_base(config: LoRAConfig, kernel: jax.Array, adapter: Adapter) -> Adapte
         a, b = FROM_KERNEL[config.init](matrix, adapter.a.shape[1], adapter.scale)
         adapter = adapter._replace(a=a, b=b, start_a=a, start_b=b)
     if adapter.norm is not None:
-        inputs = tuple(i for i, size in enumerate(adapter.norm.shape) if size == 1)
-        norm = dora.norm_of(kernel, inputs)
+        norm = dora.norm_like(adapter.norm, kernel)
         adapter = adapter._replace(magnitude=norm, norm=norm)
     return adapter
 
@@ -95,10 +94,8 @@ def onto(config: LoRAConfig, fresh: dict, base: dict) -> dict:
     begun = dict(fresh)
     for module in modules(fresh):
         adapter = adapter_at(fresh, module)
-        one = functools.partial(from_base, config)
-        for _ in range(adapter.scale.ndim):
-            one = jax.vmap(one)
-        begun |= as_leaves(one(nn.meta.unbox(base[kernel_path(base, module)]), adapter), module)
+        kernel = nn.meta.unbox(base[kernel_path(base, module)])
+        begun |= as_leaves(adapter.per_layer(functools.partial(from_base, config))(kernel, adapter), module)
     return begun
 
 

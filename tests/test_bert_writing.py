@@ -147,6 +147,34 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path, monkeypatch):
     assert contents(tmp_path) == {"file": b"new"}
 
 
+def test_files_that_belong_together_are_never_mixed(tmp_path, monkeypatch):
+    """Stopped between the two exchanges, the folder lacks the file that names the other; it has not an old one beside a new one."""
+    tensors, names = tmp_path / "tensors", tmp_path / "names"
+    files.write_together({tensors: b"old", names: b"old"})
+    replace = pathlib.Path.replace
+
+    def once(self, target):
+        if target == names:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "replace", once)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_together({tensors: b"new", names: b"new"})
+    assert contents(tmp_path) == {"tensors": b"new"}
+
+
+def test_files_that_belong_together_stay_when_the_second_cannot_be_written(tmp_path):
+    kept, folder = tmp_path / "kept", tmp_path / "folder"
+    kept.write_bytes(b"old")
+    folder.mkdir()
+    (folder / "inner").write_bytes(b"")
+    with pytest.raises(ModelError, match="cannot write .*folder/inner/file: "):
+        files.write_together({kept: b"new", folder / "inner" / "file": b"new"})
+    assert kept.read_bytes() == b"old"
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

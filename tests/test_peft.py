@@ -262,6 +262,25 @@ def test_all_biases_are_saved(tmp_path):
     assert_same(flat(peft.load(tmp_path / "b", m.params, m.layout).params), changed)
 
 
+class OnlyTheHeadHasABias(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="head")(nn.Dense(6, use_bias=False, name="body")(x))
+
+
+def test_the_bias_of_a_head_that_trains_whole_is_the_head_s(tmp_path):
+    module, x, config_ = OnlyTheHeadHasABias(), jnp.ones((2, 6)), LoRAConfig(rank=2, targets="body")
+    base = module.init(jax.random.key(0), x)["params"]
+    params = randomised(adapt(jax.random.key(1), base, LoRA(module, config_), x), seed=3)
+    layout = lora_jax.layout(module, x)
+    peft.save(tmp_path, params, config_, layout, mask=trainable_mask(params, train="head"))
+    about = config(tmp_path)
+    assert (about["bias"], about["modules_to_save"]) == ("none", ["head"])
+    found = peft.load(tmp_path, base, layout)
+    assert_same(flat(found.params), flat(params))
+    assert found.train == ("head/bias", "head/kernel")
+
+
 def without_names(m, config_, params, folder):
     peft.save(folder, params, config_, m.layout, mask=None)
 

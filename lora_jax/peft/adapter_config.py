@@ -19,36 +19,15 @@ NAME = "adapter_config.json"
 RSLORA = "alpha/sqrt(r)"
 # Fields that say nothing about what the file's tensors mean, or that the tensors themselves settle.
 WITHOUT_EFFECT = {
-    *(
-        "auto_mapping",
-        "base_model_name_or_path",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "layers_pattern",
-    ),
-    *(
-        "layers_to_transform",
-        "megatron_core",
-        "peft_version",
-        "qalora_group_size",
-        "revision",
-        "runtime_config",
-        "task_type",
-    ),
-}
+    "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out", "inference_mode", "layers_pattern",
+    "layers_to_transform", "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
+}  # fmt: skip
 UNDERSTOOD = {
-    *("alpha_pattern", "bias", "init_lora_weights", "lora_alpha", "lora_dropout", "modules_to_save", "peft_type", "r"),
-    *("rank_pattern", "target_modules", "use_dora", "use_rslora"),
-}
-KEEPS_BASE = (
-    True,
-    False,
-    None,
-    "gaussian",
-    "orthogonal",
-    "eva",
-)  # of init_lora_weights: others change the base at load
+    "alpha_pattern", "bias", "init_lora_weights", "lora_alpha", "lora_dropout", "modules_to_save", "peft_type", "r",
+    "rank_pattern", "target_modules", "use_dora", "use_rslora",
+}  # fmt: skip
+# Values of init_lora_weights under which the base stays as it is at load.
+KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:

@@ -7,13 +7,15 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
-from lora_jax.files import write_atomically, write_safetensors
+from lora_jax.files import as_safetensors, write_together
 from lora_jax.layout import Site
 from lora_jax.leaves import adapter_at, is_adapter_leaf, modules, require_fit
+from lora_jax.lowrank import pad_rank
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.peft import adapter_config, names, tensors
 from lora_jax.peft.names import PREFIX, Names, dotted
@@ -86,9 +88,8 @@ def save(
         modules_to_save=heads or None,
         task_type=task_type,
     )
-    folder = pathlib.Path(folder)
-    write_safetensors(folder / TENSORS, stored)
-    write_atomically(folder / adapter_config.NAME, (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
+    folder, text = pathlib.Path(folder), json.dumps(about, indent=2, sort_keys=True) + "\n"
+    write_together({folder / TENSORS: as_safetensors(stored), folder / adapter_config.NAME: text.encode()})
 
 
 def _layers(leaves: Mapping[str, Any], layout: Mapping[str, Site], names_of: Names) -> dict[str, Layer]:
@@ -141,9 +142,8 @@ def _folded(layers: Mapping[str, Layer]) -> dict[str, Layer]:
 
 
 def _fold(layer: Layer, rank: int) -> Layer:
-    extra = rank - layer.a.shape[1]
-    a = np.pad(layer.a, ((0, 0), (0, extra)))
-    return Layer(a, np.pad(np.float32(layer.scale) * layer.b, ((0, extra), (0, 0))), 1.0, layer.magnitude)
+    a, b = pad_rank(jnp.asarray(layer.a), layer.scale * jnp.asarray(layer.b), rank)
+    return Layer(np.asarray(a), np.asarray(b), 1.0, layer.magnitude)
 
 
 def _kept(leaves, layout, names_of, mask, every: set[str]) -> tuple[list[str], str, dict[str, np.ndarray]]:
@@ -179,7 +179,9 @@ def _kept(leaves, layout, names_of, mask, every: set[str]) -> tuple[list[str], s
 
 def _biases(trained: set[str], leaves: Mapping[str, Any]) -> tuple[str, set[str]]:
     """PEFT's word for the biases that train, and which: "all", "lora_only" (those of adapted layers) or "none"."""
-    every = {path for path in leaves if path.rpartition("/")[2] == "bias"}
+    whole = {path.rpartition("/")[0] for path in trained if path.rpartition("/")[2] != "bias"}  # modules_to_save
+    biases = {path for path in leaves if path.rpartition("/")[2] == "bias"}
+    every = {path for path in biases if path.rpartition("/")[0] not in whole}
     adapted = {path for path in every if path.removesuffix("bias") in modules(leaves)}
     if every and every <= trained:
         return "all", every
