@@ -143,7 +143,10 @@ class Row(NamedTuple):
     def base(self) -> dict:
         if self.is_nnx:
             return self.wrapper().base_params
-        return jax.jit(self.wrapper().base_module.init)(jax.random.key(0), self.x)["params"]
+        params = jax.jit(self.wrapper().base_module.init)(jax.random.key(0), self.x)["params"]
+        if self.model == "causal LM":  # embeddings as large as trained ones: among equal keys their gradients cancel to noise
+            params["model"]["embed_tokens"]["embedding"] *= 20
+        return params
 
     @functools.cache  # noqa: B019
     def fresh(self) -> dict:
@@ -202,7 +205,7 @@ def test_gradients_are_those_of_the_merged_model(row):
         expected = magnitudes(jax.jit(jax.grad(lambda t: loss(t, merge)))(trainable))
     else:
         expected = jax.jit(jax.grad(lambda t: loss(t, merge)))(trainable)
-    assert_trees_close(got, expected, 2e-4)
+    assert_trees_close(got, expected, 5e-5)
 
 
 def strip_trainable(params):
