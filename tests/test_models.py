@@ -144,7 +144,7 @@ class Row(NamedTuple):
         if self.is_nnx:
             return self.wrapper().base_params
         params = jax.jit(self.wrapper().base_module.init)(jax.random.key(0), self.x)["params"]
-        if self.model == "causal LM":  # embeddings as large as trained ones: among equal keys their gradients cancel to noise
+        if self.model == "causal LM":  # of a trained size: where keys are alike, their gradients cancel to noise
             params["model"]["embed_tokens"]["embedding"] *= 20
         return params
 

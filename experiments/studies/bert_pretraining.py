@@ -90,7 +90,7 @@ def run(folder: RunFolder, settings: Settings, material: bert_corpus.Material) -
         "held_out": {name: float(value) for name, value in history[-1].items() if name != "loss"},
         "unigram_loss": bert_corpus.unigram_loss(train, held_out, tokenizer),
         "vocab_size": config.vocab_size,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["student"])),
+        "parameters": optax.tree.size(params["student"]),
         "examples": sum(len(b["ids"]) for b in train),
         "tokens": int(sum((b["ids"] != 0).sum() for b in train)),
         "padded_tokens": int(sum(b["ids"].size for b in train)),

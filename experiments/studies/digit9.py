@@ -82,7 +82,7 @@ def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
         "study": settings.study,
         "rows": rows,
         "test_counts": class_counts(data.test.y).tolist(),
-        "base_parameters": sum(leaf[0].size for leaf in jax.tree.leaves(bases)),
+        "base_parameters": optax.tree.size(bases) // settings.seeds,
         "base_unchanged": True,
         "data": data.record(),
     }

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import lora_jax
 from experiments.common import phases
@@ -85,7 +86,7 @@ def finetune(folder: RunFolder, settings: Settings, base: lm_speaker.Base, pairs
     return {
         "regime": settings.regime,
         "parameters": outcome.parameters[0],
-        "base_parameters": sum(leaf.size for leaf in jax.tree.leaves(base.params)),
+        "base_parameters": optax.tree.size(base.params),
         "loss": losses.tolist(),
         "epochs": outcome.epochs,
         "steps_per_epoch": outcome.steps_per_epoch,

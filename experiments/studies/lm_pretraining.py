@@ -81,7 +81,7 @@ def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[s
     return {
         "bits_per_byte": loss * len(held_out) / np.log(2) / rows.held_out_bytes,
         "trigram_loss": Trigram(train, model.config.vocab_size).loss(held_out),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.trainable)),
+        "parameters": optax.tree.size(state.trainable),
         "vocab_size": tokenizer.get_vocab_size(),
         "train_tokens": rows.train.ids.size,
         "held_out_tokens": len(held_out),

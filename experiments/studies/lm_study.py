@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
@@ -118,7 +119,7 @@ def run(folder: RunFolder, settings: Settings, material: Material) -> dict[str, 
         "gaps": gaps,
         "tuning": study.tuning,
         "outputs": study.outputs,
-        "base_parameters": sum(leaf.size for leaf in jax.tree.leaves(base)),
+        "base_parameters": optax.tree.size(base),
         "base_unchanged": True,
         "questions": {name: study.about(name) for name in (INSTRUCTIONS, MEDICAL)},
     }
@@ -303,7 +304,7 @@ class Study:
         return found
 
     def _parameters(self, size: str) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(self.material.bases[size].params))
+        return optax.tree.size(self.material.bases[size].params)
 
     def _bits(self, size: str) -> float:
         """Bits per byte of the held-out answers, for each nat per token: sizes differ in their tokens."""

@@ -104,7 +104,7 @@ def pretrain(folder: RunFolder, settings: Settings, data: Mnist) -> tuple[Any, d
     return bases, {
         **_scores(history[-1]["errors"], data.test, settings),
         "errors_by_class": history[-1]["errors"].mean(axis=0).tolist(),
-        "parameters": sum(leaf[0].size for leaf in jax.tree.leaves(bases)),
+        "parameters": optax.tree.size(bases) // settings.seeds,
         "training_images": len(old["y"]),
         "followed_errors_by_class": [line["errors"].mean(axis=0).tolist() for line in history],
     }

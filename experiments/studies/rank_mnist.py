@@ -92,7 +92,7 @@ def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
     outcomes = [_run_regime(folder, settings, sets, model, base, regime) for regime in REGIMES]
     chex.assert_trees_all_equal(base, before)
     counts = class_counts(np.asarray(sets.test["y"]))
-    size = sum(leaf.size for leaf in jax.tree.leaves(base))
+    size = optax.tree.size(base)
     return {
         "base": _accuracies(np.asarray(base_history[-1]["errors"][0]), counts),
         "rows": [row for outcome in outcomes for row in _rows(outcome, sets, size)],

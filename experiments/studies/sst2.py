@@ -12,6 +12,7 @@ from typing import Any
 import chex
 import jax
 import numpy as np
+import optax
 
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
@@ -157,7 +158,7 @@ class Study:
         model = bert.BertForSequenceClassification(config, num_labels=2)
         loaded = {"bert": inputs.base.folder.params["bert"]}  # each member starts a classifier of its own
         base, self.new = bert_folder.initialised(model, jax.random.key(0), loaded)
-        self.size = sum(leaf.size for leaf in jax.tree.leaves(base))
+        self.size = optax.tree.size(base)
         longest = min(settings.lengths[-1], config.max_position_embeddings)
         self._lengths = (*(n for n in settings.lengths if n < longest), longest)
         self._tokenizer = inputs.base.tokenizer

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 import lora_jax
 from experiments.common import phases
@@ -69,7 +70,7 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
         "batch_size": batch_size,
         "left_out_of_an_epoch": left_out,
         "parameters": outcome.parameters[0],
-        "base_parameters": sum(leaf.size for leaf in jax.tree.leaves(classifier.params)),
+        "base_parameters": optax.tree.size(classifier.params),
         "accuracy": float(outcome.accuracy[-1, 0]),
         "accuracies": outcome.accuracy[:, 0].tolist(),
         "losses": outcome.loss[:, 0].tolist(),
