@@ -16,7 +16,7 @@ import numpy as np
 from lora_jax import targets
 from lora_jax.adapter import adapt
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import ConfigError
+from lora_jax.errors import ConfigError, TargetError
 from lora_jax.layers import bound, rule_for
 from lora_jax.layout import layout
 from lora_jax.leaves import SCALE, A, adapter_at, modules
@@ -27,7 +27,13 @@ MOMENTS = ("eva_count", "eva_sum", "eva_square")  # leaves beside a kernel while
 
 
 def adapt_to(
-    key: jax.Array, base_params: Params, model: Any, batches: Iterable[Any], *, rho: int | float = 2.0
+    key: jax.Array,
+    base_params: Params,
+    model: Any,
+    batches: Iterable[Any],
+    *,
+    collections: Mapping[str, Any] | None = None,
+    rho: int | float = 2.0,
 ) -> tuple[LoRA, dict]:
     """`(model, params)`: the wrapper with the ranks that were found in its config, and the base with its adapter.
 
@@ -37,10 +43,12 @@ def adapt_to(
 
     Args:
       batches: the model's arguments, a tuple for each batch; padding counts as data.
+      collections: what else the model reads, {"batch_stats": ...} say.
       rho: a layer's rank is at most rho times the config's; 1 leaves ranks as they are.
 
     Raises:
       ConfigError: for a rho below 1, no batches, or a config whose factors begin in another way.
+      TargetError: for a layer that a scan runs again and again with the same parameters (`variable_broadcast`).
 
     >>> base, x = nn.Dense(4), jnp.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, -0.1, 0.0]])
     >>> base_params = base.init(jax.random.key(0), x)["params"]
@@ -61,7 +69,8 @@ def adapt_to(
     batches = list(batches)
     if not batches or not all(isinstance(args, tuple) for args in batches):
         raise ConfigError("EVA needs at least one batch of the task's data, each a tuple of the model's arguments.")
-    components = {path: _components(*found) for path, found in _moments(base_params, model, batches).items()}
+    variables = {**(collections or {}), "params": base_params}
+    components = {path: _components(*found) for path, found in _moments(variables, model, batches).items()}
     ranks = _distributed(components, config, rho)
     wide = {path: int(rank.max()) for path, rank in ranks.items()}
     model = model.with_config(_with_ranks(model, wide, batches[0]))
@@ -106,18 +115,26 @@ def _columns(components: jax.Array, ranks: np.ndarray, wide: int, shape: tuple[i
     return jnp.where(kept, components[..., :wide], 0).reshape(shape)
 
 
-def _moments(base_params: Params, model: LoRA, batches: list[tuple]) -> dict[str, tuple]:
+def _moments(variables: Mapping[str, Any], model: LoRA, batches: list[tuple]) -> dict[str, tuple]:
     """path -> (count, sum [*L, D], sum of squares [*L, D, D]) of the inputs of every targeted matrix product."""
 
     @jax.jit
     def gather(args):
         with nn.intercept_methods(_gatherer(model.config)):
-            _, changed = model.base_module.apply({"params": base_params}, *args, mutable=["params"])
+            _, changed = model.base_module.apply(variables, *args, mutable=["params"])
         return {path: leaf for path, leaf in flat(changed["params"]).items() if path.rpartition("/")[2] in MOMENTS}
 
     total: dict[str, Any] = {}
-    for args in batches:
-        total = {path: leaf + total.get(path, 0) for path, leaf in gather(args).items()}
+    try:
+        for args in batches:
+            total = {path: leaf + total.get(path, 0) for path, leaf in gather(args).items()}
+    except ValueError as error:
+        if "broadcasted variable" not in str(error):
+            raise
+        raise TargetError(
+            f"EVA cannot gather the inputs of layers that a scan of {type(model.base_module).__name__} runs again with the same parameters "
+            "(variable_broadcast); exclude them."
+        ) from error
     places = {path.rpartition("/")[0] for path in total}
     return {place: tuple(total[f"{place}/{name}".lstrip("/")] for name in MOMENTS) for place in places}
 

@@ -1,5 +1,6 @@
 """LoRA: a Flax module around a Flax module, with the same parameter paths and the adapters beside their kernels."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,13 @@ import flax.linen as nn
 
 from lora_jax import targets
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import ConfigError
+from lora_jax.errors import ConfigError, TargetError
 from lora_jax.interceptor import make_interceptor
 from lora_jax.leaves import kernel_path, modules
 from lora_jax.tree import flat
+
+# lora_scale is one number a layer: L of them have no other axis than 0.
+_SCALAR_STACKED = re.compile(r"axis -?\d+ is out of bounds for array of dimension 1\b")
 
 
 class LoRA(nn.Module):
@@ -26,7 +30,7 @@ class LoRA(nn.Module):
     function of the base module.
 
     Raises (from `init`):
-      TargetError: when a pattern of the config selects no layer; it names the closest paths.
+      TargetError: when a pattern of the config selects no layer; it names the closest paths. When layers are stacked along another axis.
 
     >>> import jax, jax.numpy as jnp
     >>> model = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*"))
@@ -74,7 +78,15 @@ class LoRA(nn.Module):
     def init_with_output(self, rngs, *args, method: Callable | str | None = None, **kwargs) -> Any:
         """As `nn.Module.init_with_output`, with `method` as for `apply`; `init` calls it."""
         method, args = self._routed(method, args)
-        return super().init_with_output(rngs, *args, method=method, **kwargs)
+        try:
+            return super().init_with_output(rngs, *args, method=method, **kwargs)
+        except ValueError as error:
+            if not _SCALAR_STACKED.search(str(error)):
+                raise
+            raise TargetError(
+                f"layers of {type(self.base_module).__name__} are stacked along another axis of their parameters than 0 (nn.scan or nn.vmap with "
+                "variable_axes); adapters need axis 0, or exclude these layers."
+            ) from error
 
     def _routed(self, method: Callable | str | None, args: tuple) -> tuple[Callable | None, tuple]:
         """A method of the base module as a call of `_adapted`, through which adapters are seen."""

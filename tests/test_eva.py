@@ -121,6 +121,48 @@ def test_what_cannot_be_says_so(act, message):
         act()
 
 
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4, name="out")(nn.BatchNorm(use_running_average=True)(x))
+
+
+def test_what_else_the_model_reads_is_passed_on():
+    x = BATCHES[0][0]
+    variables = Normed().init(jax.random.key(0), x)
+    statistics = {"BatchNorm_0": {"mean": jnp.arange(6.0), "var": jnp.arange(1.0, 7.0)}}
+    _, params = eva.adapt_to(
+        jax.random.key(1),
+        variables["params"],
+        LoRA(Normed(), LoRAConfig(rank=2)),
+        [(x,)],
+        collections={"batch_stats": statistics},
+        rho=1,
+    )
+    inputs = (np.asarray(x) - np.arange(6.0)) / np.sqrt(np.arange(1.0, 7.0) + 1e-5)
+    components = np.linalg.svd(inputs - inputs.mean(0))[2][:2]
+    np.testing.assert_allclose(np.abs(np.diag(components @ np.asarray(params["out"]["lora_a"]))), 1, atol=1e-3)
+
+
+class Turn(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.Dense(6, name="dense")(x), None
+
+
+class Recurrent(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        turns = nn.scan(Turn, variable_broadcast="params", split_rngs={"params": False}, length=3)
+        return turns(name="turns")(x, None)[0]
+
+
+def test_layers_that_a_scan_runs_again_are_refused():
+    base = Recurrent().init(jax.random.key(0), *BATCHES[0])["params"]
+    with pytest.raises(LoRAError, match="a scan of Recurrent runs again with the same parameters"):
+        eva.adapt_to(jax.random.key(1), base, LoRA(Recurrent(), LoRAConfig(rank=1)), BATCHES)
+
+
 class EndsAlike(nn.Module):
     """The root's `dense` sees two directions, `block/dense` noise in all."""
 

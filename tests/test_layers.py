@@ -149,6 +149,13 @@ def test_a_stack_of_models_under_nn_vmap(key):
     assert_trees_close(model.apply({"params": params}, x), base.apply({"params": dense_base(params)}, x))
 
 
+def test_layers_stacked_along_another_axis_are_refused(key):
+    base = nn.vmap(Member, variable_axes={"params": 1}, split_rngs={"params": True}, in_axes=None, axis_size=2)()
+    base_params = base.init(key, jnp.ones((5, 4)))["params"]
+    with pytest.raises(LoRAError, match="stacked along another axis of their parameters than 0"):
+        adapt(key, base_params, LoRA(base, TARGETS_ALL), jnp.ones((5, 4)))
+
+
 @pytest.mark.parametrize(
     ("base", "x", "message"),
     [
