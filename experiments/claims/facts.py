@@ -7,14 +7,23 @@ import numpy as np
 from experiments.claims.ledger import FAILS, HOLDS, Claim
 from experiments.common.statistics import estimate
 
-Facts = dict[str, bool]
+Facts = dict[str, bool | None]  # None: not settled
+SETTLED = {True: "yes", False: "no", None: "not settled"}
 
 
 def claim(id: str, statement: str, ours: str, n: int, facts: Facts, command: str, more: str = "") -> Claim:
-    """The verdict and its reason are the facts'; the first is what the claim cannot do without."""
-    held = facts[next(iter(facts))] and sum(facts.values())
-    verdict = HOLDS if held == len(facts) else "holds in part" if held else FAILS
-    reason = "; ".join(f"{fact}: {'yes' if true else 'no'}" for fact, true in facts.items())
+    """The verdict and its reason are the facts'; the first is what the claim cannot do without.
+
+    Where it is not settled, the claim is not, or holds in part if another fact does.
+    """
+    first, held = next(iter(facts.values())), [true for true in facts.values() if true]
+    if first is False:
+        verdict = FAILS
+    elif len(held) == len(facts):
+        verdict = HOLDS
+    else:
+        verdict = "holds in part" if held else "not settled"
+    reason = "; ".join(f"{fact}: {SETTLED[true]}" for fact, true in facts.items())
     return Claim(id, statement, "a figure", ours, n, verdict, reason + more, command)
 
 
@@ -27,6 +36,11 @@ def gain(a: list[float], b: list[float], level: float = 0.95) -> dict[str, Any]:
 def above(e: dict[str, Any], bar: float = 0.0) -> bool:
     """Whether the interval lies above the bar; without an interval it does not."""
     return e["low"] is not None and e["low"] > bar
+
+
+def less_than(e: dict[str, Any], bar: float) -> bool | None:
+    """Whether what was measured is less than the bar; not settled where the interval has the bar inside, or there is none."""
+    return True if below(e, bar) else False if above(e, bar) else None
 
 
 def below(e: dict[str, Any], bar: float) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.facts import above, below, claim, gain
+from experiments.claims.facts import above, below, claim, gain, less_than
 from experiments.claims.ledger import Claim
 from experiments.common.curves import epoch_at
 from experiments.common.statistics import estimate, text
@@ -57,18 +57,17 @@ def _against_base(summary, row, values: list[float], of_base: float, level: floa
 def _first(summary, command: str) -> Claim:
     base, full = _row(summary, "base"), _row(summary, "tuned full")
     one = _row(summary, "original", rank=8, epoch=1)
-    blank = _against_base(summary, one, one["rates"]["blank"], base["rates"]["blank"][0])
+    of_base = base["rates"]["blank"][0]
+    blank = _against_base(summary, one, one["rates"]["blank"], of_base)
     known = [float(np.mean(row["discrimination"])) for row in (base, one, full)]
+    fewer = "fewer blank outputs than the base" + ("" if of_base else ", which gives none")
+    poor = f"less than {100 * POOR:.0f} % of tuned full fine-tuning's gain in telling the true answer from nine others"
     facts = {
-        "fewer blank outputs than the base": below(blank, 0.0),
-        f"less than {100 * POOR:.0f} % of what tuned full fine-tuning gains in telling the true answer from nine others": known[
-            1
-        ]
-        - known[0]
-        < POOR * (known[2] - known[0]),
+        fewer: below(blank, 0.0) if of_base else None,
+        poor: known[1] - known[0] < POOR * (known[2] - known[0]),
     }
     ours = (
-        f"blank: base {100 * base['rates']['blank'][0]:.0f} %, after one epoch {_percent(one['rates']['blank'])}; discrimination (chance 10 %): "
+        f"blank: base {100 * of_base:.0f} %, after one epoch {_percent(one['rates']['blank'])}; discrimination (chance 10 %): "
         f"base {100 * known[0]:.1f} %, {_percent(one['discrimination'])}, tuned full {_percent(full['discrimination'])}"
     )
     return claim(
@@ -95,7 +94,7 @@ def _longer(summary, command: str) -> Claim | None:
     if not longer:
         return None
     gains = {row["epoch"]: gain(_loss(row), _loss(one)) for row in longer}
-    facts = {f"{epoch} epochs gain less than {SAME:g} nats": below(e, SAME) for epoch, e in gains.items()}
+    facts = {f"{epoch} epochs gain less than {SAME:g} nats": less_than(e, SAME) for epoch, e in gains.items()}
     ours = "held-out answers, loss saved against one epoch: " + "; ".join(
         f"{epoch}: {_nats(e)}" for epoch, e in gains.items()
     )
@@ -108,7 +107,7 @@ def _rank(summary, command: str) -> Claim | None:
     if sixteen is None:
         return None
     e = gain(_loss(sixteen), _loss(eight))
-    facts = {f"r = 16 gains less than {SAME:g} nats": below(e, SAME)}
+    facts = {f"r = 16 gains less than {SAME:g} nats": less_than(e, SAME)}
     ours = f"after {eight['epoch']} epochs r = 16 saves {_nats(e)} against r = 8"
     return claim("S4.3", "r = 16 does not help", ours, e["n"], facts, command)
 
@@ -119,7 +118,7 @@ def _batch(summary, command: str) -> Claim:
     e = gain(_loss(small), _loss(large))
     cost = _cost(small) / _cost(large)
     facts = {
-        f"batch {small['batch']} gains less than {SAME:g} nats": below(e, SAME),
+        f"batch {small['batch']} gains less than {SAME:g} nats": less_than(e, SAME),
         "and an epoch of it takes longer": cost > 1,
     }
     ours = (
