@@ -86,7 +86,7 @@ class NNXMLP(nnx.Module):
 BERT = BertConfig(
     vocab_size=13,
     hidden_size=6,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=2,
     intermediate_size=10,
     max_position_embeddings=17,
