@@ -216,7 +216,7 @@ def _size(summary, command: str) -> Claim | None:
     )
 
 
-def _closes(small: dict[str, Any], large: dict[str, Any]) -> bool:
-    """Whether less than half of the small one's gap is left, by intervals of both."""
+def _closes(small: dict[str, Any], large: dict[str, Any]) -> bool | None:
+    """Whether less than half of the small one's gap is left; not settled where the interval of the difference has half of it inside."""
     left = np.subtract(large["lora"], large["full"]) - CLOSES * np.subtract(small["lora"], small["full"])
-    return above(small["gap"]) and below(estimate(left.tolist()), 0.0)
+    return less_than(estimate(left.tolist()), 0.0) if above(small["gap"]) else False

@@ -90,7 +90,7 @@ def test_full_fine_tuning(summary, of_original, of_tuned, said):
     assert verdicts(summary)["S4.6"] == said
 
 
-@pytest.mark.parametrize(("left", "said"), [(0.1, HOLDS), (0.9, FAILS)])
+@pytest.mark.parametrize(("left", "said"), [(0.1, HOLDS), (0.5, "holds in part"), (0.9, FAILS)])
 def test_the_gap(summary, left, said):
     for found in summary["gaps"]:
         is_small = found["size"] == "0.3M" or found["rank"] == 1
