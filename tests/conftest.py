@@ -11,6 +11,7 @@ import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.devices()  # starts JAX with one device, before an entry that is tested makes one of each core
 
 
 @pytest.fixture

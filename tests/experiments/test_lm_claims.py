@@ -10,14 +10,14 @@ import pytest
 from experiments.claims import lm
 from experiments.claims.facts import claim
 from experiments.claims.ledger import FAILS, HOLDS
-from experiments.reproduce import RESULTS
 
+RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
 SPREAD = np.array([-0.001, 0.0, 0.001])  # of three seeds
 
 
 @pytest.fixture
 def summary() -> dict:
-    return copy.deepcopy(json.loads((pathlib.Path(RESULTS) / "tiny_lm" / "summary.json").read_text()))
+    return copy.deepcopy(json.loads((RESULTS / "tiny_lm" / "summary.json").read_text()))
 
 
 def verdicts(summary) -> dict[str, str]:
