@@ -140,3 +140,6 @@ PLAIN = [
 ]
 CASES = PLAIN + [case._replace(name=f"{case.name}-dora", dora=True) for case in PLAIN]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+one_dora = pytest.mark.parametrize(
+    "case", [*PLAIN, CASES[len(PLAIN)]], ids=lambda case: case.name
+)  # what DoRA changes once is enough

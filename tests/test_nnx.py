@@ -15,7 +15,7 @@ import lora_jax
 from lora_jax import LoRAConfig, LoRAError, adapt, adapter_of, combine, merge, partition, scaled, strip, sweep, training
 from lora_jax import nnx as lora_nnx
 from tests.cases import assert_trees_close, dense_base, equations, flat, randomised
-from tests.nnx_cases import CASES, Case, Stack, every_case
+from tests.nnx_cases import CASES, Case, Stack, every_case, one_dora
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -61,7 +61,7 @@ def test_merged_it_answers_alike(case):
     assert_trees_close(merge(case.params()), dense_base(case.params()), 2e-6)
 
 
-@every_case
+@one_dora
 def test_paths_and_classes_stay_and_only_adapters_are_lora_params(case):
     model, params = case.model(), case.params()
     injected = model.inject(params)

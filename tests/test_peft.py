@@ -18,7 +18,10 @@ from tests.bert_golden import assert_close, assert_same, contents
 from tests.cases import flat, randomised
 from tests.peft_golden import FOLDERS, GOLDEN, config, model, model_of, outputs, tensors
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*PEFT would take the first")  # peft_bert_rslora_patterns; asked below
+pytestmark = [
+    pytest.mark.usefixtures("quick_compile"),
+    pytest.mark.filterwarnings("ignore:.*PEFT would take the first"),  # peft_bert_rslora_patterns; asked below
+]
 every_folder = pytest.mark.parametrize("name", FOLDERS)
 
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 

@@ -18,6 +18,7 @@ from lora_jax import sweep
 from lora_jax.models.mlp import MLP
 from lora_jax.tree import flat
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 STRATEGIES = ("vmap", "sequential")
 
 
@@ -66,7 +67,11 @@ def train(members: int, strategy: str) -> dict:
 
 @pytest.fixture(scope="module")
 def on_two_devices() -> dict:
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     program = (
         "import json; from tests.test_sweep_devices import *; "
         "print(json.dumps({s: {m: train(m, s) for m in (4, 3)} for s in STRATEGIES}))"

@@ -15,13 +15,16 @@ from experiments.benchmarks import (
     bert_lengths,
     bert_setting,
     bert_sweep,
+    flax_peers,
     flops,
     lm_setting,
     lm_steps,
+    many_adapters,
     report,
     setting,
     steps,
     sweeps,
+    variants,
 )
 from lora_jax.models import bert
 from lora_jax.models.causal_lm import CausalLMConfig
@@ -57,6 +60,13 @@ def tiny(monkeypatch):
     monkeypatch.setattr(lm_setting, "ANSWER", (1, 8))
     monkeypatch.setattr(sweeps, "RANKS", (2,))
     monkeypatch.setattr(sweeps, "SEEDS", 2)
+    monkeypatch.setattr(flax_peers, "WIDTH", 8)
+    monkeypatch.setattr(flax_peers, "HIDDEN", 8)
+    monkeypatch.setattr(flax_peers, "BLOCKS", 1)
+    monkeypatch.setattr(flax_peers, "TOKENS", 4)
+    monkeypatch.setattr(variants, "KINDS", {"LoRA": {}, "DoRA": {"dora": True}})
+    monkeypatch.setattr(variants, "FORMATS", ("nf4",))
+    monkeypatch.setattr(many_adapters, "COUNT", 2)
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests would pay for it
 
 
