@@ -1,6 +1,6 @@
 """How fast, against what: LoRA and full steps, scan and loop, sweep and serial runs, length buckets and padding, PEFT.
 
-python experiments/benchmark.py                                  # 6 minutes on 2 cores
+python experiments/benchmark.py                                  # 8 minutes on 2 cores, 12 with PEFT's parts
 python experiments/benchmark.py --peft_python=/path/to/python    # an interpreter that has torch and peft
 python experiments/benchmark.py --only=bert_step --only=bert_sweep
 """
