@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.common import accelerator, cli, main
+from experiments.common import cli, devices, main
 from experiments.common.flags import define_common
 from experiments.common.recording import environment, make_folder, write_json, write_text
 
@@ -51,7 +51,7 @@ def run() -> None:
     from experiments.benchmarks import against_peft, report, sweeps
 
     main.refuse(("seeds",), f"here: every sweep that is timed has {sweeps.SEEDS}")
-    platform = accelerator.settle(FLAGS.accelerator)
+    platform = devices.settle()
     chosen = [name for name in TITLES if FLAGS.only is None or name in FLAGS.only]
     has_peft = any(name in NEED_PEFT for name in chosen) and against_peft.is_installed(FLAGS.peft_python)
     # A choice of parts goes to a folder of its own: what was measured in one run stays together.

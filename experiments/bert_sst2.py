@@ -8,7 +8,7 @@ python experiments/bert_sst2.py --job=predict --bert=bert-base-uncased --train_f
 
 from absl import flags
 
-from experiments.common import accelerator, cli, main
+from experiments.common import cli, devices, main
 from experiments.common.flags import define_bert, define_common, define_data, define_finetuning, define_integers
 from experiments.data import bert_base, sentences
 from experiments.figures import sst2 as figures
@@ -72,9 +72,7 @@ def _settings_and_inputs() -> tuple[sst2_jobs.Settings, bert_base.Inputs]:
 
 def _inputs() -> bert_base.Inputs:
     """The user's own sentences, or SST-2."""
-    accelerator.settle(
-        FLAGS.accelerator
-    )  # as one device, before load_sst2 would make one of each core: there is one member
+    devices.settle()  # as one device, before load_sst2 would make one of each core: there is one member
     if FLAGS.train_file is None:
         main.refuse(("validation_file",), "without --train_file")
         return main.load_sst2(FLAGS.bert)

@@ -10,7 +10,7 @@ import shutil
 
 from absl import flags
 
-from experiments.common import accelerator, cli, main
+from experiments.common import cli, devices, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common
 from experiments.common.recording import make_folder
@@ -51,7 +51,7 @@ def run() -> None:
     material = bert_corpus.Material(tuple(FLAGS.corpus), FLAGS.field, teacher)
     if FLAGS.export:
         make_folder(pathlib.Path(FLAGS.export), "--export")
-    accelerator.settle(FLAGS.accelerator)
+    devices.settle()
     main.execute(
         NAME, settings, lambda folder: bert_pretraining.run(folder, settings, material), figures, data=material
     )

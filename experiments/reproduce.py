@@ -20,7 +20,7 @@ from experiments.claims import linear as linear_claims
 from experiments.claims import lm as lm_claims
 from experiments.claims import new_digits as new_digits_claims
 from experiments.claims import sst2 as sst2_claims
-from experiments.common import cli, lm, main
+from experiments.common import cli, devices, lm, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common, define_data
 from experiments.common.recording import environment, make_folder, write_json
@@ -69,7 +69,9 @@ def _run_all(chosen: dict[str, "Study"]) -> pathlib.Path:
         raise UserError("--seeds=1: a verdict needs an interval, and an interval needs at least 2 seeds.")
     if "s4" not in chosen:
         main.refuse(lm.TEXT_FLAGS, "without s4 among the studies")
-    main.settle_with_cores()  # as a study of BERT run by itself does, so that one can go on with the other's work
+    devices.settle(
+        with_cores=True
+    )  # as a study of BERT run by itself does, so that one can go on with the other's work
     data = Data(
         main.load_mnist(), main.load_sst2() if "sst2" in chosen else None, lm.sources() if "s4" in chosen else None
     )

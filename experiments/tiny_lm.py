@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 
 import lora_jax
-from experiments.common import accelerator, cli, lm, main
+from experiments.common import cli, devices, lm, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common
 from experiments.data import questions, text
@@ -66,7 +66,7 @@ def _pretrain() -> None:
     main.refuse((*OF_FINETUNING, "questions", *OF_CHAT), "with --job=pretrain")
     names = ("size", "length", "batch_size", "tokens", "epochs", "learning_rate", "seed")
     settings = main.settings_from_flags(lm_pretraining.PRESETS, **{name: FLAGS[name].value for name in names})
-    accelerator.settle(FLAGS.accelerator)
+    devices.settle()
     print(f"model: {lm.pretrain(settings, lm.corpus())['model']}")
 
 
@@ -134,7 +134,7 @@ def _of_finetuning() -> tuple[lm_jobs.Settings, lm_speaker.Base, Material]:
         main.refuse(OF_ADAPTERS, f"with --regime={settings.regime}, which has no adapter")
     if not FLAGS.model:
         raise UserError("--model is missing: name the folder `model` of a run of --job=pretrain.")
-    accelerator.settle(FLAGS.accelerator)
+    devices.settle()
     base = lm_speaker.load(pathlib.Path(FLAGS.model))
     most = base.model.config.max_position_embeddings
     if FLAGS.length and FLAGS.length > most:

@@ -3,7 +3,7 @@
 The front door; `lora_jax.training`, `lora_jax.sweep` and `lora_jax.checkpoint` hold the rest.
 """
 
-from lora_jax import algebra, bank, checkpoint, eva, initializers, peft, quantised, sweep, training
+from lora_jax import algebra, bank, checkpoint, eva, initializers, mesh, peft, quantised, sweep, training
 from lora_jax.adapter import adapt, adapter_of, rebase, scaled, strip, swap
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import LoRAError
@@ -33,6 +33,7 @@ __all__ = [
     "lora_optimizer",
     "lora_plus",
     "merge",
+    "mesh",
     "partition",
     "peft",
     "quantised",

@@ -6,17 +6,18 @@ base they belong to, and a digest of the arrays themselves.
 """
 
 import hashlib
-import pathlib
 import re
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import CheckpointError
+from lora_jax.errors import CheckpointError, DamagedError
 from lora_jax.leaves import is_adapter_leaf
+from lora_jax.mesh import fetch
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.tree import Params, differences, flat, nested
 
@@ -40,7 +41,7 @@ def fingerprint(tree: Any) -> str:
 
 
 def save_adapter(
-    directory: str | pathlib.Path, params: Params, config: LoRAConfig, *, mask: Mask | None, step: int = 0
+    directory: str | epath.PathLike, params: Params, config: LoRAConfig, *, mask: Mask | None, step: int = 0
 ) -> None:
     """Saves the adapters, and the heads that `mask` trains, with the config and a fingerprint of the rest of the base.
 
@@ -63,7 +64,7 @@ def save_adapter(
 
 
 def restore_adapter(
-    directory: str | pathlib.Path,
+    directory: str | epath.PathLike,
     params: Params,
     config: LoRAConfig,
     *,
@@ -97,7 +98,9 @@ def restore_adapter(
     return nested({**flat(params), **{path: jax.numpy.asarray(leaf) for path, leaf in restored.items()}})
 
 
-def save_state(directory: str | pathlib.Path, state: Any, frozen: Any, config: LoRAConfig | None, *, step: int) -> None:
+def save_state(
+    directory: str | epath.PathLike, state: Any, frozen: Any, config: LoRAConfig | None, *, step: int
+) -> None:
     """Saves a whole training state (parameters, optimiser, PRNG keys, counters), bound to its frozen tree and config.
 
     Raises:
@@ -113,7 +116,7 @@ def save_state(directory: str | pathlib.Path, state: Any, frozen: Any, config: L
 
 
 def restore_state(
-    directory: str | pathlib.Path, like: Any, frozen: Any, config: LoRAConfig | None, *, step: int | None = None
+    directory: str | epath.PathLike, like: Any, frozen: Any, config: LoRAConfig | None, *, step: int | None = None
 ) -> Any:
     """The training state that `save_state` wrote, in the structure of `like` (a fresh state); training goes on bitwise.
 
@@ -134,13 +137,22 @@ def restore_state(
     return jax.tree_util.tree_unflatten(structure, values)
 
 
-def latest_step(directory: str | pathlib.Path) -> int | None:
+def steps(directory: str | epath.PathLike) -> list[int]:
+    """The complete checkpoints, oldest first.
+
+    >>> steps("/no/such/folder")
+    []
+    """
+    return sorted(_steps(epath.Path(directory)))
+
+
+def latest_step(directory: str | epath.PathLike) -> int | None:
     """The newest complete checkpoint's step; None where there is none.
 
     >>> print(latest_step("/no/such/folder"))
     None
     """
-    steps = _steps(pathlib.Path(directory))
+    steps = _steps(epath.Path(directory))
     return max(steps) if steps else None
 
 
@@ -163,7 +175,7 @@ def _is_key(leaf: Any) -> bool:
 def _leaves(tree: Any) -> dict[str, np.ndarray]:
     """Flat numpy arrays; typed PRNG keys as their words."""
     found = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {_path(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for path, leaf in found}
+    return {_path(path): fetch(leaf) for path, leaf in found}
 
 
 def _as_leaf(value: np.ndarray, like: Any) -> jax.Array:
@@ -173,11 +185,11 @@ def _as_leaf(value: np.ndarray, like: Any) -> jax.Array:
 
 
 def _write(directory, step: int, leaves: dict[str, Any], config: LoRAConfig | None, base: Any) -> None:
-    directory = pathlib.Path(directory).absolute()
+    directory = _absolute(directory)
     newest = max(_steps(directory), default=-1)
     if step <= newest:
         raise CheckpointError(f"step is {step}; the next checkpoint in {directory} is at least step {newest + 1}.")
-    arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    arrays = {path: fetch(leaf) for path, leaf in leaves.items()}
     about = {
         "format": FORMAT,
         "config": None if config is None else config.to_dict(),
@@ -197,7 +209,7 @@ def _write(directory, step: int, leaves: dict[str, Any], config: LoRAConfig | No
 
 
 def _read(directory, step: int | None, expected: dict, config: LoRAConfig | None, base: Any) -> dict[str, np.ndarray]:
-    directory = pathlib.Path(directory).absolute()
+    directory = _absolute(directory)
     steps = _steps(directory)
     step = max(steps, default=None) if step is None else step
     if step not in steps:
@@ -219,7 +231,7 @@ def _read(directory, step: int | None, expected: dict, config: LoRAConfig | None
     return arrays
 
 
-def _load(directory: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
+def _load(directory: epath.Path, step: int) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays and what is said about them, verified against their digest."""
     try:
         with _manager(directory) as manager:
@@ -234,12 +246,12 @@ def _load(directory: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], di
     return arrays, about
 
 
-def _damaged(directory: pathlib.Path, step: int, why: str) -> CheckpointError:
+def _damaged(directory: epath.Path, step: int, why: str) -> DamagedError:
     others = sorted(_steps(directory) - {step})
     advice = (
         f"step {others[-1]} is there too: pass step={others[-1]}" if others else "there is no other step; train again"
     )
-    return CheckpointError(f"the checkpoint {directory / str(step)} is damaged ({why}); {advice}.")
+    return DamagedError(f"the checkpoint {directory / str(step)} is damaged ({why}); {advice}.")
 
 
 def _check_config(where: str, saved: dict | None, config: LoRAConfig | None) -> None:
@@ -259,13 +271,19 @@ def _check_config(where: str, saved: dict | None, config: LoRAConfig | None) -> 
     raise CheckpointError(f"{where} has another config: {'; '.join(fields)}.")
 
 
-def _steps(directory: pathlib.Path) -> set[int]:
+def _absolute(directory: str | epath.PathLike) -> epath.Path:
+    """As orbax wants it; a bucket's path (gs://...) is so already."""
+    directory = epath.Path(directory)
+    return directory if "://" in str(directory) else directory.absolute()
+
+
+def _steps(directory: epath.Path) -> set[int]:
     """Complete checkpoints; one being written has a longer name."""
     if not directory.is_dir():
         return set()
     return {int(entry.name) for entry in directory.iterdir() if entry.name.isdigit() and entry.is_dir()}
 
 
-def _manager(directory: pathlib.Path) -> ocp.CheckpointManager:
+def _manager(directory: epath.Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     return ocp.CheckpointManager(directory, options=options)

@@ -28,8 +28,16 @@ class CheckpointError(LoRAError):
     """A checkpoint that is absent, damaged, or belongs to another base or config."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint of which a file is missing, cut short or changed."""
+
+
 class PeftError(LoRAError):
     """An adapter folder that cannot be read as asked, or an adapter that PEFT's format cannot hold."""
+
+
+class MeshError(LoRAError):
+    """A mesh that does not match the devices, or what does not fit on it."""
 
 
 class ModelError(LoRAError):

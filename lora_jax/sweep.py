@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lora_jax import mesh as meshes
 from lora_jax import starts, targets, training
 from lora_jax.adapter import adapter_of
 from lora_jax.config import LoRAConfig
@@ -22,6 +23,7 @@ from lora_jax.elementwise import require_elementwise
 from lora_jax.errors import ConfigError, TreeError
 from lora_jax.leaves import PARTNER, A, B, name_of
 from lora_jax.lowrank import pad_rank
+from lora_jax.mesh import MEMBERS
 from lora_jax.partition import Mask, combine, partition
 from lora_jax.tree import Params, flat, nested
 
@@ -162,6 +164,9 @@ class Sweep:
       optimizer: `learning_rate [] -> optax transformation`; called under trace, with each member's own rate.
       strategy: "vmap" (members together), "sequential" (one after another inside the program) or "auto" (the
         measured default of the platform).
+      mesh: of `lora_jax.mesh.make`; its axis "members" shares the members out, "data" the rows of each member's batches, and "model" a
+        base laid by `lora_jax.mesh.place`. None is every device for members. Members that do not divide evenly stay together on one device
+        (`filled` makes them even).
 
     Raises:
       ConfigError: for an unknown strategy.
@@ -178,6 +183,7 @@ class Sweep:
     loss_fn: training.LossFn
     optimizer: Callable[[jax.Array], optax.GradientTransformation]
     strategy: str = "auto"
+    mesh: jax.sharding.Mesh | None = None
     traces: list[str] = dataclasses.field(default_factory=list)  # one entry per trace of `run`
 
     def __post_init__(self):
@@ -209,7 +215,26 @@ class Sweep:
         if len(sizes) > 1:
             raise TreeError(f"the members' leaves, learning rates and seeds disagree on their number: {sorted(sizes)}.")
         train = jax.vmap(lambda t, rate, key: training.init_state(t, self.optimizer(rate), key))(trainable, rates, keys)
-        return _spread(SweepState(train, own, rates))
+        return self._spread(SweepState(train, own, rates))
+
+    def filled(self, state: SweepState) -> SweepState:
+        """The state with its last member again until the devices share the members evenly, and each device's members laid on it.
+
+        `first` takes the members alone out of it again.
+        """
+        devices = jax.device_count() if self.mesh is None else self.mesh.shape[MEMBERS]
+        return self._spread(fill(state, len(state.learning_rate) + -len(state.learning_rate) % devices))
+
+    def share(self, tree: Any, state: SweepState) -> Any:
+        """What all members share (the base, data), whole on every device that `state` lies on; leaves already laid there stay as they are.
+
+        Only several processes need it done by hand, where an array of one process is none that all of them hold.
+        """
+        mesh = self._mesh_of(state)
+        if mesh is None:
+            return tree
+        devices = set(mesh.devices.flat)
+        return jax.tree.map(lambda leaf: leaf if _lies_on(leaf, devices) else meshes.put(leaf, mesh), tree)
 
     @functools.cached_property
     def run(self) -> Callable:
@@ -228,12 +253,18 @@ class Sweep:
 
         def run(state: SweepState, shared: Params, data: Any, order: jax.Array):
             self.traces.append(f"members={len(state.learning_rate)} order={order.shape}")
-            return _over_devices(some, state, shared, data, order, by_member=(True, False, False, order.ndim == 3))
+            order = meshes.cut(order, self._mesh_of(state), order.ndim - 1)
+            state, metrics = self._over_devices(
+                some, state, shared, data, order, by_member=(True, False, False, order.ndim == 3)
+            )
+            return self._laid(
+                state, state, jax.P(MEMBERS)
+            ), metrics  # as `_spread` laid it, or a second call would compile again
 
         return jax.jit(run, donate_argnums=0)
 
     def evaluation(self, metric_fn: Callable, batch_size: int) -> Callable:
-        """`evaluate(state, shared, data) -> sums [M, ...]`, jitted; see `training.make_evaluation`."""
+        """`evaluate(state, shared, data) -> sums [M, ...]`, jitted; see `training.make_evaluation`. Every process has all of the sums."""
         evaluate_one = training.make_evaluation(metric_fn, batch_size)
 
         def some(state: SweepState, shared: Params, data: Any):
@@ -242,7 +273,40 @@ class Sweep:
 
             return self._map(member, False)(state.train, state.own, state.learning_rate, None)
 
-        return jax.jit(lambda *args: _over_devices(some, *args, by_member=(True, False, False)))
+        def evaluate(state: SweepState, *args: Any):
+            sums = self._over_devices(some, state, *args, by_member=(True, False, False))
+            return self._laid(sums, state, jax.P())
+
+        return jax.jit(evaluate)
+
+    def _mesh_of(self, state: SweepState) -> jax.sharding.Mesh | None:
+        """The mesh that the members lie on; None where they do not divide evenly, or there is one device."""
+        mesh = meshes.make(members=jax.device_count()) if self.mesh is None else self.mesh
+        return None if mesh.size == 1 or len(state.learning_rate) % mesh.shape[MEMBERS] else mesh
+
+    def _laid(self, tree: Any, state: SweepState, spec: jax.P) -> Any:
+        """Under trace: `tree` under one spec of the mesh that `state` lies on."""
+        mesh = self._mesh_of(state)
+        return tree if mesh is None else jax.lax.with_sharding_constraint(tree, jax.sharding.NamedSharding(mesh, spec))
+
+    def _spread(self, state: SweepState) -> SweepState:
+        """Each device's members laid on it, as `run` leaves them: a first call that finds them elsewhere would compile twice."""
+        mesh = self._mesh_of(state)
+        return state if mesh is None else meshes.put(state, mesh, jax.P(MEMBERS))
+
+    def _over_devices(self, fn: Callable, state: SweepState, *args: Any, by_member: tuple[bool, ...]) -> Any:
+        """`fn(state, *args)`, each device with its share of the members.
+
+        Members never meet, so the program has no communication between them. `by_member` says which arguments have a leading axis [M]. The
+        axes "data" and "model" are left to JAX's partitioner.
+        """
+        mesh = self._mesh_of(state)
+        if mesh is None:
+            return fn(state, *args)
+        specs = tuple(jax.P(MEMBERS) if split else jax.P() for split in by_member)
+        return jax.shard_map(
+            fn, mesh=mesh, in_specs=specs, out_specs=jax.P(MEMBERS), axis_names={MEMBERS}, check_vma=False
+        )(state, *args)
 
     def _map(self, member: Callable, order_per_member: bool) -> Callable:
         """`member` over the leading axis of its arguments; the last one may be shared."""
@@ -254,32 +318,52 @@ class Sweep:
         return lambda *args: jax.lax.map(lambda each: member(*each, args[-1]), args[:-1])
 
 
-def _over_devices(fn: Callable, state: SweepState, *args: Any, by_member: tuple[bool, ...]) -> Any:
-    """`fn(state, *args)`, each device with its share of the members; together where they do not divide evenly.
+def _lies_on(leaf: Any, devices: set) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
 
-    Members never meet, so the program has no communication. `by_member` says which arguments have a leading axis [M].
+
+def even(members: Sequence[Member], devices: int) -> list[Member]:
+    """The members, and the last one again until `devices` share them evenly.
+
+    >>> len(even(grid(ranks=(1, 2, 3), learning_rates=(1e-3,), seeds=(0,)), devices=2))
+    4
     """
-    mesh = _mesh(state)
-    if mesh is None:
-        return fn(state, *args)
-    specs = tuple(jax.P("members") if split else jax.P() for split in by_member)
-    return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=jax.P("members"), check_vma=False)(state, *args)
+    return [*members, *[members[-1]] * (-len(members) % devices)]
 
 
-def _mesh(state: SweepState) -> jax.sharding.Mesh | None:
-    """All devices in a row, where they share the members evenly and are more than one."""
-    devices = jax.devices()
-    if len(devices) == 1 or len(state.learning_rate) % len(devices):
-        return None
-    return jax.sharding.Mesh(devices, ("members",))
+def fill(tree: Any, members: int) -> Any:
+    """Leaves [M, ...] with the last entry again until there are `members`.
+
+    >>> fill(jnp.arange(3), 5).tolist()
+    [0, 1, 2, 2, 2]
+    """
+
+    def longer(leaf):
+        missing = members - leaf.shape[0]
+        return leaf if not missing else jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
+
+    return jax.tree.map(longer, tree)
 
 
-def _spread(state: SweepState) -> SweepState:
-    """Each device's members laid on it, as `run` leaves them: a first call that finds them elsewhere would compile twice."""
-    mesh = _mesh(state)
-    if mesh is None:
-        return state
-    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.P("members")))
+def first(tree: Any, members: int) -> Any:
+    """The first members of leaves [M, ...], whole on every device and in every process.
+
+    >>> first(jnp.arange(3), 2).tolist()
+    [0, 1]
+    """
+    return _everywhere(tree, lambda leaf: leaf[:members])
+
+
+def _everywhere(tree: Any, pick: Callable) -> Any:
+    """`pick` of every leaf; of one that is spread over processes, so that each has all of it."""
+
+    def one(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return pick(leaf)
+        everywhere = jax.sharding.NamedSharding(leaf.sharding.mesh, jax.P())
+        return jax.jit(pick, out_shardings=everywhere)(leaf)
+
+    return jax.tree.map(one, tree)
 
 
 def member_params(state: SweepState, shared: Params, index: int) -> dict:
@@ -290,8 +374,8 @@ def member_params(state: SweepState, shared: Params, index: int) -> dict:
     >>> {name: float(leaf) for name, leaf in member_params(state, {"base": jnp.ones(())}, 1).items()}
     {'base': 1.0, 'w': 2.0}
     """
-    pick = functools.partial(jax.tree.map, lambda leaf: leaf[index])
-    return combine(shared, pick(state.own), pick(state.train.trainable))
+    own, trainable = _everywhere((state.own, state.train.trainable), lambda leaf: leaf[index])
+    return combine(shared, own, trainable)
 
 
 def is_padding(model: Any, stacked: Params, members: Sequence[Member]) -> dict:

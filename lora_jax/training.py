@@ -3,6 +3,7 @@
 A loss is `loss_fn(params, batch, key) -> (loss [], metrics)`, with `params` the whole tree; `metrics` is any tree.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lora_jax import mesh as meshes
 from lora_jax.errors import ConfigError
 from lora_jax.partition import combine
-from lora_jax.tree import Params
+from lora_jax.tree import Params, flat, nested
 
 LossFn = Callable[[Params, Any, jax.Array], tuple[jax.Array, Any]]
 
@@ -26,17 +28,46 @@ class TrainState(NamedTuple):
     step: jax.Array  # [] int32
 
 
-def init_state(trainable: Params, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
+def init_state(
+    trainable: Params, tx: optax.GradientTransformation, key: jax.Array, *, mesh: jax.sharding.Mesh | None = None
+) -> TrainState:
     """The state before the first step.
 
     The trainable leaves and the key are copied: the jitted programs below donate their state, and without a copy a
     head shared with the base would be taken from the caller.
 
+    Args:
+      mesh: the leaves lie on it (`lora_jax.mesh.place`); what the optimiser keeps for each then lies as the leaf does.
+
     >>> int(init_state({"w": jnp.ones(2)}, optax.sgd(0.1), jax.random.key(0)).step)
     0
     """
+    if mesh is not None:
+        return _on_mesh(trainable, tx, key, mesh)
+    return _begun(trainable, tx, key)
+
+
+def _begun(trainable: Params, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
     trainable = jax.tree.map(jnp.array, trainable)
     return TrainState(trainable, tx.init(trainable), jnp.array(key), jnp.zeros((), jnp.int32))
+
+
+def _on_mesh(trainable: Params, tx: optax.GradientTransformation, key: jax.Array, mesh) -> TrainState:
+    everywhere = jax.sharding.NamedSharding(mesh, jax.P())
+    where = {path: leaf for path, leaf in flat(trainable).items() if leaf.sharding.device_set == everywhere.device_set}
+
+    def sharding(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        found = (own for of, own in where.items() if f"/{name}".endswith(f"/{of}") and own.shape == leaf.shape)
+        own = next(found, None)
+        return everywhere if own is None else own.sharding
+
+    def begin(trainable, key):
+        return _begun(trainable, tx, key)
+
+    layout = jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(begin, trainable, key))
+    laid = {path: leaf if path in where else meshes.put(leaf, mesh) for path, leaf in flat(trainable).items()}
+    return jax.jit(begin, out_shardings=layout)(nested(laid), meshes.put(key, mesh))
 
 
 def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
@@ -87,15 +118,41 @@ def per_example_gradients(loss_fn: LossFn) -> Callable:
     return gradients
 
 
-def make_train_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
+def make_train_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, *, mesh: jax.sharding.Mesh | None = None
+) -> Callable:
     """`make_step`, jitted, with the state donated.
+
+    On a mesh the rows of the batch are shared out over its data axis and parameters stay where `lora_jax.mesh.place` laid them; of the
+    gradients only the trainable tree's cross between devices.
 
     >>> step = make_train_step(lambda params, batch, key: (jnp.sum(params["w"] * batch), {}), optax.sgd(0.1))
     >>> state, _ = step(init_state({"w": jnp.ones(())}, optax.sgd(0.1), jax.random.key(0)), {}, jnp.asarray(2.0))
     >>> int(state.step)
     1
     """
-    return jax.jit(make_step(loss_fn, tx), donate_argnums=0)
+    step = make_step(loss_fn, tx)
+    return _jitted(lambda state, frozen, batch: step(state, frozen, meshes.cut(batch, mesh, 0)), mesh)
+
+
+def _jitted(program: Callable, mesh: jax.sharding.Mesh | None) -> Callable:
+    """`program(state, ...) -> (state, ...)` compiled, the state donated; on a mesh it comes back laid out as it was given."""
+    if mesh is None:
+        return jax.jit(program, donate_argnums=0)
+
+    @functools.cache
+    def laid(where: tuple, structure: Any) -> Callable:
+        return jax.jit(program, donate_argnums=0, out_shardings=(jax.tree.unflatten(structure, where), None))
+
+    def of(state: TrainState) -> Callable:
+        leaves, structure = jax.tree.flatten(state)
+        return laid(tuple(leaf.sharding for leaf in leaves), structure)
+
+    def run(state: TrainState, *args: Any):
+        return of(state)(state, *args)
+
+    run.lower = lambda state, *args: of(state).lower(state, *args)  # as jitted functions have it
+    return run
 
 
 def scan_steps(step: Callable, state: TrainState, frozen: Params, data: Any, order: jax.Array):
@@ -115,10 +172,11 @@ def scan_steps(step: Callable, state: TrainState, frozen: Params, data: Any, ord
     return jax.lax.scan(body, state, order)
 
 
-def make_epoch(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
+def make_epoch(loss_fn: LossFn, tx: optax.GradientTransformation, *, mesh: jax.sharding.Mesh | None = None) -> Callable:
     """`epoch(state, frozen, data, order) -> (state, (losses [S], metrics [S, ...]))`: one `lax.scan`, state donated.
 
-    `data` lies on the device; a batch is gathered there.
+    `data` lies on the device; a batch is gathered there. On a mesh, as `make_train_step`: `data` lies whole on every device, which gathers its
+    share of each batch.
 
     >>> tx = optax.sgd(0.25)
     >>> epoch = make_epoch(lambda params, batch, key: (jnp.sum(params["w"] * batch), {}), tx)
@@ -130,9 +188,9 @@ def make_epoch(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
     step = make_step(loss_fn, tx)
 
     def epoch(state: TrainState, frozen: Params, data: Any, order: jax.Array):
-        return scan_steps(step, state, frozen, data, order)
+        return scan_steps(step, state, frozen, data, meshes.cut(order, mesh, 1))
 
-    return jax.jit(epoch, donate_argnums=0)
+    return _jitted(epoch, mesh)
 
 
 def epoch_order(key: jax.Array, epoch: int | jax.Array, size: int, batch_size: int) -> jax.Array:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from absl import flags
 
+from experiments.common import devices
+
 PRESETS = ("smoke", "quick", "full")
 FLAGS = flags.FLAGS
 
@@ -50,7 +52,8 @@ def define_numbers(name: str, default: list[float] | None, text: str) -> None:
 
 
 def define_common() -> None:
-    """--accelerator, --preset, --seeds, --workdir."""
+    """--accelerator, --preset, --seeds, --workdir, and what `devices` defines."""
+    devices.define()
     flags.DEFINE_enum(
         "accelerator", "auto", ["auto", "cpu", "gpu", "tpu"], "where to compute; one that is absent is an error"
     )

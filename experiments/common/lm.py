@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments.common import main
+from experiments.common import devices, main
 from experiments.common.errors import UserError
 from experiments.data import docstrings, icd10, packing, prompts, questions, text
 from experiments.data.questions import Pairs
@@ -85,7 +85,7 @@ def pretrain(settings: lm_pretraining.Settings, source: lm_text.Source) -> dict[
 
 def execute(name: str, settings: lm_study.Settings, found: Sources, study: Callable = lm_study.run) -> dict[str, Any]:
     """Pretrains what is missing of the bases, then runs the study."""
-    main.settle_with_cores()
+    devices.settle(with_cores=True)
     pretrained = {size: pretrain(settings.base(size), found.corpus) for size in settings.sizes}
     bases = {size: lm_speaker.load(summary["model"]) for size, summary in pretrained.items()}
     general = {size: _general(base, settings, found.corpus) for size, base in bases.items()}

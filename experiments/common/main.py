@@ -1,19 +1,17 @@
 """The flow that all experiments share: settle the device, find or make the run, record, print, draw."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from absl import flags
 
-from experiments.common import accelerator, phases
+from experiments.common import devices, phases
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, path_of, write_text
 from experiments.data import bert_base, mnist, sst2
 
 FLAGS = flags.FLAGS
-MOST_DEVICES = 4  # that a CPU is split into: a group of members is padded to a multiple, and the smallest have four
 
 
 class Data(Protocol):
@@ -69,14 +67,8 @@ def refuse(names: Sequence[str], why: str) -> None:
 
 def load_mnist() -> mnist.Mnist:
     """MNIST as --data_dir and --download say; after the accelerator, whose absence should not wait for the data."""
-    accelerator.settle(FLAGS.accelerator)
+    devices.settle()
     return mnist.load(FLAGS.data_dir, download=FLAGS.download)
-
-
-def settle_with_cores() -> None:
-    """The accelerator; the cores of a CPU become devices, as far as JAX has not started."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    accelerator.settle(FLAGS.accelerator, cpu_devices=min(usable, MOST_DEVICES))
 
 
 def load_sst2(bert: str | None = None) -> bert_base.Inputs:
@@ -84,7 +76,7 @@ def load_sst2(bert: str | None = None) -> bert_base.Inputs:
 
     The cores of a CPU become devices: a small BERT's products are too small to be cut over cores, its members are not.
     """
-    settle_with_cores()
+    devices.settle(with_cores=True)
     base = bert_base.load(bert)
     return bert_base.Inputs(sst2.load(FLAGS.data_dir, download=FLAGS.download), base)
 
@@ -107,7 +99,7 @@ def _config(settings: Any, data: Data | None) -> dict[str, Any]:
     return {
         "settings": dataclasses.asdict(settings),
         "data": data.checksum if data else None,
-        "platform": accelerator.settle(FLAGS.accelerator),
+        "platform": devices.settle(),
     }
 
 

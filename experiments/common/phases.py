@@ -11,11 +11,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from experiments.common import preemption, processes
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, slug
-from lora_jax import checkpoint
-from lora_jax.errors import CheckpointError
-from lora_jax.sweep import Sweep, SweepState
+from lora_jax import checkpoint, mesh
+from lora_jax.errors import CheckpointError, DamagedError, first_line
+from lora_jax.sweep import Sweep, SweepState, fill, first
 
 SAVE_EVERY_S = 15.0  # a save of small states takes 0.2 s
 
@@ -23,7 +24,7 @@ SAVE_EVERY_S = 15.0  # a save of small states takes 0.2 s
 def train(
     folder: RunFolder,
     phase: str,
-    sweep: Sweep,
+    trainer: Sweep,
     state: SweepState,
     shared: Any,
     data: Any,
@@ -32,17 +33,25 @@ def train(
     blocks: int,
     follow: Callable[[SweepState], dict[str, jax.Array]] = lambda state: {},
 ) -> tuple[SweepState, list[dict[str, np.ndarray]]]:
-    """`train_blocks` where a block is one call of `sweep.run`.
+    """`train_blocks` where a block is one call of `trainer.run`, and the devices share the members.
 
     Args:
       order: block -> indices [S, B] or [M, S, B]; a function of the block alone, so a resumed run sees the same data.
     """
 
-    def advance(state: SweepState, block: int):
-        state, (losses, _) = sweep.run(state, shared, data, order(block))
-        return state, {"loss": losses.mean(axis=1)}
+    members, state = len(state.learning_rate), trainer.filled(state)
+    everywhere = trainer.share(shared, state), trainer.share(data, state)
 
-    return train_blocks(folder, phase, state, shared, advance, blocks=blocks, follow=follow)
+    def advance(state: SweepState, block: int):
+        rows = order(block)
+        rows = fill(rows, len(state.learning_rate)) if rows.ndim == 3 else rows
+        state, (losses, _) = trainer.run(state, *everywhere, trainer.share(rows, state))
+        return state, {"loss": losses.mean(axis=1)[:members], "traces": len(trainer.traces)}
+
+    def measured(state: SweepState) -> dict[str, jax.Array]:
+        return {name: value[:members] for name, value in follow(state).items()}
+
+    return train_blocks(folder, phase, state, shared, advance, blocks=blocks, follow=measured, members=members)
 
 
 def train_blocks(
@@ -54,20 +63,23 @@ def train_blocks(
     *,
     blocks: int,
     follow: Callable[[Any], dict[str, jax.Array]] = lambda state: {},
+    members: int | None = None,
 ) -> tuple[Any, list[dict[str, np.ndarray]]]:
-    """Runs `blocks` calls of `advance`, from the last save if there is one.
+    """Runs `blocks` calls of `advance`, from the last save if there is one; saves and stops where the machine is taken away.
 
     Args:
       state: before the first step; its structure is what a save is read into.
       shared: the frozen tree that saves are bound to.
       advance: (state, block) -> (state, values to record); what it does depends on these two alone.
       follow: measured before the first block and after each one; recorded in metrics.jsonl.
+      members: the state is a sweep's, and these of its members are real; the others only make it even, and are not saved. So a run goes on
+        with another number of devices.
 
     Returns:
       The final state, and the history: one dict per measurement, arrays [M, ...], the one before training first.
     """
     saves = folder.path / "phases" / slug(phase)
-    state, done = _resume(folder, phase, saves, state, shared)
+    state, done = _resume(folder, phase, saves, state, shared, members)
     if not done:
         _measure(folder, phase, 0, follow(state))
     saved_at = time.monotonic()
@@ -78,33 +90,68 @@ def train_blocks(
             _measure(folder, phase, block + 1, {**values, **follow(state)})
             bar.update()
             is_last = block + 1 == blocks
-            if is_last or time.monotonic() - saved_at > SAVE_EVERY_S:
-                checkpoint.save_state(saves, state, shared, None, step=block + 1)
+            leaving = preemption.is_due()
+            if is_last or leaving or _is_due(saved_at):
+                checkpoint.save_state(saves, _real(state, members), shared, None, step=block + 1)
                 saved_at = time.monotonic()
+            if leaving:
+                preemption.stop(f"{phase} after {block + 1} of {blocks} blocks in {folder.path}")
     if done < blocks:
         print(f"{phase}: {blocks - done} of {blocks} blocks in {time.monotonic() - started:.0f} s", flush=True)
     history = [
         {name: np.asarray(value) for name, value in line.items() if name not in ("phase", "step")}
         for line in folder.records(phase)
     ]
-    return state, history
+    return _real(state, members), history
 
 
-def _resume(folder: RunFolder, phase: str, saves: pathlib.Path, state: Any, shared: Any):
-    """(state, blocks done) of the last save; of the start where there is none, or its measurements are lost."""
-    done = checkpoint.latest_step(saves) or 0
-    if not done:
-        return state, 0
+def _is_due(saved_at: float) -> bool:
+    return processes.agreed_by_first(lambda: time.monotonic() - saved_at > SAVE_EVERY_S)
+
+
+def traces(history: list[dict[str, np.ndarray]]) -> int:
+    """The most programs that any process of the phase has traced: one that resumed a complete phase has traced none itself."""
+    return max(int(line["traces"]) for line in history[1:])
+
+
+def _real(state: Any, members: int | None) -> Any:
+    return state if members is None else first(state, members)
+
+
+def _resume(folder: RunFolder, phase: str, saves: pathlib.Path, state: Any, shared: Any, members: int | None):
+    """(state, blocks done) of the newest save that is whole; of the start where there is none, or its measurements are lost."""
     recorded = {line["step"] for line in folder.records(phase)}
-    if not recorded.issuperset(range(done + 1)):
-        print(
-            f"{phase}: metrics.jsonl lacks measurements of the {done} saved blocks; starting the phase again",
-            flush=True,
-        )
-        shutil.rmtree(saves)
-        return state, 0
-    with mending(f"remove {saves} and run the same command: it trains this phase again"):
-        return checkpoint.restore_state(saves, state, shared, None), done
+    like = _real(state, members)
+    for done in processes.agreed_by_first(lambda: sorted(checkpoint.steps(saves), reverse=True)):
+        if not recorded.issuperset(range(done + 1)):
+            print(
+                f"{phase}: metrics.jsonl lacks measurements of the {done} saved blocks; going on from an earlier save, if there is one",
+                flush=True,
+            )
+        else:
+            with mending(f"remove {saves} and run the same command: it trains this phase again"):
+                try:
+                    return _as_begun(checkpoint.restore_state(saves, like, shared, None, step=done), state), done
+                except DamagedError as error:
+                    print(
+                        f"{phase}: {first_line(error).split(';')[0]}; going on from an earlier save, if there is one",
+                        flush=True,
+                    )
+        if processes.is_first():
+            shutil.rmtree(saves / str(done), ignore_errors=True)
+        processes.wait(f"removed {done}")
+    return state, 0
+
+
+def _as_begun(state: Any, begun: Any) -> Any:
+    """A restored state filled up and laid on the devices as the one that this run began with."""
+
+    def one(leaf, like):
+        leaf = fill(leaf, like.shape[0]) if leaf.shape != like.shape else leaf
+        spread = isinstance(like.sharding, jax.sharding.NamedSharding) and like.sharding.mesh.size > 1
+        return mesh.put(leaf, like.sharding.mesh, like.sharding.spec) if spread else leaf
+
+    return jax.tree.map(one, state, begun)
 
 
 @contextlib.contextmanager
@@ -118,7 +165,8 @@ def mending(advice: str) -> Iterator[None]:
 
 
 def _measure(folder: RunFolder, phase: str, step: int, values: dict[str, jax.Array]) -> None:
-    folder.record(phase=phase, step=step, **{name: np.asarray(value).tolist() for name, value in values.items()})
+    fetched = {name: mesh.fetch(value) if isinstance(value, jax.Array) else value for name, value in values.items()}
+    folder.record(phase=phase, step=step, **{name: np.asarray(value).tolist() for name, value in fetched.items()})
 
 
 def forget_saves(folder: RunFolder) -> None:

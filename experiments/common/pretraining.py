@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import phases
+from experiments.common import devices, phases
 from experiments.common.classification import cross_entropy, errors_by_class
 from experiments.common.recording import RunFolder
 from lora_jax import sweep, training
@@ -34,7 +34,7 @@ def train_bases(
     """Trains `seeds` models with Adam; parameters stacked [M, ...], and the history of per-class test errors [M, C]."""
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds, dtype=jnp.uint32))
     stacked = jax.jit(jax.vmap(lambda key: model.init(key, data["x"][:1])["params"]))(keys)
-    trainer = sweep.Sweep(cross_entropy(model), optax.adam, strategy)
+    trainer = sweep.Sweep(cross_entropy(model), optax.adam, strategy, devices.mesh())
     mask = trainable_mask(stacked, train="*")
     state = trainer.start(stacked, mask, learning_rates=[learning_rate] * seeds, seeds=range(seeds), padded=False)
     evaluate = trainer.evaluation(errors_by_class(model), EVALUATION_BATCH)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from experiments.common import processes
 from experiments.common.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lora_jax")
@@ -34,7 +35,7 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """The summary of a complete run, else None. Raises UserError for one that is damaged or of other settings."""
         path = self.path / "summary.json"
-        summary = read_json(path)
+        summary = processes.agreed_by_first(lambda: _whole(path))
         if summary is not None and (
             not isinstance(summary, dict) or summary.get("settings") != self.config["settings"]
         ):
@@ -44,10 +45,12 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Writes the summary last, atomically; returns it as a reader will find it."""
         write_json(self.path / "summary.json", summary)
-        return read_json(self.path / "summary.json")
+        return processes.agreed_by_first(lambda: read_json(self.path / "summary.json"))
 
     def record(self, **values: Any) -> None:
         """Appends a line to metrics.jsonl, apart from half a line that a killed run may have left there."""
+        if not processes.is_first():
+            return
         with (self.path / "metrics.jsonl").open("a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -57,15 +60,28 @@ class RunFolder:
 
     def records(self, phase: str) -> Iterator[dict[str, Any]]:
         """The lines of a phase, the last of each step: a resumed run may have written some twice, or half of one."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-        values = filter(None, map(_record, lines))
+        values = processes.agreed_by_first(
+            lambda: list(filter(None, map(_record, _lines(self.path / "metrics.jsonl"))))
+        )
         last = {value["step"]: value for value in values if value["phase"] == phase}
         return iter([last[step] for step in sorted(last)])
 
     def write_environment(self, **more: Any) -> None:
         """environment.json: commit, versions, device, and whatever else the run depends on."""
         write_json(self.path / "environment.json", {**environment(), **more})
+
+
+def _whole(path: pathlib.Path) -> Any:
+    """What a summary says; None, and a line, where it is not whole: then it is made again."""
+    try:
+        return read_json(path)
+    except UserError:
+        print(f"{path} is damaged; making it again, from what is saved", flush=True)
+        return None
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    return path.read_text(errors="replace").split("\n") if path.exists() else []
 
 
 def _record(line: str) -> dict[str, Any] | None:
@@ -126,10 +142,15 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Atomically."""
+    """Atomically; of several processes the first writes."""
+    if not processes.is_first():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # before the name: a machine may lose its power
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import phases
+from experiments.common import devices, phases
 from experiments.common.classification import class_counts, cross_entropy, errors_by_class, focal_loss
 from experiments.common.pretraining import EVALUATION_BATCH, train_bases
 from experiments.common.recording import RunFolder
@@ -103,7 +103,7 @@ def _treat(folder, settings: Settings, treatment: Treatment, model: MLP, bases, 
     adapted, stacked = _adapted(settings, treatment, model, start)
     mask = lora_jax.trainable_mask(stacked, train=treatment.train)
     loss = {"cross entropy": cross_entropy, "focal": focal_loss}[treatment.loss](adapted)
-    trainer = sweep.Sweep(loss, _optimizer(treatment), settings.strategy)
+    trainer = sweep.Sweep(loss, _optimizer(treatment), settings.strategy, devices.mesh())
     seeds = range(settings.seeds)
     rates = [treatment.learning_rate] * settings.seeds
     state = trainer.start(stacked, mask, learning_rates=rates, seeds=seeds, padded=False)

@@ -11,11 +11,6 @@ from lora_jax import sweep
 from lora_jax.tree import flat
 
 
-def even(members: list[sweep.Member]) -> list[sweep.Member]:
-    """The members, and the last one again until the devices share them evenly."""
-    return members + members[-1:] * (-len(members) % jax.device_count())
-
-
 def start(
     trainer: sweep.Sweep, stacked: dict[str, Any], train: tuple[str, ...], members: list[sweep.Member]
 ) -> sweep.SweepState:

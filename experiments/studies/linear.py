@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import phases
+from experiments.common import devices, phases
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
@@ -95,7 +95,7 @@ def run(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     model = lora_jax.LoRA(nn.Dense(D, use_bias=False), lora_jax.LoRAConfig(rank=1, scaling="constant"))
     start, target = _teachers(members)
     stacked = {**sweep.init_adapters(model, members, jnp.ones((1, D))), "kernel": start, "teacher": target}
-    trainer = sweep.Sweep(_loss(model), _optimizer(settings.steps), settings.strategy)
+    trainer = sweep.Sweep(_loss(model), _optimizer(settings.steps), settings.strategy, devices.mesh())
     state = trainer.start(
         stacked,
         {name: name in ("lora_a", "lora_b") for name in stacked},
@@ -114,7 +114,7 @@ def run(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "members": members,
         "rules": rules,
         "base": (base_now, {"kernel": start, "teacher": target}),
-        "traces": len(trainer.traces),
+        "traces": phases.traces(history),
     }
 
 

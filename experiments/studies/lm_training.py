@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lora_jax
-from experiments.common import phases
+from experiments.common import devices, phases
 from experiments.common.recording import RunFolder
 from experiments.studies import groups, lm_judge, lm_objective
 from lora_jax import sweep, training
@@ -89,56 +89,59 @@ def train_group(
 ) -> Outcome:
     """Trains the members together, each on its own seed's order of the rows; measured and judged as the recipe says."""
     n = len(members)
-    padded = groups.even(members)
+    padded = sweep.even(members, devices.along_members())
     model, stacked, shared, train = members_of(task, regime, padded, targets)
     per_epoch = len(task.train["ids"]) // recipe.batch_size
     optimizer = groups.adamw(
         recipe.epochs * per_epoch, warm_up=recipe.warm_up, weight_decay=recipe.weight_decay, decays=recipe.decays
     )
-    trainer = sweep.Sweep(lm_objective.gathered(model), optimizer, strategy)
+    trainer = sweep.Sweep(lm_objective.gathered(model), optimizer, strategy, devices.mesh())
     state = groups.start(trainer, stacked, train, padded)
     measure = trainer.evaluation(_sums(model), recipe.batch_size)
     ends, asked = _ends(recipe)
     knows = None if task.judge is None else trainer.evaluation(lm_judge.knows(model), lm_judge.AT_ONCE)
+    everywhere = trainer.share(shared, state), trainer.share(task.train, state)
+    followed = trainer.share(task.follow, state)
     peak: list[int] = []
 
     def advance(state, block: int):
         losses, seconds = [], []
         for epoch in range(0 if block == 0 else ends[block - 1], ends[block]):
             order = _orders([member.seed for member in padded], epoch, len(task.train["ids"]), recipe.batch_size)
-            arguments = shared, task.train, jnp.asarray(order)
+            arguments = *everywhere, trainer.share(jnp.asarray(order), state)
             if not peak:  # compiles; the calls below find the program
                 peak.append(_peak_bytes(trainer.run.lower(state, *arguments).compile().memory_analysis()))
             started = time.perf_counter()
             state, (loss, _) = trainer.run(state, *arguments)
-            losses.append(jax.block_until_ready(loss.mean(axis=1)))
+            losses.append(jax.block_until_ready(loss.mean(axis=1)[:n]))
             seconds.append(time.perf_counter() - started)
         values = {"loss": jnp.stack(losses).mean(axis=0), "seconds": np.asarray(seconds), "peak_bytes": peak[0]}
+        values["traces"] = len(trainer.traces)
         if knows is not None and ends[block] in asked:
-            values["discrimination"] = task.judge.discrimination(knows, state, shared)
+            values["discrimination"] = task.judge.discrimination(knows, state, shared)[:n]
             trees = [sweep.member_params(state, shared, index) for index in range(n)]
             values["outputs"] = task.judge.outputs(trees, None if regime != "LoRA" else model)
         return state, values
 
     def follow(state):
-        sums = {name: measure(state, shared, data) for name, data in task.follow.items()}
-        return {name: of["total"] / of["count"] for name, of in sums.items()}
+        sums = {name: measure(state, everywhere[0], data) for name, data in followed.items()}
+        return {name: (of["total"] / of["count"])[:n] for name, of in sums.items()}
 
-    state, history = phases.train_blocks(folder, phase, state, shared, advance, blocks=len(ends), follow=follow)
+    state, history = phases.train_blocks(
+        folder, phase, state, shared, advance, blocks=len(ends), follow=follow, members=n
+    )
     seconds = np.concatenate([line["seconds"] for line in history[1:]])
     return Outcome(
         members=members,
         epochs=[0, *ends],
-        losses={name: np.stack([line[name][:n] for line in history]) for name in task.follow},
-        train_loss=np.stack([line["loss"][:n] for line in history[1:]]),
-        judged=[
-            {name: line[name][:n] for name in ("discrimination", "outputs") if name in line} for line in history[1:]
-        ],
+        losses={name: np.stack([line[name] for line in history]) for name in task.follow},
+        train_loss=np.stack([line["loss"] for line in history[1:]]),
+        judged=[{name: line[name] for name in ("discrimination", "outputs") if name in line} for line in history[1:]],
         steps_per_epoch=per_epoch,
         seconds_per_step=float(np.median(seconds)) / per_epoch / len(padded),
         peak_bytes=int(history[-1]["peak_bytes"]),
         parameters=groups.parameters(state, members),
-        traces=len(trainer.traces),
+        traces=phases.traces(history),
         model=model,
         state=state,
         shared=shared,

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import phases
+from experiments.common import devices, phases
 from experiments.common.classification import accuracy, class_counts, cross_entropy, errors_by_class
 from experiments.common.pretraining import EVALUATION_BATCH, order_key, train_bases
 from experiments.common.recording import RunFolder
@@ -123,7 +123,7 @@ def finetune(folder: RunFolder, settings: Settings, recipe: Recipe, bases: Any, 
     )
     stacked = lora_jax.combine(bases, sweep.init_adapters(model, members, jnp.ones((1, 784))))
     mask = lora_jax.trainable_mask(stacked)
-    trainer = sweep.Sweep(cross_entropy(model), optax.adam, settings.strategy)
+    trainer = sweep.Sweep(cross_entropy(model), optax.adam, settings.strategy, devices.mesh())
     rates = [member.learning_rate for member in members]
     state = trainer.start(stacked, mask, learning_rates=rates, seeds=range(settings.seeds), padded=False)
     evaluate = trainer.evaluation(errors_by_class(model), EVALUATION_BATCH)

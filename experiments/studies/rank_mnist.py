@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import phases
+from experiments.common import devices, phases
 from experiments.common.classification import accuracy, class_counts, cross_entropy, errors_by_class
 from experiments.common.errors import UserError
 from experiments.common.pretraining import EVALUATION_BATCH, order_key, train_bases
@@ -121,7 +121,7 @@ def _run_regime(folder, settings: Settings, sets: Arrays, model: MLP, base, regi
     rates = dict(zip(REGIMES, (settings.head_rates, settings.lora_rates, settings.full_rates), strict=True))[regime]
     members = sweep.grid(ranks=ranks, alphas=(settings.scale,), learning_rates=rates, seeds=range(settings.seeds))
     adapted, stacked, shared, train = _members_of(model, base, members, regime, settings)
-    trainer = sweep.Sweep(cross_entropy(adapted), optax.adam, settings.strategy)
+    trainer = sweep.Sweep(cross_entropy(adapted), optax.adam, settings.strategy, devices.mesh())
     state = trainer.start(
         stacked,
         lora_jax.trainable_mask(stacked, train=train),
@@ -144,7 +144,7 @@ def _run_regime(folder, settings: Settings, sets: Arrays, model: MLP, base, regi
         test=np.asarray(evaluate(state, shared, sets.test)["errors"]),
         followed=np.stack([line["errors"] for line in history]),
         parameters={rank: _parameters(one, regime, rank, train) for rank in ranks},
-        traces=len(trainer.traces),
+        traces=phases.traces(history),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import phases
+from experiments.common import devices, phases
 from experiments.common.recording import RunFolder
 from experiments.data.buckets import Bucket, piece_counts, pieces
 from experiments.studies import groups
@@ -105,12 +105,12 @@ def train_group(
       members: alpha is the scale c of the update; rank 0 for a regime without adapters.
     """
     n = len(members)
-    members = groups.even(members)
+    members = sweep.even(members, devices.along_members())
     adapted, stacked, shared, train = members_of(task, regime, members)
     sizes = [len(bucket["y"]) for bucket in task.train]
     calls = recipe.epochs * sum(piece_counts(sizes, recipe.batch_size, STEPS))
     optimizer = groups.adamw(calls * STEPS, warm_up=recipe.warm_up, weight_decay=recipe.weight_decay)
-    trainer = sweep.Sweep(_loss(adapted, task), optimizer, strategy)
+    trainer = sweep.Sweep(_loss(adapted, task), optimizer, strategy, devices.mesh())
     state = groups.start(trainer, stacked, train, members)
     evaluate = trainer.evaluation(_correct(adapted, task), EVALUATION_BATCH)
     examples = sum(len(bucket["y"]) for bucket in task.score)
@@ -119,25 +119,27 @@ def train_group(
     blocks = recipe.epochs * per_epoch
 
     def follow(state):
-        right = sum(evaluate(state, shared, bucket)["correct"] for bucket in task.score)
-        return {"accuracy": right / examples}
+        right = sum(evaluate(state, shared, bucket)["correct"] for bucket in scored)
+        return {"accuracy": right[:n] / examples}
 
-    advance = _advance(trainer, shared, task, members, recipe, sizes)
-    state, history = phases.train_blocks(folder, phase, state, shared, advance, blocks=blocks, follow=follow)
+    shared, train_data, scored = (trainer.share(tree, state) for tree in (shared, list(task.train), list(task.score)))
+    advance = _advance(trainer, shared, train_data, members, recipe, n)
+    state, history = phases.train_blocks(folder, phase, state, shared, advance, blocks=blocks, follow=follow, members=n)
     return Outcome(
         regime=regime,
         members=members[:n],
-        accuracy=np.stack([line["accuracy"][:n] for line in history]),
-        loss=np.stack([line["loss"][:n] for line in history[1:]]),
+        accuracy=np.stack([line["accuracy"] for line in history]),
+        loss=np.stack([line["loss"] for line in history[1:]]),
         parameters=groups.parameters(state, members[:n]),
-        traces=len(trainer.traces),
+        traces=phases.traces(history),
         state=state,
         shared=shared,
     )
 
 
-def _advance(trainer, shared, task: Task, members, recipe: Recipe, sizes):
-    """(state, block) -> (state, mean loss): the block's share of its epoch's pieces."""
+def _advance(trainer, shared, buckets: list[dict[str, jax.Array]], members, recipe: Recipe, n: int):
+    """(state, block) -> (state, mean loss of the first n members): the block's share of its epoch's pieces."""
+    sizes = [len(bucket["y"]) for bucket in buckets]
     seeds = sorted({member.seed for member in members})
     own = np.asarray([seeds.index(member.seed) for member in members])
 
@@ -148,9 +150,9 @@ def _advance(trainer, shared, task: Task, members, recipe: Recipe, sizes):
         losses = []
         for bucket, rows in calls[ends[part] : ends[part + 1]]:
             order = rows[0] if len(seeds) == 1 else rows[own]
-            state, (loss, _) = trainer.run(state, shared, task.train[bucket], jnp.asarray(order))
-            losses.append(loss.mean(axis=1))
-        return state, {"loss": jnp.stack(losses).mean(axis=0)}
+            state, (loss, _) = trainer.run(state, shared, buckets[bucket], trainer.share(jnp.asarray(order), state))
+            losses.append(loss.mean(axis=1)[:n])
+        return state, {"loss": jnp.stack(losses).mean(axis=0), "traces": len(trainer.traces)}
 
     return advance
 

@@ -207,9 +207,8 @@ def test_a_damaged_adapter_costs_one_recipe(run_entry, tiny, workdir, monkeypatc
     assert json.loads((run / "summary.json").read_text()) == before
 
 
-@pytest.mark.parametrize("name", ["summary.json", "pretrain.json"])
-def test_damaged_records(name, run_entry, tiny, workdir):
-    path = run_of(workdir) / name
+def test_damaged_records(run_entry, tiny, workdir):
+    path = run_of(workdir) / "pretrain.json"
     path.write_text(path.read_text()[:50])
     status, _, stderr = run_entry(ENTRY, PRESET, f"--workdir={workdir}", "--job=all")
     assert status == 2 and stderr.count("\n") == 1

@@ -1,6 +1,7 @@
 """Does a run's folder survive what kills runs, and say so when it does not?"""
 
 import json
+import os
 
 import pytest
 
@@ -54,11 +55,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     with pytest.raises(ValueError, match="JSON compliant"):
         recording.write_json(path, {"new": float("nan")})
 
-    def full(self, text, **kwargs):
-        self.touch()
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(path), "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError):
         recording.write_json(path, {"new": 2})
     monkeypatch.undo()
@@ -71,8 +71,15 @@ def test_a_summary_means_complete(folder):
     assert folder.finish({"settings": {}, "rows": (1,)}) == folder.summary() == {"settings": {}, "rows": [1]}
 
 
-@pytest.mark.parametrize("content", [b'{"rows": [', b"\xff\xff", b"[]", b"{}", b'{"settings": {"seeds": 3}}'])
-def test_a_damaged_summary_is_named(folder, content):
+@pytest.mark.parametrize("content", [b'{"rows": [', b"\xff\xff"])
+def test_half_a_summary_is_made_again(folder, content, capsys):
+    (folder.path / "summary.json").write_bytes(content)
+    assert folder.summary() is None
+    assert capsys.readouterr().out.endswith("summary.json is damaged; making it again, from what is saved\n")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"settings": {"seeds": 3}}'])
+def test_a_summary_of_something_else_is_named(folder, content):
     (folder.path / "summary.json").write_bytes(content)
     with pytest.raises(UserError, match=r"summary\.json is damaged \(.*\); remove it") as caught:
         folder.summary()

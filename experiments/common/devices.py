@@ -1,0 +1,70 @@
+"""The devices of a run, settled from the flags before JAX starts a backend: its processes, its platform, its mesh."""
+
+import functools
+import os
+
+import jax
+from absl import flags
+
+from experiments.common import accelerator, preemption, processes
+from experiments.common.errors import UserError
+from lora_jax import mesh as meshes
+from lora_jax.errors import MeshError
+from lora_jax.mesh import MEMBERS
+
+FLAGS = flags.FLAGS
+MOST_CORES = 4  # that a CPU is split into: a group of members is padded to a multiple, and the smallest have four
+SIMULATED = ("JAX_NUM_CPU_DEVICES", "xla_force_host_platform_device_count")  # how a user asks for CPU devices
+
+
+def define() -> None:
+    """--mesh, --coordinator, --num_processes, --process_id, --join_timeout."""
+    flags.DEFINE_string(
+        "mesh", None, "devices along members, data and model, e.g. members:4,data:2; by default all along members"
+    )
+    flags.DEFINE_string("coordinator", None, "host:port of process 0, where several processes run together")
+    flags.DEFINE_integer("num_processes", None, "how many processes run together", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0)
+    flags.DEFINE_integer("join_timeout", 300, "seconds to wait for the others", lower_bound=1)
+
+
+def settle(*, with_cores: bool = False) -> str:
+    """Joins the other processes, and settles the platform and the mesh; returns the platform. What is settled stays so.
+
+    Args:
+      with_cores: the cores of a CPU become devices, unless the user has said how many there are to be.
+
+    Raises:
+      UserError: for an accelerator that is absent, processes that do not come, or a mesh that does not match the devices.
+    """
+    _join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.accelerator == "tpu", FLAGS.join_timeout)
+    asked = any(name in os.environ or name in os.environ.get("XLA_FLAGS", "") for name in SIMULATED)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    platform = accelerator.settle(
+        FLAGS.accelerator, cpu_devices=min(cores, MOST_CORES) if with_cores and not asked else 1
+    )
+    preemption.listen()
+    mesh()
+    return platform
+
+
+@functools.cache
+def _join(coordinator, number, index, on_tpu: bool, timeout_s: int) -> None:
+    processes.join(coordinator, number, index, on_tpu=on_tpu, timeout_s=timeout_s)
+
+
+def mesh() -> jax.sharding.Mesh | None:
+    """What --mesh asks for; None where it is not given, or nothing has flags (a test, a notebook)."""
+    text = FLAGS["mesh"].value if "mesh" in FLAGS else None
+    if text is None:
+        return None
+    try:
+        return meshes.make(**meshes.parse(text))
+    except MeshError as error:
+        raise UserError(f"--mesh={text}: {str(error).rstrip('.')}") from error
+
+
+def along_members() -> int:
+    """How many devices, or groups of them, share a sweep's members."""
+    chosen = mesh()
+    return jax.device_count() if chosen is None else chosen.shape[MEMBERS]

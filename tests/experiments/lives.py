@@ -1,0 +1,157 @@
+"""Real runs that are killed, stopped, damaged and shared out, in a process of its own: prints facts as JSON, for test_lives.py to judge.
+
+Runs are forks of this process, which has imported everything and started nothing: each costs what it computes.
+"""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+
+import jax
+
+from experiments.common import phases
+from experiments.figures import linear as figures
+from experiments.studies import linear
+from lora_jax import checkpoint
+from tests.experiments import entries
+
+ENTRY = ("rank_sweep.py", "--task=linear_teacher", "--preset=smoke")
+SETTINGS = linear.Settings(ranks=(1, 4), seeds=2, steps=100, blocks=10)
+KILLS = 20
+
+
+def fork(workdir: pathlib.Path, *more: str, devices: int = 1) -> int:
+    """Begins a run that saves after every block; its process id. What it prints goes to `workdir`.txt."""
+    pid = os.fork()
+    if pid:
+        return pid
+    with workdir.with_suffix(f".{os.getpid()}.txt").open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    jax.config.update("jax_num_cpu_devices", devices)
+    linear.PRESETS["smoke"] = SETTINGS
+    phases.SAVE_EVERY_S = 0.0
+    figures.draw = lambda summary, folder: []  # half of such a run's time, and after all that could be lost
+    status = entries.execute(ENTRY[0], *ENTRY[1:], f"--workdir={workdir}", *more)
+    os._exit(status)
+
+
+def wait(pid: int) -> int:
+    """The exit status; minus the signal's number for one that was killed."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def said(workdir: pathlib.Path) -> str:
+    """All that runs in this folder have printed."""
+    return "\n".join(path.read_text() for path in sorted(workdir.parent.glob(f"{workdir.name}.*.txt")))
+
+
+def result(workdir: pathlib.Path) -> str:
+    """The summary, word for word; its absence as the reason."""
+    found = list(workdir.glob("*/summary.json"))
+    return found[0].read_text() if len(found) == 1 else f"{len(found)} summaries\n{said(workdir)}"
+
+
+def killed(home: pathlib.Path, seconds: float, rng: random.Random) -> dict:
+    """Runs killed at random moments of their life, then finished by the same command."""
+    ends, reached = [], []
+    for trial in range(KILLS):
+        workdir = home / f"killed{trial}"
+        pid = fork(workdir)
+        time.sleep(rng.uniform(0.05, 0.85 * seconds))
+        os.kill(pid, signal.SIGKILL)
+        ends.append(wait(pid))
+        records = list(workdir.glob("*/metrics.jsonl"))
+        reached.append(len(records[0].read_text().splitlines()) if records else 0)
+        assert wait(fork(workdir)) == 0, said(workdir)
+    return {"ends": ends, "reached": reached, "results": [result(home / f"killed{trial}") for trial in range(KILLS)]}
+
+
+def begin_and_kill(
+    workdir: pathlib.Path, blocks: int, number: int = signal.SIGKILL, *more: str, devices: int = 1
+) -> int:
+    """A run that gets a signal once so many blocks are recorded; its exit status."""
+    pid = fork(workdir, *more, devices=devices)
+    while not any(len(path.read_text().splitlines()) > blocks for path in workdir.glob("*/metrics.jsonl")):
+        time.sleep(0.01)
+    os.kill(pid, number)
+    return wait(pid)
+
+
+def damaged(home: pathlib.Path) -> dict:
+    """What becomes of a run whose newest save, or summary, is not whole."""
+    facts = {}
+    for name in ("cut", "missing", "emptied"):
+        workdir = home / name
+        begin_and_kill(workdir, 5)
+        saves = next(workdir.glob("*/phases/linear_teacher"))
+        newest = saves / str(checkpoint.latest_step(saves))
+        files = [path for path in newest.rglob("*") if path.is_file()]
+        largest = max(files, key=lambda path: path.stat().st_size)
+        if name == "cut":
+            os.truncate(largest, largest.stat().st_size // 2)
+        for path in files if name == "emptied" else [largest] if name == "missing" else []:
+            path.unlink()
+        facts[name] = {"status": wait(fork(workdir)), "result": result(workdir), "said": said(workdir)}
+    workdir = home / "summary"
+    assert wait(fork(workdir)) == 0
+    path = next(workdir.glob("*/summary.json"))
+    path.write_text(path.read_text()[:100])
+    facts["summary"] = {"status": wait(fork(workdir)), "result": result(workdir), "said": said(workdir)}
+    return facts
+
+
+def together(workdir: pathlib.Path, *more: str) -> list[int]:
+    """Two processes of one run over loopback: their ids."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--join_timeout=60"
+    return [fork(workdir, *address, f"--process_id={i}", *more) for i in range(2)]
+
+
+def two_processes(home: pathlib.Path) -> dict:
+    """The same run by two processes; then killed, begun again, stopped by SIGTERM to one of them, and begun again."""
+    workdir, facts = home / "two", {}
+    facts["two"] = {"status": [wait(pid) for pid in together(workdir)], "result": result(workdir)}
+    workdir, ends = home / "two_lives", []
+    for number, least in ((signal.SIGKILL, 3), (signal.SIGTERM, 6)):
+        pids = together(workdir)
+        while not any(len(path.read_text().splitlines()) > least for path in workdir.glob("*/metrics.jsonl")):
+            time.sleep(0.01)
+        for pid in pids if number == signal.SIGKILL else pids[1:]:
+            os.kill(pid, number)
+        ends.append([wait(pid) for pid in pids])
+    facts["two lives"] = {"ends": ends, "status": [wait(pid) for pid in together(workdir)], "result": result(workdir)}
+    return facts
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        home = pathlib.Path(folder)
+        jax.config.update("jax_compilation_cache_dir", str(home / "cache"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        wait(fork(home / "warm"))
+        started = time.monotonic()
+        assert wait(fork(home / "whole")) == 0, said(home / "whole")
+        seconds = time.monotonic() - started
+        facts = {"whole": result(home / "whole"), "seconds": seconds}
+        facts["killed"] = killed(home, seconds, random.Random(0))
+        facts |= damaged(home)
+        status = begin_and_kill(home / "stopped", 5, signal.SIGTERM)
+        facts["stopped"] = {"status": status, "said": said(home / "stopped"), "again": wait(fork(home / "stopped"))}
+        facts["stopped"]["result"] = result(home / "stopped")
+        begin_and_kill(home / "more", 5, devices=4)
+        facts["more"] = {"status": wait(fork(home / "more")), "result": result(home / "more")}
+        facts |= two_processes(home)
+    json.dump(facts, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
