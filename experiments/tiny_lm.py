@@ -8,9 +8,9 @@ python experiments/tiny_lm.py --job=study --preset=quick                        
 
 import dataclasses
 import functools
-import pathlib
 
 from absl import flags
+from etils import epath
 
 import lora_jax
 from experiments.common import cli, devices, lm, main
@@ -135,7 +135,7 @@ def _of_finetuning() -> tuple[lm_jobs.Settings, lm_speaker.Base, Material]:
     if not FLAGS.model:
         raise UserError("--model is missing: name the folder `model` of a run of --job=pretrain.")
     devices.settle()
-    base = lm_speaker.load(pathlib.Path(FLAGS.model))
+    base = lm_speaker.load(epath.Path(FLAGS.model))
     most = base.model.config.max_position_embeddings
     if FLAGS.length and FLAGS.length > most:
         raise UserError(f"--length: {FLAGS.length} is not between 2 and {most}, the positions of {FLAGS.model}.")

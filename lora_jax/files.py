@@ -2,26 +2,31 @@
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from etils import epath
 
 from lora_jax.errors import ModelError, first_line
 
 
-def read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
+def read_safetensors(file: str | epath.PathLike) -> dict[str, np.ndarray]:
     """All tensors of a file by name. Raises ModelError where it cannot be read."""
     try:
-        return safetensors.numpy.load_file(file)
+        return (
+            safetensors.numpy.load(epath.Path(file).read_bytes())
+            if "://" in str(file)
+            else safetensors.numpy.load_file(file)
+        )
     except Exception as error:  # its own error; OSError; AttributeError for a dtype that numpy lacks, as float8
         raise ModelError(
             f"{file} cannot be read as safetensors ({type(error).__name__}: {first_line(error)}); fetch it again."
         ) from error
 
 
-def write_safetensors(file: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write_safetensors(file: str | epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
     """Atomically, byte for byte the same for the same tensors, with the metadata that other loaders ask for.
 
     Raises:
@@ -36,7 +41,7 @@ def as_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:
     return safetensors.numpy.save(ordered, metadata={"format": "pt"})
 
 
-def write_atomically(file: pathlib.Path, content: bytes) -> None:
+def write_atomically(file: str | epath.PathLike, content: bytes) -> None:
     """A reader sees the old file or the new one; the folder is made where there is none.
 
     Raises:
@@ -45,7 +50,7 @@ def write_atomically(file: pathlib.Path, content: bytes) -> None:
     write_together({file: content})
 
 
-def write_together(contents: Mapping[pathlib.Path, bytes]) -> None:
+def write_together(contents: Mapping[Any, bytes]) -> None:
     """Files that belong together: the old ones stay until all of the new ones are on the disk.
 
     The last one names the others: it is away while they change, so that nobody reads old and new mixed.
@@ -53,6 +58,7 @@ def write_together(contents: Mapping[pathlib.Path, bytes]) -> None:
     Raises:
       ModelError: as `write_atomically`.
     """
+    contents = {epath.Path(file): content for file, content in contents.items()}
     temporaries = {file: file.with_name(f".{file.name}.{os.getpid()}") for file in contents}
     *_, last = contents
     try:

@@ -72,10 +72,10 @@ def loss_fn(params, batch, key):
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {}
 
 
-def members(on, count: int = 30) -> tuple[dict, dict]:
+def members(on, strategy: str = "vmap", count: int = 30) -> tuple[dict, dict]:
     """(facts, what came of a sweep) on a mesh; of 30 members, as a sweep of 6 ranks x 5 seeds has."""
     chosen = sweep.grid(ranks=(1, 2, 3, 4, 5, 6), learning_rates=(1e-2,), seeds=range(count // 6))
-    trainer = sweep.Sweep(loss_fn, optax.adam, "vmap", on)
+    trainer = sweep.Sweep(loss_fn, optax.adam, strategy, on)
     stacked = sweep.init_adapters(MODEL_, chosen, DATA_["x"])
     state = trainer.start(
         stacked,
@@ -83,8 +83,9 @@ def members(on, count: int = 30) -> tuple[dict, dict]:
         learning_rates=[m.learning_rate for m in chosen],
         seeds=[m.seed for m in chosen],
     )
+    together = len(state.learning_rate.devices())
     state = trainer.filled(state)
-    base = mesh.place(BASE, on)
+    base = BASE if on is None else mesh.place(BASE, on)
     data, order = trainer.share(DATA_, state), trainer.share(ORDER, state)
     found = collectives(trainer.run.lower(state, base, data, order).compile())
     held, whole = on_first_device(state), sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -94,6 +95,7 @@ def members(on, count: int = 30) -> tuple[dict, dict]:
         lambda params, batch: {"hit": MODEL_.apply({"params": params}, batch["x"]).argmax(-1) == batch["y"]}, 10
     )
     facts = {
+        "devices of 30": together,
         "collectives": [kind for kind, _ in found],
         "moved": moved(found),
         "members": len(state.learning_rate),
@@ -186,6 +188,8 @@ def main() -> None:
     }.items():
         about, outcome = members(mesh.make(**sizes))
         facts[name] = about | {"apart": apart(outcome, alone)}
+    about, outcome = members(None, "sequential")
+    facts["members, sequential"] = about | {"apart": apart(outcome, alone)}
     for name, sizes in {
         "data:8": {"data": 8},
         "model:8": {"model": 8},

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from etils import epath
 from flax.traverse_util import unflatten_dict
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -24,6 +25,7 @@ from tests.cases import flat
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
+PATH = type(epath.Path("."))
 BOTH = pytest.mark.parametrize("name", ["bert_odd", "bert_odd_mlm"])
 
 
@@ -126,7 +128,7 @@ def test_a_write_that_fails_leaves_the_old_files(tmp_path, monkeypatch):
             file.write(content[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    monkeypatch.setattr(PATH, "write_bytes", full)
     with pytest.raises(ModelError, match=r"cannot write .*model\.safetensors: No space left on device\.$"):
         bert_folder.write(tmp_path, folder().config, jax.tree.map(lambda leaf: np.asarray(leaf) + 1, folder().params))
     assert contents(tmp_path) == before
@@ -134,14 +136,14 @@ def test_a_write_that_fails_leaves_the_old_files(tmp_path, monkeypatch):
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path, monkeypatch):
     """At the moment of the exchange both are whole."""
-    file, seen, replace = tmp_path / "file", [], pathlib.Path.replace
+    file, seen, replace = tmp_path / "file", [], PATH.replace
     file.write_bytes(b"old")
 
     def watched(self, target):
         seen.append((self.read_bytes(), target.read_bytes(), self.parent == target.parent))
         return replace(self, target)
 
-    monkeypatch.setattr(pathlib.Path, "replace", watched)
+    monkeypatch.setattr(PATH, "replace", watched)
     files.write_atomically(file, b"new")
     assert seen == [(b"new", b"old", True)]
     assert contents(tmp_path) == {"file": b"new"}
@@ -151,14 +153,14 @@ def test_files_that_belong_together_are_never_mixed(tmp_path, monkeypatch):
     """Stopped between the two exchanges, the folder lacks the file that names the other; it has not an old one beside a new one."""
     tensors, names = tmp_path / "tensors", tmp_path / "names"
     files.write_together({tensors: b"old", names: b"old"})
-    replace = pathlib.Path.replace
+    replace = PATH.replace
 
     def once(self, target):
         if target == names:
             raise KeyboardInterrupt
         return replace(self, target)
 
-    monkeypatch.setattr(pathlib.Path, "replace", once)
+    monkeypatch.setattr(PATH, "replace", once)
     with pytest.raises(KeyboardInterrupt):
         files.write_together({tensors: b"new", names: b"new"})
     assert contents(tmp_path) == {"tensors": b"new"}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
 from lora_jax import (
     LoRA,
@@ -74,7 +75,7 @@ def test_round_trip_of_an_adapter(tmp_path):
 
 def test_only_the_adapter_is_written(tmp_path):
     checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask=None)
-    arrays, about = checkpoint._load(tmp_path, 0)
+    arrays, about = checkpoint._load(epath.Path(tmp_path), 0)
     assert set(arrays) == {path for path in flat(trained()) if "lora_" in path}
     assert LoRAConfig.from_dict(about["config"]) == CONFIG
 

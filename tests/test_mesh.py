@@ -34,20 +34,35 @@ def test_eight_devices(facts):
 
 
 @pytest.mark.parametrize(
-    "name", ["members:8", "members:2,data:4", "members:2,model:4", "data:8", "model:8", "data:2,model:4", "llama"]
+    "name",
+    [
+        "members:8",
+        "members, sequential",
+        "members:2,data:4",
+        "members:2,model:4",
+        "data:8",
+        "model:8",
+        "data:2,model:4",
+        "llama",
+    ],
 )
 def test_the_numbers_are_those_of_one_device(facts, name):
     assert facts[name]["apart"] < 1e-6
 
 
-def test_members_do_not_talk_and_each_device_has_its_share(facts):
-    """30 members on 8 devices: filled up to 32."""
-    found = facts["members:8"]
+@pytest.mark.parametrize("name", ["members:8", "members, sequential"])
+def test_members_do_not_talk_and_each_device_has_its_share(facts, name):
+    """30 members on 8 devices: filled up to 32; all devices are the members' where no mesh is named."""
+    found = facts[name]
     assert found["collectives"] == [] and found["members"] == 32
     assert found["share of the state"] == 1 / 8
 
 
-@pytest.mark.parametrize("name", ["members:8", "members:2,data:4", "members:2,model:4"])
+def test_members_that_do_not_divide_evenly_stay_together(facts):
+    assert facts["members:8"]["devices of 30"] == 1
+
+
+@pytest.mark.parametrize("name", ["members:8", "members, sequential", "members:2,data:4", "members:2,model:4"])
 def test_a_sweep_compiles_once(facts, name):
     assert facts[name]["traces"] == 1 and facts[name]["programs"] == 1
 

@@ -14,7 +14,7 @@ from experiments.data import packing
 from experiments.studies import lm_objective, lm_training
 from lora_jax.models.causal_lm import PRESETS, CausalLM
 
-CONFIG = PRESETS["3M"]
+CONFIG, LARGE = PRESETS["3M"], PRESETS["26M"]
 BATCH, TOKENS, RANK, RATE = 16, 256, 8, 1e-3
 ROWS = 64
 EXAMPLES = 32  # of instructions, in a batch
@@ -28,8 +28,13 @@ def model() -> CausalLM:
     return CausalLM(CONFIG)
 
 
-def base() -> dict:
-    return model().init(jax.random.key(3), example())["params"]
+def large() -> CausalLM:
+    """The study's own size."""
+    return CausalLM(LARGE)
+
+
+def base(of: CausalLM | None = None) -> dict:
+    return jax.jit((of or model()).init)(jax.random.key(3), example())["params"]
 
 
 def example() -> jax.Array:
@@ -37,27 +42,29 @@ def example() -> jax.Array:
     return jnp.ones((1, 8), jnp.int32)
 
 
-def wrapped() -> lora_jax.LoRA:
-    return lora_jax.LoRA(model(), lora_jax.LoRAConfig(rank=RANK, alpha=RANK, targets=lm_training.LINEAR))
+def wrapped(of: CausalLM | None = None) -> lora_jax.LoRA:
+    return lora_jax.LoRA(of or model(), lora_jax.LoRAConfig(rank=RANK, alpha=RANK, targets=lm_training.LINEAR))
 
 
-def full_rows() -> dict[str, jax.Array]:
+def full_rows(tokens: int | None = None) -> dict[str, jax.Array]:
     """Noise, one document a row, every token but the first to be predicted."""
-    ids = jax.random.randint(jax.random.key(0), (ROWS, TOKENS), 0, CONFIG.vocab_size, jnp.int32)
-    scored = jnp.ones((ROWS, TOKENS), bool).at[:, -1].set(False)
+    shape = ROWS, tokens or TOKENS
+    ids = jax.random.randint(jax.random.key(0), shape, 0, CONFIG.vocab_size, jnp.int32)
+    scored = jnp.ones(shape, bool).at[:, -1].set(False)
     return {"ids": ids, "segments": jnp.ones_like(ids), "scored": scored}
 
 
-def lora(data: dict[str, jax.Array] | None = None, batch: int = BATCH) -> setting.Rival:
-    """On full rows; on gathered ones where they are given."""
-    objective = lm_objective.whole_rows if data is None else lm_objective.gathered
-    adapted = wrapped()
-    params = lora_jax.adapt(jax.random.key(4), base(), adapted, example())
-    return _rival(objective(adapted), params, "", full_rows() if data is None else data, batch)
+def lora(data: dict[str, jax.Array] | None = None, batch: int = BATCH, of: CausalLM | None = None) -> setting.Rival:
+    """On full rows, or on the rows that are given."""
+    data = full_rows() if data is None else data
+    objective = lm_objective.whole_rows if "scored" in data else lm_objective.gathered
+    adapted = wrapped(of)
+    params = lora_jax.adapt(jax.random.key(4), base(of), adapted, example())
+    return _rival(objective(adapted), params, "", data, batch)
 
 
-def full() -> setting.Rival:
-    return _rival(lm_objective.whole_rows(model()), base(), "*", full_rows(), BATCH)
+def full(batch: int = BATCH, of: CausalLM | None = None) -> setting.Rival:
+    return _rival(lm_objective.whole_rows(of or model()), base(of), "*", full_rows(), batch)
 
 
 def _rival(loss, params, train: str, data, batch: int) -> setting.Rival:

@@ -11,11 +11,22 @@ from lora_jax import training
 from lora_jax.models.generation import generate
 
 PROMPT = 32  # tokens
+FEW_ROWS = 4
 
 
 def lora_against_full(count: int, rounds: int) -> dict[str, Any]:
     """As `steps.lora_against_full`."""
     rows, rate = steps.measured({"LoRA": lm_setting.lora(), "full": lm_setting.full()}, count, rounds)
+    return {"rows": rows, "ratio": steps.ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate / 1e9}
+
+
+def large_lora_against_full(count: int, rounds: int) -> dict[str, Any]:
+    """The same at the study's own size, in batches of few rows."""
+    rivals = {
+        "LoRA": lm_setting.lora(batch=FEW_ROWS, of=lm_setting.large()),
+        "full": lm_setting.full(FEW_ROWS, lm_setting.large()),
+    }
+    rows, rate = steps.measured(rivals, count, rounds)
     return {"rows": rows, "ratio": steps.ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate / 1e9}
 
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from experiments.common.recording import write_json, write_text
 from experiments.common.statistics import text
@@ -45,7 +46,7 @@ def against(published: float, e: dict[str, Any], digits: int = 3) -> str:
     return f"{text(e, digits)} (published {published:g}: {likely} a single run of ours)"
 
 
-def write(claims: list[Claim], environment: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def write(claims: list[Claim], environment: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """CLAIMS.md and CLAIMS.json."""
     write_json(folder / "CLAIMS.json", {"environment": environment, "claims": [dataclasses.asdict(c) for c in claims]})
     write_text(folder / "CLAIMS.md", _markdown(claims, environment))

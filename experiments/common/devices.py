@@ -2,6 +2,7 @@
 
 import functools
 import os
+from typing import Any
 
 import jax
 from absl import flags
@@ -61,7 +62,19 @@ def mesh() -> jax.sharding.Mesh | None:
     try:
         return meshes.make(**meshes.parse(text))
     except MeshError as error:
-        raise UserError(f"--mesh={text}: {str(error).rstrip('.')}") from error
+        raise UserError(f"--mesh={text}: {error}") from error
+
+
+def everywhere(tree: Any) -> Any:
+    """Whole on every device of --mesh; without one, as it is."""
+    chosen = mesh()
+    return tree if chosen is None else meshes.put(tree, chosen)
+
+
+def placed(params: Any) -> Any:
+    """Parameters laid out over the model axis of --mesh (`lora_jax.mesh.place`); without one, as they are."""
+    chosen = mesh()
+    return params if chosen is None else meshes.place(params, chosen)
 
 
 def along_members() -> int:

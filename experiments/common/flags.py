@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from experiments.common import devices
+from experiments.common import devices, profiling
 
 PRESETS = ("smoke", "quick", "full")
 FLAGS = flags.FLAGS
@@ -52,8 +52,9 @@ def define_numbers(name: str, default: list[float] | None, text: str) -> None:
 
 
 def define_common() -> None:
-    """--accelerator, --preset, --seeds, --workdir, and what `devices` defines."""
+    """--accelerator, --preset, --seeds, --workdir, and what `devices` and `profiling` define."""
     devices.define()
+    profiling.define()
     flags.DEFINE_enum(
         "accelerator", "auto", ["auto", "cpu", "gpu", "tpu"], "where to compute; one that is absent is an error"
     )

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from absl import flags
 
-from experiments.common import devices, phases
+from experiments.common import devices, phases, processes, profiling
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, path_of, write_text
 from experiments.data import bert_base, mnist, sst2
@@ -123,13 +123,15 @@ def execute(
         print(f"run: {folder.path} on {folder.config['platform']}", flush=True)
         folder.write_environment(data=data.record() if data else None)
         summary = folder.finish({**study(folder), "settings": folder.config["settings"]})
+        folder.write_environment(data=data.record() if data else None, peak_memory_bytes=profiling.peak_memory())
         phases.forget_saves(folder)
     else:
         print(f"run: {folder.path} is complete; remove the folder to run it again", flush=True)
     report = figures.table(summary)
     write_text(folder.path / "table.txt", report + "\n")
     print(report)
-    for path in figures.draw(summary, folder.path):
-        print(f"figure: {path}")
+    if processes.is_first():
+        for path in figures.draw(summary, folder.path):
+            print(f"figure: {path}")
     print(f"summary: {folder.path / 'summary.json'}")
     return summary

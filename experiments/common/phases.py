@@ -1,19 +1,18 @@
 """A phase of training: blocks of steps with a progress bar, a record after each, and resumption after an interruption."""
 
 import contextlib
-import pathlib
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
-from experiments.common import preemption, processes
+from experiments.common import preemption, processes, profiling
 from experiments.common.errors import UserError
-from experiments.common.recording import RunFolder, slug
+from experiments.common.recording import RunFolder, remove, slug
 from lora_jax import checkpoint, mesh
 from lora_jax.errors import CheckpointError, DamagedError, first_line
 from lora_jax.sweep import Sweep, SweepState, fill, first
@@ -86,7 +85,8 @@ def train_blocks(
     started = time.monotonic()
     with tqdm(total=blocks, initial=done, desc=phase, unit="block", leave=False, disable=None) as bar:
         for block in range(done, blocks):
-            state, values = advance(state, block)
+            with profiling.block(folder.path / "profile" / slug(phase), is_second=block == done + 1):
+                state, values = advance(state, block)
             _measure(folder, phase, block + 1, {**values, **follow(state)})
             bar.update()
             is_last = block + 1 == blocks
@@ -118,7 +118,7 @@ def _real(state: Any, members: int | None) -> Any:
     return state if members is None else first(state, members)
 
 
-def _resume(folder: RunFolder, phase: str, saves: pathlib.Path, state: Any, shared: Any, members: int | None):
+def _resume(folder: RunFolder, phase: str, saves: epath.Path, state: Any, shared: Any, members: int | None):
     """(state, blocks done) of the newest save that is whole; of the start where there is none, or its measurements are lost."""
     recorded = {line["step"] for line in folder.records(phase)}
     like = _real(state, members)
@@ -137,9 +137,7 @@ def _resume(folder: RunFolder, phase: str, saves: pathlib.Path, state: Any, shar
                         f"{phase}: {first_line(error).split(';')[0]}; going on from an earlier save, if there is one",
                         flush=True,
                     )
-        if processes.is_first():
-            shutil.rmtree(saves / str(done), ignore_errors=True)
-        processes.wait(f"removed {done}")
+        remove(saves / str(done))
     return state, 0
 
 
@@ -171,4 +169,4 @@ def _measure(folder: RunFolder, phase: str, step: int, values: dict[str, jax.Arr
 
 def forget_saves(folder: RunFolder) -> None:
     """Frees the disk once the summary is written."""
-    shutil.rmtree(folder.path / "phases", ignore_errors=True)
+    remove(folder.path / "phases")

@@ -3,13 +3,12 @@
 import importlib.util
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from experiments.common.errors import UserError
 
@@ -63,6 +62,8 @@ def _initialize(who: str, timeout_s: int, **how: Any) -> None:
     late = threading.Timer(timeout_s + 5, lambda: (os.write(2, missing.encode()), os._exit(2)))
     late.daemon = True
     late.start()
+    import jax
+
     try:
         jax.distributed.initialize(initialization_timeout=timeout_s, **how)
     except ValueError:
@@ -75,12 +76,20 @@ def _initialize(who: str, timeout_s: int, **how: Any) -> None:
 
 def is_first() -> bool:
     """Whether this process writes files. One that runs alone does."""
-    return jax.process_index() == 0
+    return not _are_several() or sys.modules["jax"].process_index() == 0
+
+
+def _are_several() -> bool:
+    """Without importing JAX, or starting a backend, where there is nothing to ask."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def wait(point: str) -> None:
     """Until all processes are here."""
-    if jax.process_count() > 1:
+    if _are_several():
+        from jax.experimental import multihost_utils
+
         multihost_utils.sync_global_devices(point)
 
 
@@ -90,7 +99,7 @@ def agreed_by_first(look: Callable[[], Any]) -> Any:
     Raises:
       UserError: on all of them, when `look` does so on process 0.
     """
-    if jax.process_count() == 1:
+    if not _are_several():
         return look()
     said = {}
     if is_first():
@@ -105,6 +114,8 @@ def agreed_by_first(look: Callable[[], Any]) -> Any:
 
 
 def _broadcast(value: Any) -> Any:
+    from jax.experimental import multihost_utils
+
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(text), np.int32)))
     whole = np.zeros(size, np.uint8)

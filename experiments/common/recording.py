@@ -7,9 +7,10 @@ import os
 import pathlib
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from typing import Any
+
+from etils import epath
 
 from experiments.common import processes
 from experiments.common.errors import UserError
@@ -17,10 +18,10 @@ from experiments.common.errors import UserError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lora_jax")
 
 
-def path_of(workdir: str, name: str, config: dict[str, Any]) -> pathlib.Path:
+def path_of(workdir: str, name: str, config: dict[str, Any]) -> epath.Path:
     """Where a run of this config is, or would be."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-    return pathlib.Path(workdir) / f"{name}-{digest}"
+    return epath.Path(workdir) / f"{name}-{digest}"
 
 
 class RunFolder:
@@ -51,12 +52,16 @@ class RunFolder:
         """Appends a line to metrics.jsonl, apart from half a line that a killed run may have left there."""
         if not processes.is_first():
             return
-        with (self.path / "metrics.jsonl").open("a+b") as file:
+        path, line = self.path / "metrics.jsonl", json.dumps(values).encode() + b"\n"
+        if is_remote(path):  # an object of a bucket is written whole
+            path.write_bytes((path.read_bytes() if path.exists() else b"") + line)
+            return
+        with pathlib.Path(path).open("a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-            file.write(json.dumps(values).encode() + b"\n")
+            file.write(line)
 
     def records(self, phase: str) -> Iterator[dict[str, Any]]:
         """The lines of a phase, the last of each step: a resumed run may have written some twice, or half of one."""
@@ -71,7 +76,7 @@ class RunFolder:
         write_json(self.path / "environment.json", {**environment(), **more})
 
 
-def _whole(path: pathlib.Path) -> Any:
+def _whole(path: epath.Path) -> Any:
     """What a summary says; None, and a line, where it is not whole: then it is made again."""
     try:
         return read_json(path)
@@ -80,8 +85,8 @@ def _whole(path: pathlib.Path) -> Any:
         return None
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    return path.read_text(errors="replace").split("\n") if path.exists() else []
+def _lines(path: epath.Path) -> list[str]:
+    return path.read_bytes().decode(errors="replace").split("\n") if path.exists() else []
 
 
 def _record(line: str) -> dict[str, Any] | None:
@@ -108,7 +113,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    here = pathlib.Path(__file__).parent
+    here = epath.Path(__file__).parent
     try:
         described = subprocess.run(
             ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
@@ -126,24 +131,51 @@ def slug(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
-def make_folder(path: pathlib.Path, flag: str = "--workdir") -> None:
+def is_remote(path: epath.Path) -> bool:
+    """Whether it is in a bucket (gs://...), where there are no folders and a file appears whole or not at all."""
+    return "://" in str(path)
+
+
+def make_folder(path: epath.Path, flag: str = "--workdir") -> None:
     """Creates a folder and makes sure that it can be written to; UserError where not, naming the flag to change."""
+    processes.agreed_by_first(lambda: _make(path, flag))
+
+
+def _make(path: epath.Path, flag: str) -> None:
+    probe = path / f".probe.{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        probe.write_bytes(b"")
+        probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}; choose another {flag}.") from error
+        raise UserError(f"cannot write to {path}: {error.strerror or error}; choose another {flag}.") from error
+    except Exception as error:  # a bucket's library: of many kinds
+        if not is_remote(path):
+            raise
+        raise UserError(
+            f"cannot write to {path}: {type(error).__name__}: {str(error).splitlines()[0]}; is the bucket there, may you write to it "
+            f"(gcloud auth application-default login), and is `pip install -e '.[gcs]'` done? Or choose another {flag}."
+        ) from error
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def remove(path: epath.Path) -> None:
+    """A folder and all that is in it, if there is one; of several processes the first does it, and all wait."""
+    if processes.is_first():
+        path.rmtree(missing_ok=True)
+    processes.wait(f"removed {path}")
+
+
+def write_json(path: epath.Path, value: Any) -> None:
     """Atomically: a reader sees the old file or the new one. NaN is not JSON and is refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def write_text(path: epath.Path, text: str) -> None:
     """Atomically; of several processes the first writes."""
     if not processes.is_first():
+        return
+    if is_remote(path):
+        path.write_text(text)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -156,7 +188,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: epath.Path) -> Any:
     """The value, or None where there is no such file. Raises UserError for a damaged one."""
     try:
         return json.loads(path.read_text()) if path.exists() else None
@@ -164,5 +196,5 @@ def read_json(path: pathlib.Path) -> Any:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
-def _damaged(path: pathlib.Path, why: str) -> UserError:
+def _damaged(path: epath.Path, why: str) -> UserError:
     return UserError(f"{path} is damaged ({why}); remove it, and the run makes it again.")

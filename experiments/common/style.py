@@ -1,8 +1,7 @@
 """How figures look, in one place. Nothing here imports jax."""
 
-import pathlib
-
 import matplotlib
+from etils import epath
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -19,9 +18,10 @@ def new(width: float = 7, height: float = 4.5, columns: int = 1, **kwargs):
     return figure, (axes[0][0] if columns == 1 else axes[0])
 
 
-def save(figure, path: pathlib.Path) -> pathlib.Path:
+def save(figure, path: epath.Path) -> epath.Path:
     """As PNG; metadata without dates, so that equal data give equal files."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
     return path
 

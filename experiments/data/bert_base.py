@@ -2,17 +2,17 @@
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import tokenizers
+from etils import epath
 
 from experiments.data import text, wordpiece
 from experiments.data.sst2 import Sst2
 from lora_jax.models import bert_folder
 from lora_jax.models.weight_files import locate
 
-OWN = pathlib.Path(__file__).parents[1] / "base" / "bert_tiny"
+OWN = epath.Path(__file__).parents[1] / "base" / "bert_tiny"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,9 +1,9 @@
 """Byte-level BPE tokenizers (Hugging Face's `tokenizers`), trained on a corpus and kept with the run."""
 
-import pathlib
 from collections.abc import Iterable
 
 import tokenizers
+from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from experiments.common.errors import UserError
@@ -36,12 +36,12 @@ def _literal(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def write(tokenizer: tokenizers.Tokenizer, folder: pathlib.Path) -> None:
+def write(tokenizer: tokenizers.Tokenizer, folder: epath.Path) -> None:
     """`folder/tokenizer.json`, atomically."""
     write_atomically(folder / FILE, tokenizer.to_str().encode())
 
 
-def read(folder: pathlib.Path, vocab_size: int) -> tokenizers.Tokenizer:
+def read(folder: epath.Path, vocab_size: int) -> tokenizers.Tokenizer:
     """The tokenizer of a model's folder.
 
     Raises:
@@ -51,7 +51,7 @@ def read(folder: pathlib.Path, vocab_size: int) -> tokenizers.Tokenizer:
     if not file.is_file():
         raise UserError(f"{folder}: there is no {FILE} in it.")
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises bare Exceptions
         raise UserError(f"{file} is no tokenizer ({first_line(error)}).") from error
     missing = [token for token in SPECIAL if tokenizer.token_to_id(token) is None]

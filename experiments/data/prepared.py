@@ -3,10 +3,11 @@
 import dataclasses
 import importlib
 import os
-import pathlib
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from etils import epath
 
 from experiments.common.errors import UserError
 from experiments.common.recording import make_folder
@@ -22,7 +23,7 @@ class Prepared:
     module: str
     host: str
 
-    def find(self, data_dir: str | None, *, download: bool = False) -> tuple[pathlib.Path, pathlib.Path | None]:
+    def find(self, data_dir: str | None, *, download: bool = False) -> tuple[epath.Path, epath.Path | None]:
         """The tfds data folder, and the description of the set's newest version in it, None where there is none.
 
         Args:
@@ -42,18 +43,18 @@ class Prepared:
             )
         return root, info
 
-    def _root(self, data_dir: str | None, *, may_create: bool) -> pathlib.Path:
+    def _root(self, data_dir: str | None, *, may_create: bool) -> epath.Path:
         named = data_dir or os.environ.get("TFDS_DATA_DIR")
-        root = pathlib.Path(named or "~/tensorflow_datasets").expanduser()
+        root = epath.Path(named or "~/tensorflow_datasets").expanduser()
         if named and not root.is_dir() and not may_create:
             where = f"--data_dir={data_dir}" if data_dir else f"TFDS_DATA_DIR={named}"
             raise UserError(f"{where}: there is no such folder; name one that holds {self.name}/, or leave it out.")
         return root
 
-    def _newest(self, root: pathlib.Path) -> pathlib.Path | None:
+    def _newest(self, root: epath.Path) -> epath.Path | None:
         return max(root.glob(f"{self.name}/*/dataset_info.json"), default=None, key=lambda path: path.parent.name)
 
-    def _prepare(self, root: pathlib.Path) -> None:
+    def _prepare(self, root: epath.Path) -> None:
         """download_and_prepare, after making sure that it can work: offline, tfds retries for minutes."""
         self._check_download()
         import tensorflow_datasets as tfds
@@ -85,7 +86,7 @@ class Prepared:
             ) from None
 
 
-def read(info: pathlib.Path, splits: Sequence[str], decode: Callable[[Any], Any]) -> list[Any]:
+def read(info: epath.Path, splits: Sequence[str], decode: Callable[[Any], Any]) -> list[Any]:
     """`decode` of each split's data source: it has a length, and `__getitems__(rows)` gives examples as dicts.
 
     Args:

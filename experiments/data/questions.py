@@ -6,10 +6,11 @@ import functools
 import gzip
 import hashlib
 import json
-import pathlib
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from etils import epath
 
 from experiments.common.errors import UserError
 
@@ -45,7 +46,7 @@ def read(path: str, flag: str = "--questions") -> Pairs:
       UserError: for a file that is missing, damaged, not UTF-8, of no known kind, or without a single good row.
     """
     where = f"{flag}: {path}"
-    rows = list(_rows(where, pathlib.Path(path)))
+    rows = list(_rows(where, epath.Path(path)))
     if not rows:
         raise UserError(f"{where} is empty.")
     kind = next((kind for kind, (ask, tell) in FIELDS.items() if _has(rows[0], (ask[0], tell))), None)
@@ -63,7 +64,7 @@ def read(path: str, flag: str = "--questions") -> Pairs:
             good.append(pair)
     if not good:
         raise UserError(f"{where}: none of its {len(rows):,} rows has a question and an answer.")
-    return Pairs(tuple(good), dict(left_out), f"{pathlib.Path(path).name} ({kind})")
+    return Pairs(tuple(good), dict(left_out), f"{epath.Path(path).name} ({kind})")
 
 
 def _has(row: Any, fields: tuple[str, ...]) -> bool:
@@ -87,7 +88,7 @@ def _pair(row: Any, ask: tuple[str, ...], tell: str) -> tuple[Pair | None, str]:
     return Pair("\n".join(filter(None, question)), answer), ""
 
 
-def _rows(where: str, path: pathlib.Path) -> Iterator[Any]:
+def _rows(where: str, path: epath.Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"{where}: there is no such file.")
     kind = path.name.removesuffix(".gz").rpartition(".")[2]

@@ -8,11 +8,11 @@ import csv
 import hashlib
 import io
 import json
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from experiments.common.errors import UserError
 from experiments.data.sst2 import Sst2, Texts
@@ -58,7 +58,7 @@ def read(path: str, flag: str = "--train_file") -> Texts:
         0 nor 1, or without any sentence.
     """
     where = f"{flag}: {path}"
-    rows_of = KINDS.get(pathlib.Path(path).suffix.lower())
+    rows_of = KINDS.get(epath.Path(path).suffix.lower())
     text = _decoded(path, where)
     if rows_of is None:
         raise UserError(f"{where} is of no known kind; give {', '.join(KINDS)} with columns {' and '.join(COLUMNS)}.")
@@ -88,7 +88,7 @@ def read_lines(path: str, flag: str = "--sentences") -> tuple[str, ...]:
 
 def _decoded(path: str, where: str) -> str:
     """The file's text; a byte order mark, which spreadsheets write, is no part of it."""
-    file = pathlib.Path(path)
+    file = epath.Path(path)
     if not file.is_file():
         raise UserError(f"{where}: there is no such file.")
     try:

@@ -3,10 +3,11 @@
 import gzip
 import hashlib
 import json
-import pathlib
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+
+from etils import epath
 
 from experiments.common.errors import UserError
 
@@ -15,14 +16,14 @@ SENTENCE_END = re.compile(r"(?<=[.!?])[”’\"']?\s+(?=[“‘\"'A-Z])")
 
 def require(paths: Sequence[str]) -> None:
     """UserError for a file that is not there, or of a kind that is not read."""
-    for path in map(pathlib.Path, paths):
+    for path in map(epath.Path, paths):
         if not path.is_file():
             raise UserError(f"--corpus: there is no file {path}.")
         if _kind(path) not in ("txt", "jsonl"):
             raise UserError(f"--corpus: {path} is of no known kind; give .txt or .jsonl files, also with .gz.")
 
 
-def _kind(path: pathlib.Path) -> str:
+def _kind(path: epath.Path) -> str:
     return path.name.removesuffix(".gz").rpartition(".")[2]
 
 
@@ -33,7 +34,7 @@ def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
       UserError: for a file that is missing, of another kind, damaged, not UTF-8, or without the field.
     """
     require(paths)
-    for path in map(pathlib.Path, paths):
+    for path in map(epath.Path, paths):
         kind = _kind(path)
         opened = gzip.open if path.name.endswith(".gz") else open
         try:
@@ -46,7 +47,7 @@ def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
             raise UserError(f"--corpus: {path} cannot be read ({type(error).__name__}: {error}).") from error
 
 
-def _field(path: pathlib.Path, number: int, line: str, field: str) -> str:
+def _field(path: epath.Path, number: int, line: str, field: str) -> str:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -82,7 +83,7 @@ def checksum(paths: Sequence[str]) -> str:
     """SHA-256 over the files' bytes."""
     digest = hashlib.sha256()
     for path in paths:
-        with pathlib.Path(path).open("rb") as file:
+        with epath.Path(path).open("rb") as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()

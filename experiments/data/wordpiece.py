@@ -3,10 +3,10 @@
 import functools
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 
 import tokenizers
+from etils import epath
 from tokenizers.implementations import BertWordPieceTokenizer
 
 from experiments.common.errors import UserError
@@ -17,7 +17,7 @@ VOCABULARY = "vocab.txt"  # one token a line, as every BERT tokenizer reads it
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # [PAD] is 0, as BERT has it
 
 
-def of_folder(folder: pathlib.Path, vocab_size: int) -> tokenizers.Tokenizer:
+def of_folder(folder: epath.Path, vocab_size: int) -> tokenizers.Tokenizer:
     """The tokenizer of a BERT folder: tokenizer.json, or vocab.txt with do_lower_case of tokenizer_config.json.
 
     Raises:
@@ -51,7 +51,7 @@ def of_vocabulary(path: str | os.PathLike, *, lowercase: bool = True) -> tokeniz
     return tokenizers.Tokenizer.from_str(BertWordPieceTokenizer(str(path), lowercase=lowercase).to_str())
 
 
-def _lowercase(folder: pathlib.Path) -> bool:
+def _lowercase(folder: epath.Path) -> bool:
     """BERT's uncased models are the rule; `prajjwal1/bert-tiny` has no tokenizer_config.json at all."""
     file = folder / "tokenizer_config.json"
     if not file.is_file():
@@ -80,7 +80,7 @@ def vocabulary(tokenizer: tokenizers.Tokenizer) -> list[str]:
     return sorted(numbers, key=numbers.get)
 
 
-def write_vocabulary(tokenizer: tokenizers.Tokenizer, folder: pathlib.Path) -> None:
+def write_vocabulary(tokenizer: tokenizers.Tokenizer, folder: epath.Path) -> None:
     write_atomically(folder / VOCABULARY, ("\n".join(vocabulary(tokenizer)) + "\n").encode())
 
 

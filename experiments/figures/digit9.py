@@ -1,7 +1,8 @@
 """Figures and tables of S0 and S1, from their summary."""
 
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from experiments.common import style
 from experiments.common.statistics import text
@@ -39,7 +40,7 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """errors_by_digit.png, errors_during_training.png and price_of_the_digit.png."""
     study = summary["settings"]["study"]
     return [
@@ -50,7 +51,7 @@ def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
     ]
 
 
-def _errors_by_digit(summary, path: pathlib.Path) -> pathlib.Path:
+def _errors_by_digit(summary, path: epath.Path) -> epath.Path:
     figure, axis = style.new(8)
     row = summary["rows"][0]
     for offset, key, label, color in ((-0.2, "before", "base", "#7f7f7f"), (0.2, "after", row["name"], "#1f77b4")):
@@ -76,7 +77,7 @@ def _errors_by_digit(summary, path: pathlib.Path) -> pathlib.Path:
     return style.save(figure, path)
 
 
-def _during_training(summary, path: pathlib.Path) -> pathlib.Path:
+def _during_training(summary, path: epath.Path) -> epath.Path:
     figure, axis = style.new(8)
     row = summary["rows"][0]
     colors = style.plt.get_cmap("tab10").colors
@@ -91,7 +92,7 @@ def _during_training(summary, path: pathlib.Path) -> pathlib.Path:
     return style.save(figure, path)
 
 
-def _paths(summary, path: pathlib.Path) -> pathlib.Path:
+def _paths(summary, path: epath.Path) -> epath.Path:
     """Whose damage is it? Errors elsewhere against errors on the digit while LoRA, full and bias-only tuning proceed."""
     figure, axis = style.new(8, 5)
     digit = summary["settings"]["digit"]
@@ -111,7 +112,7 @@ def _paths(summary, path: pathlib.Path) -> pathlib.Path:
     return style.save(figure, path)
 
 
-def _price(summary, path: pathlib.Path) -> pathlib.Path:
+def _price(summary, path: epath.Path) -> epath.Path:
     """Errors left on the digit against errors added elsewhere: lower left is better."""
     figure, axis = style.new(10, 6)
     for i, row in enumerate(summary["rows"]):

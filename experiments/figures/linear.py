@@ -1,7 +1,8 @@
 """Figures and table of the linear teacher, from its summary."""
 
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from experiments.common import style
 from experiments.common.statistics import text
@@ -22,7 +23,7 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """error_vs_rank.png (S2.1, S2.2) and fixed_alpha_artifact.png (S2.3)."""
     return [
         _error_vs_rank(summary, folder / "error_vs_rank.png"),
@@ -34,7 +35,7 @@ def _by_rule(summary, rule: str) -> list[dict[str, Any]]:
     return [row for row in summary["rows"] if row["rule"] == rule]
 
 
-def _error_vs_rank(summary, path: pathlib.Path) -> pathlib.Path:
+def _error_vs_rank(summary, path: epath.Path) -> epath.Path:
     figure, axis = style.new()
     for (rule, color), marker, size in zip(RULE_COLORS.items(), ("o", "x"), (10, 6), strict=True):
         rows = _by_rule(summary, rule)
@@ -61,7 +62,7 @@ def _error_vs_rank(summary, path: pathlib.Path) -> pathlib.Path:
     return style.save(figure, path)
 
 
-def _artifact(summary, path: pathlib.Path) -> pathlib.Path:
+def _artifact(summary, path: epath.Path) -> epath.Path:
     figure, (left, right) = style.new(11, 4.5, columns=2)
     for rule, color in RULE_COLORS.items():
         rows = _by_rule(summary, rule)

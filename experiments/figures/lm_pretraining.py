@@ -1,9 +1,9 @@
 """Table and figure of a language model's pretraining, from its summary."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from experiments.common import style
 
@@ -22,7 +22,7 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """Held-out and training loss, with the trigram model's."""
     figure, axis = style.new()
     held_out = [line["held_out"] for line in summary["history"]]

@@ -1,9 +1,9 @@
 """Table, figures and side-by-side outputs of S4, from its summary."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from experiments.common import style
 from experiments.common.recording import write_text
@@ -74,7 +74,7 @@ def _tuning(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """gap.png; of the whole study also losses of each kind of questions, judged.png and tiny_lm_outputs.md."""
     found = [_gap(summary, folder / "gap.png")]
     if summary["rows"]:
@@ -89,7 +89,7 @@ def _color(row: dict[str, Any]) -> str:
     return next((color for name, color in COLORS.items() if row["name"].startswith(name)), "black")
 
 
-def _losses(summary, data: str, path: pathlib.Path) -> pathlib.Path:
+def _losses(summary, data: str, path: epath.Path) -> epath.Path:
     """Held-out answers and general text against epochs."""
     figure, axes = style.new(11, 4.5, columns=2)
     base = next(row for row in summary["rows"] if row["data"] == data)
@@ -115,7 +115,7 @@ def _means(axis, x, estimates, line: str, **kwargs: Any) -> None:
     axis.errorbar(x, [e["mean"] for e in estimates], yerr=style.error_bars(estimates), fmt=line, capsize=3, **kwargs)
 
 
-def _judged(summary, path: pathlib.Path) -> pathlib.Path:
+def _judged(summary, path: epath.Path) -> epath.Path:
     """At the end of each treatment: what its outputs are, and how often it tells the true answer from nine others."""
     rows = last_rows(summary, "instructions")
     figure, (left, right) = style.new(11, 4.5, columns=2)
@@ -136,7 +136,7 @@ def _judged(summary, path: pathlib.Path) -> pathlib.Path:
     return style.save(figure, path)
 
 
-def _gap(summary, path: pathlib.Path) -> pathlib.Path:
+def _gap(summary, path: epath.Path) -> epath.Path:
     """LoRA minus full against rank at the main size, and against the model's size at the main rank."""
     s = summary["settings"]
     figure, (left, right) = style.new(11, 4.5, columns=2)

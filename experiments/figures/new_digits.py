@@ -1,9 +1,9 @@
 """Figures and table of S3, from its summary; and the picture of predictions."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from experiments.common import style
 from experiments.common.statistics import text
@@ -40,7 +40,7 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """retention_and_acquisition.png and forgetting_during_training.png."""
     return [
         _curve(summary, folder / "retention_and_acquisition.png"),
@@ -48,7 +48,7 @@ def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
     ]
 
 
-def _curve(summary, path: pathlib.Path) -> pathlib.Path:
+def _curve(summary, path: epath.Path) -> epath.Path:
     figure, (left, right) = style.new(11, 4.5, columns=2)
     rows = sorted(
         (row for row in summary["rows"] if row["kind"] in ("study", "curve")), key=lambda row: row["recipe"]["replay"]
@@ -88,7 +88,7 @@ def _point(axis, row: dict[str, Any]) -> None:
     axis.annotate(label, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
 
 
-def _forgetting(summary, path: pathlib.Path) -> pathlib.Path:
+def _forgetting(summary, path: epath.Path) -> epath.Path:
     figure, axis = style.new(8)
     study = next(row for row in summary["rows"] if row["kind"] == "study")
     colors = style.plt.get_cmap("tab10").colors
@@ -103,7 +103,7 @@ def _forgetting(summary, path: pathlib.Path) -> pathlib.Path:
     return style.save(figure, path)
 
 
-def predictions(result: dict[str, Any], path: pathlib.Path) -> pathlib.Path:
+def predictions(result: dict[str, Any], path: epath.Path) -> epath.Path:
     """The images with what the model says with the adapter on and off."""
     images, probabilities = result["images"], result["probabilities"]
     columns = min(5, len(images))

@@ -1,7 +1,8 @@
 """Figure and table of a pretraining run, from its summary."""
 
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from experiments.common import style
 
@@ -22,7 +23,7 @@ def table(summary: dict[str, Any]) -> str:
     )
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """losses.png: held-out losses against steps."""
     names = list(summary["held_out"])
     figure, axes = style.new(width=4 * len(names), height=3.5, columns=len(names))

@@ -1,7 +1,8 @@
 """Figures and table of the MNIST rank sweep, from its summary."""
 
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from experiments.common import style
 from experiments.common.statistics import text
@@ -27,7 +28,7 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """accuracy_vs_rank.png and accuracy_vs_parameters.png."""
     return [
         _against_rank(summary, folder / "accuracy_vs_rank.png"),
@@ -48,7 +49,7 @@ def _title(summary: dict[str, Any]) -> str:
     return f"Base knows 0-7, adapted to 0-9 ({kind}; mean and 95 % interval, n = {summary['rows'][0]['accuracy']['n']} seeds)"
 
 
-def _against_rank(summary, path: pathlib.Path) -> pathlib.Path:
+def _against_rank(summary, path: epath.Path) -> epath.Path:
     figure, axis = style.new()
     rows = rows_of(summary, "LoRA")
     ranks, accuracies = [row["rank"] for row in rows], [row["accuracy"] for row in rows]

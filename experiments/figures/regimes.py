@@ -1,7 +1,8 @@
 """What the figures of rank sweeps share: rows of a regime, points with intervals, bands, accuracy against parameters."""
 
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from experiments.common import style
 
@@ -27,8 +28,8 @@ def band(axis, row: dict[str, Any], color: str) -> None:
 
 
 def against_parameters(
-    summary: dict[str, Any], path: pathlib.Path, colors: dict[str, str], *, title: str, ylabel: str, **legend: Any
-) -> pathlib.Path:
+    summary: dict[str, Any], path: epath.Path, colors: dict[str, str], *, title: str, ylabel: str, **legend: Any
+) -> epath.Path:
     """Every row's accuracy against its trainable parameters, on a logarithmic axis; LoRA's ranks are named."""
     figure, axis = style.new()
     for regime in dict.fromkeys(row["regime"] for row in summary["rows"]):

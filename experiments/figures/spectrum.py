@@ -1,14 +1,14 @@
 """The singular values of an adapter's updates, layer by layer; from a summary, without jax."""
 
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+from etils import epath
 
 from experiments.common import style
 
 
-def draw(spectrum: Mapping[str, list], path: pathlib.Path) -> pathlib.Path:
+def draw(spectrum: Mapping[str, list], path: epath.Path) -> epath.Path:
     """A line for each layer, of all layers of a kind in one colour: is the rank used, or would a smaller one do?
 
     Args:

@@ -1,9 +1,9 @@
 """Figures and table of S2, part II, from its summary."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from experiments.common import style
 from experiments.common.statistics import estimate, text
@@ -73,7 +73,7 @@ def _spectrum_line(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """Accuracy against rank and against parameters, learning curves, scaling x rank, spectrum; what the run has."""
     figures = [
         _learning_curves(summary, folder / "learning_curves.png"),
@@ -102,7 +102,7 @@ def _title(summary: dict[str, Any]) -> str:
     return f"BERT on {kind} (mean and 95 % interval, n = {' or '.join(map(str, seeds))} seeds)"
 
 
-def _against_rank(summary, path: pathlib.Path) -> pathlib.Path:
+def _against_rank(summary, path: epath.Path) -> epath.Path:
     figure, axis = style.new()
     rows = rows_of(summary, "LoRA")
     ranks = [row["rank"] for row in rows]
@@ -123,7 +123,7 @@ def _against_rank(summary, path: pathlib.Path) -> pathlib.Path:
     return style.save(figure, path)
 
 
-def _learning_curves(summary, path: pathlib.Path) -> pathlib.Path:
+def _learning_curves(summary, path: epath.Path) -> epath.Path:
     figure, axes = style.new(width=11, columns=2, sharey=True)
     epochs = summary["settings"]["epochs"]
     for row in summary["rows"]:
@@ -148,7 +148,7 @@ def _curve(axis, row: dict[str, Any], epochs: int, **kwargs) -> None:
     axis.plot(np.linspace(0, epochs, len(mean)), mean, **kwargs)
 
 
-def _scaling(summary, path: pathlib.Path) -> pathlib.Path:
+def _scaling(summary, path: epath.Path) -> epath.Path:
     found = summary["scaling"]
     figure, axes = style.new(width=12, columns=len(found["rates"]), sharey=True)
     for axis, rate in zip(axes, found["rates"], strict=True):
@@ -174,7 +174,7 @@ def energy(values: list[float]) -> np.ndarray:
     return np.cumsum(squares) / squares.sum()
 
 
-def _spectrum(summary, path: pathlib.Path) -> pathlib.Path:
+def _spectrum(summary, path: epath.Path) -> epath.Path:
     figure, axis = style.new()
     shown = {"query": "#1f77b4", "value": "#d62728", "other kernels": "#bbbbbb"}
     for kernel, values in summary["spectrum"].items():

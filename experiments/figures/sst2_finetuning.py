@@ -1,7 +1,8 @@
 """Table and figure of one BERT's fine-tuning, from its summary."""
 
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from experiments.figures import spectrum
 
@@ -22,6 +23,6 @@ def table(summary: dict[str, Any]) -> str:
     )
 
 
-def draw(summary: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     """What LoRA learned, layer by layer; nothing else: a single run is told by its table."""
     return [spectrum.draw(summary["spectrum"], folder / "spectrum.png")] if summary.get("spectrum") else []

@@ -6,10 +6,10 @@ Letters: N examples, T tokens, D width.
 import dataclasses
 import functools
 import hashlib
-import pathlib
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from experiments.data import text, wordpiece
 from experiments.data.buckets import by_length
@@ -25,7 +25,7 @@ class Material:
 
     corpus: tuple[str, ...]
     field: str
-    teacher: pathlib.Path | None
+    teacher: epath.Path | None
 
     @functools.cached_property
     def checksum(self) -> str:
@@ -36,14 +36,14 @@ class Material:
     def record(self) -> dict[str, Any]:
         """What a summary says about it."""
         return {
-            "corpus": [pathlib.Path(path).name for path in self.corpus],
+            "corpus": [epath.Path(path).name for path in self.corpus],
             "field": self.field,
             "teacher": None if self.teacher is None else self.teacher.parent.name + "/" + self.teacher.name,
             "sha256": self.checksum,
         }
 
 
-def load(cache: pathlib.Path, settings: Any, sentences, teacher, tokenizer):
+def load(cache: epath.Path, settings: Any, sentences, teacher, tokenizer):
     """(held out, train), each a list of buckets {"ids" [N, T], and for distillation "words" [N, T, D], "sentence" [N, D]}."""
     if teacher is None:
         shards = [

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 import time
 from typing import Any
 
@@ -10,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
-from experiments.common import phases
+from experiments.common import devices, phases, processes
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import text, wordpiece
 from experiments.studies import bert_corpus, bert_objective, bert_teacher
 from experiments.studies.bert_teacher import SHARD
+from lora_jax import mesh as meshes
 from lora_jax import training
 from lora_jax.models import bert, bert_folder
 
@@ -85,7 +86,9 @@ def run(folder: RunFolder, settings: Settings, material: bert_corpus.Material) -
     config = settings.config(tokenizer.get_vocab_size(), positions)
     start = _start(settings, config, tokenizer, teacher)
     params, history, steps = _train(folder, settings, config, start, train, held_out, tokenizer.token_to_id("[MASK]"))
-    write_student(folder.path / "model", config, params, tokenizer)
+    if processes.is_first():
+        write_student(folder.path / "model", config, params, tokenizer)
+    processes.wait("model")
     return {
         "held_out": {name: float(value) for name, value in history[-1].items() if name != "loss"},
         "unigram_loss": bert_corpus.unigram_loss(train, held_out, tokenizer),
@@ -102,7 +105,7 @@ def run(folder: RunFolder, settings: Settings, material: bert_corpus.Material) -
     }
 
 
-def write_student(path: pathlib.Path, config, params, tokenizer) -> None:
+def write_student(path: epath.Path, config, params, tokenizer) -> None:
     """A Hugging Face folder with encoder, pooler and masked-LM head, in bfloat16."""
     bert_folder.write(path, config, params["student"], dtype=jnp.bfloat16)
     wordpiece.write_vocabulary(tokenizer, path)
@@ -112,8 +115,10 @@ def _tokenizer(folder: RunFolder, settings: Settings, sentences: list[str], teac
     """The teacher's, or one trained on the text; that one is kept, for an interrupted run must go on with its numbers."""
     if settings.vocab_size is None:
         return teacher.tokenizer
-    if not (folder.path / wordpiece.VOCABULARY).is_file():
-        wordpiece.write_vocabulary(wordpiece.trained(sentences, settings.vocab_size), folder.path)
+    if not processes.agreed_by_first((folder.path / wordpiece.VOCABULARY).is_file):
+        if processes.is_first():
+            wordpiece.write_vocabulary(wordpiece.trained(sentences, settings.vocab_size), folder.path)
+        processes.wait("vocabulary")
     return wordpiece.of_vocabulary(folder.path / wordpiece.VOCABULARY)
 
 
@@ -166,7 +171,7 @@ def _train(folder: RunFolder, settings: Settings, config, start, train, held_out
     )
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
     loss_fn = bert_objective.make_loss(config, mask_id, settings.scored_rows)
-    epoch = training.make_epoch(loss_fn, tx)
+    epoch = training.make_epoch(loss_fn, tx, mesh=devices.mesh())
     measure = jax.jit(functools.partial(_measure, loss_fn, bert_objective.make_loss(config, mask_id, 1.0)))
     blocks = min(BLOCKS, len(calls))
     ends = np.linspace(0, len(calls), blocks + 1).astype(int)
@@ -175,11 +180,12 @@ def _train(folder: RunFolder, settings: Settings, config, start, train, held_out
         losses = []
         for bucket, rows in calls[ends[block] : ends[block + 1]]:
             data = {name: jnp.asarray(leaf[rows.reshape(-1)]) for name, leaf in train[bucket].items()}
-            state, (loss, _) = epoch(state, {}, data, jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape))
+            order = jnp.arange(rows.size, dtype=jnp.int32).reshape(rows.shape)
+            state, (loss, _) = epoch(state, {}, *devices.everywhere((data, order)))
             losses.append(loss.mean())
         return state, {"loss": jnp.stack(losses).mean()}
 
-    state = training.init_state(start, tx, jax.random.key(settings.seed))
+    state = training.init_state(devices.placed(start), tx, jax.random.key(settings.seed), mesh=devices.mesh())
     state, history = phases.train_blocks(
         folder,
         "pretrain",
@@ -189,7 +195,7 @@ def _train(folder: RunFolder, settings: Settings, config, start, train, held_out
         blocks=blocks,
         follow=lambda state: _held_out(measure, state.trainable, held_out),
     )
-    return state.trainable, history, steps
+    return meshes.fetch(state.trainable), history, steps
 
 
 def _pieces(settings: Settings, train, batch: dict[int, int], epoch: int) -> list[tuple[int, np.ndarray]]:
@@ -213,6 +219,6 @@ def _measure(loss_fn, score_all, params, batch, key):
 
 def _held_out(measure, params, held_out) -> dict[str, jax.Array]:
     """Means over the held-out masked tokens, words and sentences; masked are the same every time."""
-    batches = [{name: jnp.asarray(leaf) for name, leaf in data.items()} for data in held_out]
+    batches = [devices.everywhere({name: jnp.asarray(leaf) for name, leaf in data.items()}) for data in held_out]
     parts = [measure(params, batch, jax.random.key(0)) for batch in batches]
     return {name: sum(part[name][0] for part in parts) / sum(part[name][1] for part in parts) for name in parts[0]}

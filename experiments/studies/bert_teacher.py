@@ -7,18 +7,20 @@ Letters: B examples, T tokens, W words.
 """
 
 import dataclasses
-import pathlib
+import io
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
+from etils import epath
 from tqdm import tqdm
 
 from experiments.common.errors import UserError
 from experiments.data import wordpiece
 from experiments.data.buckets import by_length
+from lora_jax.files import write_atomically
 from lora_jax.models import bert, bert_folder
 from lora_jax.models.weight_files import locate
 
@@ -147,9 +149,7 @@ class PCA:
         return (rows - self.mean) @ self.basis
 
 
-def prepare(
-    folder: pathlib.Path, teacher: Teacher, sentences: list[str], shards: int, width: int
-) -> list[pathlib.Path]:
+def prepare(folder: epath.Path, teacher: Teacher, sentences: list[str], shards: int, width: int) -> list[epath.Path]:
     """Computes what is missing of the first `shards` files; an interrupted preparation goes on."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"layer{teacher.middle}_{shard:03d}.npz" for shard in range(shards)]
@@ -166,22 +166,22 @@ def prepare(
     return files
 
 
-def save(file: pathlib.Path, targets: Targets) -> None:
+def save(file: epath.Path, targets: Targets) -> None:
     """Atomically, as one flat array per kind."""
-    temporary = file.with_name(f".{file.name}")
+    content = io.BytesIO()
     np.savez(
-        temporary.with_suffix(".npz"),
+        content,
         words=np.asarray(["\x01".join(words) for words in targets.words]),
         counts=np.asarray([len(words) for words in targets.words], np.int32),
         word_vectors=np.concatenate(targets.word_vectors),
         sentence_vectors=targets.sentence_vectors,
     )
-    temporary.with_suffix(".npz").replace(file)
+    write_atomically(file, content.getvalue())
 
 
-def read(file: pathlib.Path) -> Targets:
+def read(file: epath.Path) -> Targets:
     """The inverse of `save`."""
-    with np.load(file) as arrays:
+    with file.open("rb") as content, np.load(content) as arrays:
         ends = np.cumsum(arrays["counts"])[:-1]
         words = [text.split("\x01") for text in arrays["words"].tolist()]
         return Targets(words, np.split(arrays["word_vectors"], ends), arrays["sentence_vectors"])

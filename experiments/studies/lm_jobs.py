@@ -4,8 +4,6 @@ A run's folder holds `adapter/` (LoRA: by orbax, bound to its base) or `model/` 
 """
 
 import dataclasses
-import pathlib
-import shutil
 import sys
 from typing import Any
 
@@ -13,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
 import lora_jax
-from experiments.common import phases
+from experiments.common import phases, processes, recording
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import answers, bpe
@@ -125,14 +124,16 @@ def _config(settings: Settings) -> lora_jax.LoRAConfig:
 def _save(folder: RunFolder, settings: Settings, base: lm_speaker.Base, params: dict[str, Any]) -> None:
     """What was trained, in place of whatever is there."""
     if settings.regime == "LoRA":
-        shutil.rmtree(folder.path / "adapter", ignore_errors=True)
+        recording.remove(folder.path / "adapter")
         checkpoint.save_adapter(folder.path / "adapter", params, _config(settings), mask=None)
         return
-    causal_folder.write(folder.path / "model", base.model.config, params)
-    bpe.write(base.tokenizer, folder.path / "model")
+    if processes.is_first():
+        causal_folder.write(folder.path / "model", base.model.config, params)
+        bpe.write(base.tokenizer, folder.path / "model")
+    processes.wait("model")
 
 
-def restored(folder: pathlib.Path, settings: Settings, base: lm_speaker.Base) -> lm_speaker.Voice:
+def restored(folder: epath.Path, settings: Settings, base: lm_speaker.Base) -> lm_speaker.Voice:
     """What a complete run left. Raises UserError where it does not belong to the base."""
     if settings.regime != "LoRA":
         return lm_speaker.Voice(lm_speaker.load(folder / "model").params)

@@ -10,13 +10,14 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from experiments.common import phases
+from experiments.common import devices, phases, processes
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import bpe
 from experiments.data.packing import Rows
 from experiments.data.trigram import Trigram, contexts
 from experiments.studies import lm_objective, lm_text
+from lora_jax import mesh as meshes
 from lora_jax import training
 from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import PRESETS as SIZES
@@ -74,8 +75,11 @@ def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[s
     tokenizer = _tokenizer(folder, model.config.vocab_size, source)
     rows = lm_text.rows(tokenizer, source, settings.length, settings.tokens, settings.held_out_tokens)
     state, history, about = _train(folder, settings, model, rows)
-    causal_folder.write(folder.path / "model", model.config, state.trainable)
-    bpe.write(tokenizer, folder.path / "model")
+    params = meshes.fetch(state.trainable)
+    if processes.is_first():
+        causal_folder.write(folder.path / "model", model.config, params)
+        bpe.write(tokenizer, folder.path / "model")
+    processes.wait("model")
     train, held_out = (contexts(part, model.config.vocab_size) for part in (rows.train, rows.held_out))
     loss = about["held_out_loss"]
     return {
@@ -93,14 +97,16 @@ def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[s
 
 def _tokenizer(folder: RunFolder, vocab_size: int, source: lm_text.Source):
     """Trained on the text once, and kept: an interrupted run must go on with its numbers."""
-    if not (folder.path / bpe.FILE).is_file():
+    if not processes.agreed_by_first((folder.path / bpe.FILE).is_file):
         documents, budget = [], TOKENIZER_CHARACTERS
         for document in source.split()[0]:
             if budget <= 0:
                 break
             documents.append(document)
             budget -= len(document)
-        bpe.write(bpe.trained(documents, vocab_size), folder.path)
+        if processes.is_first():
+            bpe.write(bpe.trained(documents, vocab_size), folder.path)
+        processes.wait("tokenizer")
     return bpe.read(folder.path, vocab_size)
 
 
@@ -111,7 +117,7 @@ def on_device(rows: Rows) -> dict[str, jax.Array]:
 
 def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text.Rows):
     """(state, history, what it took)."""
-    data, held_out = on_device(rows.train), on_device(rows.held_out)
+    data, held_out = (devices.everywhere(on_device(part)) for part in (rows.train, rows.held_out))
     followed = jax.tree.map(lambda leaf: leaf[:: -(-len(leaf) // FOLLOWED)], held_out)
     calls = settings.epochs * (len(rows.train.ids) // (STEPS * settings.batch_size))
     if not calls:
@@ -120,10 +126,10 @@ def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text
             "which run as one; give more text, or a smaller --batch_size."
         )
     steps = calls * STEPS
-    params = jax.jit(model.init)(jax.random.key(settings.seed), data["ids"][:1])["params"]
+    params = jax.jit(model.init)(jax.random.key(settings.seed), jnp.ones((1, 1), jnp.int32))["params"]
     tx = _optimizer(settings, params, steps)
     loss_fn = lm_objective.whole_rows(model)
-    epoch = training.make_epoch(loss_fn, tx)
+    epoch = training.make_epoch(loss_fn, tx, mesh=devices.mesh())
     blocks = min(BLOCKS, calls)
     ends = np.linspace(0, calls, blocks + 1).astype(int)
     clock = {"waiting_s": 0.0, "total_s": 0.0}
@@ -133,7 +139,7 @@ def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text
         losses, started = [], time.perf_counter()
         for call in range(ends[block], ends[block + 1]):
             asked = time.perf_counter()
-            order = jnp.asarray(_order(settings, call, len(rows.train.ids)))
+            order = devices.everywhere(jnp.asarray(_order(settings, call, len(rows.train.ids))))
             clock["waiting_s"] += time.perf_counter() - asked
             state, (loss, _) = epoch(state, {}, data, order)
             losses.append(loss.mean())
@@ -142,7 +148,7 @@ def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text
         clock["total_s"] += seconds
         return state, {"loss": loss, "steps_per_second": STEPS * (ends[block + 1] - ends[block]) / seconds}
 
-    state = training.init_state(params, tx, jax.random.key(settings.seed))
+    state = training.init_state(devices.placed(params), tx, jax.random.key(settings.seed), mesh=devices.mesh())
     state, history = phases.train_blocks(
         folder, "pretrain", state, {}, advance, blocks=blocks,
         follow=lambda state: {"held_out": _held_out(measure, state.trainable, followed, settings.batch_size)},

@@ -1,7 +1,6 @@
 """Answers in words: a base and what was made of it, asked through the key/value cache."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
+from etils import epath
 
 from experiments.common.errors import UserError
 from experiments.data import answers, bpe
@@ -25,7 +25,7 @@ AT_ONCE = 16  # prompts
 class Base:
     """A pretrained model with its tokenizer."""
 
-    path: pathlib.Path
+    path: epath.Path
     model: CausalLM
     params: dict[str, Any]
     tokenizer: tokenizers.Tokenizer
@@ -39,7 +39,7 @@ class Voice:
     through: nn.Module | None = None
 
 
-def load(path: str | pathlib.Path) -> Base:
+def load(path: str | epath.PathLike) -> Base:
     """What `--job=pretrain` left in a folder.
 
     Raises:

@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 import hashlib
-import pathlib
 from typing import Any
 
 import numpy as np
 import tokenizers
+from etils import epath
 
 from experiments.common.errors import UserError
 from experiments.data import bpe, docstrings, packing, text
@@ -41,7 +41,7 @@ class Source:
 
     def record(self) -> dict[str, Any]:
         """What a summary says about it."""
-        names = [pathlib.Path(path).name for path in self.corpus]
+        names = [epath.Path(path).name for path in self.corpus]
         return {
             "source": names or "docstrings of installed packages and Python's help topics",
             "documents": len(self.documents),

@@ -1,12 +1,12 @@
 """The jobs of S3 and the files between them: pretrain -> bases, finetune -> adapters and scores, inference -> a picture."""
 
-import pathlib
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 import lora_jax
 from experiments.common import phases
@@ -112,7 +112,7 @@ def _bases(folder: RunFolder, settings: Settings, job: str) -> Any:
         return checkpoint.restore_state(folder.path / "bases", like, {}, None)
 
 
-def _adapter_path(folder: RunFolder, recipe: new_digits.Recipe) -> pathlib.Path:
+def _adapter_path(folder: RunFolder, recipe: new_digits.Recipe) -> epath.Path:
     return folder.path / "adapters" / slug(recipe.name)
 
 

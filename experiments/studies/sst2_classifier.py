@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import math
-import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
+from etils import epath
 
 import lora_jax
+from experiments.common import recording
 from experiments.common.errors import UserError
 from experiments.data import buckets as length_buckets
 from experiments.data.bert_base import Base
@@ -128,9 +128,9 @@ class Classifier:
             print(f"data: {cut:,} of {len(texts.labels):,} {what} are cut to {longest} tokens; {more}", flush=True)
         return encoded
 
-    def save(self, path: pathlib.Path, params: dict[str, Any]) -> None:
+    def save(self, path: epath.Path, params: dict[str, Any]) -> None:
         """What the regime trained, in place of whatever is there."""
-        shutil.rmtree(path, ignore_errors=True)
+        recording.remove(path)
         mask = self._mask(params)
         if self.settings.has_adapter:
             checkpoint.save_adapter(path, params, self.config, mask=mask)
@@ -138,7 +138,7 @@ class Classifier:
             frozen, trained = lora_jax.partition(params, mask)
             checkpoint.save_state(path, trained, frozen, None, step=0)
 
-    def restore(self, path: pathlib.Path) -> dict[str, Any]:
+    def restore(self, path: epath.Path) -> dict[str, Any]:
         """The parameters that were saved, on this base. Raises CheckpointError where they do not belong together."""
         if self.settings.has_adapter:
             params = lora_jax.adapt(jax.random.key(0), self.params, self.adapted, jnp.ones((1, 8), jnp.int32))

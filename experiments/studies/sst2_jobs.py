@@ -4,13 +4,13 @@ A run's folder holds `adapter/`, what was trained, by orbax and bound to its bas
 Face folder that `transformers` loads; summary.json, and predictions.json once it was asked. Letters: N sentences, C classes.
 """
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from etils import epath
 
 import lora_jax
 from experiments.common import phases
@@ -115,7 +115,7 @@ def _train(folder: RunFolder, classifier: Classifier, train, score, batch_size: 
     return training.train_group(folder, "finetune", task, s.regime, members, recipe, "sequential")
 
 
-def _write_merged(path: pathlib.Path, base: Base, params: dict[str, Any]) -> None:
+def _write_merged(path: epath.Path, base: Base, params: dict[str, Any]) -> None:
     """A Hugging Face folder: the base's own config and tokenizer, so that it cuts words as the base does."""
     bert_folder.write(path, base.folder.config, params)
     for name in TOKENIZER_FILES:

@@ -6,7 +6,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 import re
 import types
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from lora_jax.errors import ModelError
 from lora_jax.models import config_file, torch_names, weight_files
@@ -33,7 +33,7 @@ BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"  # t
 class BertFolder:
     """What a folder holds: `params` has "bert" and, where the file has them, the heads "classifier" and "cls"."""
 
-    path: pathlib.Path
+    path: epath.Path
     config: BertConfig
     params: dict[str, Any]  # float32
     ignored: tuple[str, ...]  # tensors of the file that no model here has
@@ -54,7 +54,7 @@ def read(path: str | os.PathLike) -> BertFolder:
     >>> found.config == config, sorted(found.params)
     (True, ['bert', 'classifier'])
     """
-    folder = pathlib.Path(path)
+    folder = epath.Path(path)
     config = read_config(folder)
     tensors = _renamed(weight_files.read(folder))
     if {DECODER, EMBEDDING} <= tensors.keys() and not np.array_equal(tensors[DECODER], tensors[EMBEDDING]):
@@ -74,7 +74,7 @@ def read(path: str | os.PathLike) -> BertFolder:
     return BertFolder(folder, config, nested(leaves), tuple(sorted(tensors.keys() - kept.values())))
 
 
-def read_config(folder: pathlib.Path) -> BertConfig:
+def read_config(folder: epath.Path) -> BertConfig:
     """The BertConfig of `folder/config.json`; dropouts and the like default to BERT's."""
     file, values = config_file.read(folder, "bert", assumed="bert")
     if values.get("position_embedding_type", "absolute") != "absolute" or values.get("is_decoder", False):
@@ -173,7 +173,7 @@ def write(path: str | os.PathLike, config: BertConfig, params: Mapping[str, Any]
     leaves = flat(params)
     shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
     torch_names.raise_for("the parameters do not fit the config", _problems(_shapes(config, _labels(shapes)), shapes))
-    folder = pathlib.Path(path)
+    folder = epath.Path(path)
     weight_files.write(
         folder, {torch_names.name(leaf): torch_names.as_theirs(leaf, value, dtype) for leaf, value in leaves.items()}
     )

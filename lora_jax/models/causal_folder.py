@@ -5,7 +5,6 @@ Here the layers are one module, stacked along axis 0; there each has its number 
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from lora_jax.errors import ModelError
 from lora_jax.models import config_file, torch_names, weight_files
@@ -31,7 +31,7 @@ PLAIN = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "rope
 class CausalFolder:
     """What a folder holds; `params` float32 as CausalLM has them."""
 
-    path: pathlib.Path
+    path: epath.Path
     config: CausalLMConfig
     params: dict[str, Any]
 
@@ -60,7 +60,7 @@ def read(path: str | os.PathLike) -> CausalFolder:
     >>> found.config == PRESETS["0.3M"], sorted(found.params)
     (True, ['model'])
     """
-    folder = pathlib.Path(path)
+    folder = epath.Path(path)
     config = read_config(folder)
     tensors = {NAMES.path(name): t for name, t in weight_files.read(folder).items() if not BUFFERS.fullmatch(name)}
     if config.tie_word_embeddings:
@@ -72,19 +72,19 @@ def read(path: str | os.PathLike) -> CausalFolder:
     return CausalFolder(folder, config, nested(_stacked(leaves, config.num_hidden_layers)))
 
 
-def _drop_tied_head(folder: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+def _drop_tied_head(folder: epath.Path, tensors: dict[str, np.ndarray]) -> None:
     head = tensors.pop(HEAD, None)
     if head is not None and not np.array_equal(head, tensors.get("model/embed_tokens/embedding")):
         raise ModelError(f"{folder}: config.json ties lm_head to the embedding, and the weights have another one.")
 
 
-def read_config(folder: pathlib.Path) -> CausalLMConfig:
+def read_config(folder: epath.Path) -> CausalLMConfig:
     """The CausalLMConfig of `folder/config.json`."""
     file, values = config_file.read(folder, "llama")
     return _from_values(file, values)
 
 
-def _from_values(file: pathlib.Path, values: dict[str, Any]) -> CausalLMConfig:
+def _from_values(file: epath.Path, values: dict[str, Any]) -> CausalLMConfig:
     rope = values.get("rope_parameters") or {}  # where newer releases keep what concerns positions
     values = {**values, **{name: rope[name] for name in ("rope_theta",) if name in rope}}
     odd = [name for name, plain in PLAIN.items() if values.get(name, plain) != plain]
@@ -124,7 +124,7 @@ def write(
     leaves = flat(params)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
     torch_names.raise_for("the parameters do not fit the config", torch_names.problems(_shapes(config), shapes))
-    folder = pathlib.Path(path)
+    folder = epath.Path(path)
     alone = _unstacked(leaves)
     weight_files.write(
         folder, {torch_names.name(p): torch_names.as_theirs(p, leaf, dtype) for p, leaf in alone.items()}

@@ -1,8 +1,9 @@
 """config.json of a Hugging Face folder."""
 
 import json
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from lora_jax.errors import ModelError
 from lora_jax.files import write_atomically
@@ -10,7 +11,7 @@ from lora_jax.files import write_atomically
 NAME = "config.json"
 
 
-def read(folder: pathlib.Path, kind: str, *, assumed: str | None = None) -> tuple[pathlib.Path, dict[str, Any]]:
+def read(folder: epath.Path, kind: str, *, assumed: str | None = None) -> tuple[epath.Path, dict[str, Any]]:
     """(the file, what it says); `assumed` is the architecture of a file that does not name one.
 
     Raises:
@@ -29,6 +30,6 @@ def read(folder: pathlib.Path, kind: str, *, assumed: str | None = None) -> tupl
     return file, values
 
 
-def write(folder: pathlib.Path, values: dict[str, Any]) -> None:
+def write(folder: epath.Path, values: dict[str, Any]) -> None:
     """Atomically, with sorted keys. Raises ModelError where it cannot be written."""
     write_atomically(folder / NAME, (json.dumps(values, indent=1, sort_keys=True) + "\n").encode())

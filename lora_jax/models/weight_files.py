@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+from etils import epath
 
 from lora_jax.errors import ModelError, first_line
 from lora_jax.files import read_safetensors, write_safetensors
@@ -13,8 +14,10 @@ from lora_jax.files import read_safetensors, write_safetensors
 SAFE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 FILES = (SAFE, INDEX, "model-*.safetensors", "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
 
+BUCKETS = ("gs://", "s3://")  # that etils.epath reads
 
-def locate(name: str | os.PathLike) -> pathlib.Path:
+
+def locate(name: str | os.PathLike) -> epath.Path:
     """The local folder of a model: `name` itself, or what `huggingface_hub` has in its cache or fetches.
 
     The hub's own settings hold (HF_HOME, HF_HUB_OFFLINE ...). `pytorch_model.bin` is fetched only where the hub has
@@ -25,10 +28,12 @@ def locate(name: str | os.PathLike) -> pathlib.Path:
     """
     if not str(name):
         raise ModelError("the model's name is empty: give a folder, or a name on the Hugging Face hub (owner/model).")
-    path = pathlib.Path(name).expanduser()
+    no_name = f"{name}: there is no such folder, and it is no name on the Hugging Face hub (owner/model)."
+    if "://" in str(name) and not str(name).startswith(BUCKETS):
+        raise ModelError(no_name)
+    path = epath.Path(name).expanduser()
     if path.is_dir():
         return path
-    no_name = f"{name}: there is no such folder, and it is no name on the Hugging Face hub (owner/model)."
     if path.exists():
         raise ModelError(no_name)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -48,16 +53,16 @@ def locate(name: str | os.PathLike) -> pathlib.Path:
         ) from error
 
 
-def _fetched(name: str) -> pathlib.Path:
+def _fetched(name: str) -> epath.Path:
     import huggingface_hub
 
-    folder = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
+    folder = epath.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
     if not (folder / SAFE).is_file() and not (folder / INDEX).is_file():
-        return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[PICKLED]))  # beside the others
+        return epath.Path(huggingface_hub.snapshot_download(name, allow_patterns=[PICKLED]))  # beside the others
     return folder
 
 
-def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
+def read(folder: epath.Path) -> dict[str, np.ndarray]:
     """All tensors of a folder by name.
 
     Raises:
@@ -73,7 +78,7 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
     raise ModelError(f"{folder}: there are no weights in it, neither {SAFE} nor {PICKLED}.")
 
 
-def _shards(index: pathlib.Path) -> list[str]:
+def _shards(index: epath.Path) -> list[str]:
     """The names of the files that an index names."""
     try:
         return sorted({pathlib.PurePath(shard).name for shard in json.loads(index.read_text())["weight_map"].values()})
@@ -81,7 +86,7 @@ def _shards(index: pathlib.Path) -> list[str]:
         raise ModelError(f"{index} cannot be read ({type(error).__name__}: {error}).") from error
 
 
-def _read_pickled(file: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_pickled(file: epath.Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError:
@@ -96,6 +101,6 @@ def _read_pickled(file: pathlib.Path) -> dict[str, np.ndarray]:
         raise ModelError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}).") from error
 
 
-def write(folder: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write(folder: epath.Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes model.safetensors. Raises ModelError where it cannot be written."""
     write_safetensors(folder / SAFE, tensors)

@@ -87,7 +87,7 @@ def begin_and_kill(
 def damaged(home: pathlib.Path) -> dict:
     """What becomes of a run whose newest save, or summary, is not whole."""
     facts = {}
-    for name in ("cut", "missing", "emptied"):
+    for name in ("cut", "missing"):
         workdir = home / name
         begin_and_kill(workdir, 5)
         saves = next(workdir.glob("*/phases/linear_teacher"))
@@ -96,8 +96,8 @@ def damaged(home: pathlib.Path) -> dict:
         largest = max(files, key=lambda path: path.stat().st_size)
         if name == "cut":
             os.truncate(largest, largest.stat().st_size // 2)
-        for path in files if name == "emptied" else [largest] if name == "missing" else []:
-            path.unlink()
+        else:
+            largest.unlink()
         facts[name] = {"status": wait(fork(workdir)), "result": result(workdir), "said": said(workdir)}
     workdir = home / "summary"
     assert wait(fork(workdir)) == 0

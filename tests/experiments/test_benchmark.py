@@ -17,6 +17,7 @@ from experiments.benchmarks import (
     bert_sweep,
     flax_peers,
     flops,
+    growth,
     lm_setting,
     lm_steps,
     many_adapters,
@@ -67,6 +68,18 @@ def tiny(monkeypatch):
     monkeypatch.setattr(variants, "KINDS", {"LoRA": {}, "DoRA": {"dora": True}})
     monkeypatch.setattr(variants, "FORMATS", ("nf4",))
     monkeypatch.setattr(many_adapters, "COUNT", 2)
+    monkeypatch.setattr(lm_setting, "LARGE", CausalLMConfig(40, 8, 8, 1, 2, 1, 64))
+    for name, few in {
+        "MEMBERS": (2,),
+        "RANKS": (2,),
+        "WIDTHS": (4,),
+        "LENGTHS": (8,),
+        "DEVICES": (1, 2),
+        "DEVICE_MEMBERS": 2,
+        "TOKENS": 32,
+    }.items():
+        monkeypatch.setattr(growth, name, few)
+    monkeypatch.setattr(growth, "devices", growth.over_devices)  # a process of its own would not be tiny
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests would pay for it
 
 
@@ -89,7 +102,7 @@ def test_all_parts(tiny, two_buckets, worker, run_entry, monkeypatch, tmp_path):
     status, stdout, stderr = run_entry("benchmark.py", "--preset=smoke", f"--workdir={tmp_path}")
     assert status == 0, stderr
     results = json.loads((tmp_path / "benchmark-cpu" / "benchmark.json").read_text())["results"]
-    assert len(results) == 16
+    assert len(results) == 22
     for title, result in results.items():
         assert title in stdout
         for row in result["rows"].values():

@@ -1,6 +1,7 @@
 """Is a phase that was interrupted, in whatever way, bitwise the one that was not?"""
 
 import functools
+import pathlib
 import re
 import shutil
 
@@ -149,7 +150,7 @@ def test_lost_measurements_start_the_phase_again(killed, uninterrupted, capsys):
 @pytest.mark.parametrize("number", [1, 2])
 def test_damaged_saves_cost_what_came_after_the_last_whole_one(killed, uninterrupted, capsys, number):
     for name in ("3", "2")[:number]:
-        for path in (killed.path / "phases" / "tune" / name / "arrays").rglob("*"):
+        for path in pathlib.Path(killed.path / "phases" / "tune" / name / "arrays").rglob("*"):
             if path.is_file():
                 path.write_bytes(path.read_bytes()[:20])
     assert_same(train(killed), uninterrupted)

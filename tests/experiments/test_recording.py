@@ -4,8 +4,9 @@ import json
 import os
 
 import pytest
+from etils.epath import backend, gpath
 
-from experiments.common import recording
+from experiments.common import recording, style
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 
@@ -97,3 +98,67 @@ def test_the_environment_says_what_ran(folder):
     said = recording.read_json(folder.path / "environment.json")
     assert said["platform"] == "cpu" and said["packages"].keys() == set(recording.PACKAGES)
     assert said["data"] == {"sha256": "x"} and "commit" in said
+
+
+class Bucket(backend._OsPathBackend):
+    """A folder in place of Cloud Storage: paths are the bucket's, and a file cannot be appended to."""
+
+    def __init__(self, home):
+        for name in (
+            "open",
+            "exists",
+            "isdir",
+            "listdir",
+            "glob",
+            "makedirs",
+            "mkdir",
+            "rmtree",
+            "remove",
+            "rename",
+            "replace",
+        ):
+            setattr(self, name, self._at(home, getattr(super(), name)))
+
+    def _at(self, home, function):
+        def run(path, *args, **kwargs):
+            assert str(path).startswith("gs://bucket"), path
+            assert "a" not in args[:1] and "+" not in str(args)
+            found = function(str(path).replace("gs://bucket", str(home), 1), *args, **kwargs)
+            return [item.replace(str(home), "gs://bucket") for item in found] if isinstance(found, list) else found
+
+        return run
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    (tmp_path / "bucket").mkdir()
+    monkeypatch.setattr(gpath._GPath, "_backend", Bucket(tmp_path / "bucket"))
+    return tmp_path / "bucket"
+
+
+def test_a_run_in_a_bucket(bucket):
+    folder = RunFolder("gs://bucket/runs", "run", {"settings": {}})
+    folder.record(phase="one", step=0, loss=1.5)
+    folder.record(phase="one", step=1, loss=0.5)
+    assert [line["loss"] for line in folder.records("one")] == [1.5, 0.5]
+    assert folder.summary() is None
+    assert folder.finish({"settings": {}}) == folder.summary() == {"settings": {}}
+    figure, _ = style.new()
+    style.save(figure, folder.path / "figure.png")
+    found = bucket / "runs" / folder.path.name
+    assert sorted(path.name for path in found.iterdir()) == [
+        "config.json",
+        "figure.png",
+        "metrics.jsonl",
+        "summary.json",
+    ]
+    assert (found / "figure.png").read_bytes()[1:4] == b"PNG"
+    recording.remove(folder.path)
+    assert not found.exists()
+
+
+def test_a_bucket_that_cannot_be_reached():
+    with pytest.raises(
+        UserError, match=r"^cannot write to gs://no-such-bucket/run-\w+: .*\[gcs\].*choose another --workdir\.$"
+    ):
+        RunFolder("gs://no-such-bucket", "run", {})
