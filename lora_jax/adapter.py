@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lora_jax import dora, starts
 from lora_jax.errors import TreeError
 from lora_jax.leaves import (
+    KERNELS,
     MAGNITUDE,
     NORM,
     SCALE,
@@ -19,6 +20,7 @@ from lora_jax.leaves import (
     modules,
     name_of,
     require_fit,
+    require_whole,
 )  # fmt: skip
 from lora_jax.tree import Params, differences, flat, nested
 
@@ -71,6 +73,27 @@ def adapter_of(params: Params) -> dict:
     return nested(leaves)
 
 
+def adapter_alone(params: Params) -> dict:
+    """`adapter_of` a whole adapted tree, or of an adapter; what it leaves out is never what came along with an adapter.
+
+    Raises:
+      TreeError: when there is no adapter, only a part of one, or one with heads or biases and without its base.
+
+    >>> adapter_alone({"kernel": 1, "bias": 2, "lora_a": 3, "lora_b": 4, "lora_scale": 5})
+    {'lora_a': 3, 'lora_b': 4, 'lora_scale': 5}
+    """
+    leaves, adapter = flat(params), adapter_of(params)
+    require_whole(leaves)
+    is_whole = all(any(module + name in leaves for name in KERNELS) for module in modules(leaves))
+    others = [path for path in leaves if not is_adapter_leaf(path)]
+    if others and not is_whole:
+        raise TreeError(
+            f"the adapter comes with {', '.join(others[:3])}, which would be left out; pass lora_jax.adapter_of(...), and put heads and biases "
+            "beside the result yourself."
+        )
+    return adapter
+
+
 def strip(params: Params) -> dict:
     """The base, bit for bit: every leaf that is not of an adapter, the same arrays.
 
@@ -101,14 +124,16 @@ def swap(params: Params, adapter: Params) -> dict:
 def rebase(base_params: Params, adapter: Params) -> dict:
     """The adapter on another base of the same shapes, a quantised one say: the norms that DoRA caches are taken of its kernels.
 
+    Of a whole adapted tree the adapter is taken, and not its heads and biases, those that trained included: all else is `base_params`'.
+
     Raises:
-      TreeError: where the adapter has no kernel, or one of another shape.
+      TreeError: where the adapter has no kernel, or one of another shape; for an adapter with heads or biases and without its base.
 
     >>> adapter = {"lora_a": jnp.ones((2, 1)), "lora_b": jnp.zeros((1, 2)), "lora_scale": jnp.ones(())}
     >>> sorted(rebase({"kernel": jnp.ones((2, 2))}, adapter))
     ['kernel', 'lora_a', 'lora_b', 'lora_scale']
     """
-    leaves = {**flat(strip(base_params)), **flat(adapter_of(adapter))}
+    leaves = {**flat(strip(base_params)), **flat(adapter_alone(adapter))}
     for module in modules(leaves):
         path, own = kernel_path(leaves, module), adapter_at(leaves, module)
         kernel = nn.meta.unbox(leaves[path])

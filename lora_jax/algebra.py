@@ -2,7 +2,8 @@
 
 An adapter stands for its updates `scale * a @ b`, and every function speaks of these: any ranks, scales and scaling rules mix. What an
 adapter has from a start (PiSSA, OLoRA) is part of its update, so a result is always plain LoRA. DoRA is refused: magnitude times
-direction is no sum.
+direction is no sum. Of a whole adapted tree the adapter is taken, and not its heads and biases, those that trained included; an adapter
+that comes with heads or biases and without its base is refused: no function here gives a sum of heads.
 """
 
 import functools
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lora_jax.adapter import adapter_of
+from lora_jax.adapter import adapter_alone
 from lora_jax.errors import TreeError
 from lora_jax.leaves import Adapter, adapter_at, as_leaves, modules
 from lora_jax.lowrank import delta
@@ -25,11 +26,12 @@ def combine(adapters: Sequence[Params], weights: Sequence[int | float]) -> dict:
     A layer that only some adapters have counts as zero in the others. Weights may be negative. `combine([x], [1])` is x.
 
     Args:
-      adapters: trees with adapters in them (a base beside them is left out), for the same base.
+      adapters: adapters, or whole adapted trees, of which everything else is left out (heads and biases that trained, too).
       weights: as many numbers.
 
     Raises:
-      TreeError: for adapters of different layers' shapes, DoRA, or a number of weights that differs.
+      TreeError: for adapters of different layers' shapes, DoRA, an adapter that comes with heads or biases and without its base, or a
+        number of weights that differs.
 
     >>> one = {"head": {"lora_a": jnp.ones((2, 1)), "lora_b": jnp.ones((1, 2)), "lora_scale": jnp.asarray(2.0)}}
     >>> delta(*(combine([one, one], [1, -0.5])["head"][name] for name in ("lora_a", "lora_b", "lora_scale"))).tolist()
@@ -147,7 +149,7 @@ def _each_layer(adapters: Sequence[Params], weights: Sequence[int | float], comb
         raise TreeError(
             f"there are {len(adapters)} adapters and {len(weights)} weights; give one weight for each of at least one adapter."
         )
-    trees = [flat(adapter_of(adapter)) for adapter in adapters]
+    trees = [flat(adapter_alone(adapter)) for adapter in adapters]
     found = {}
     for module in dict.fromkeys(module for tree in trees for module in modules(tree)):
         pairs = [

@@ -14,7 +14,16 @@ import numpy as np
 
 from lora_jax.adapter import adapter_of
 from lora_jax.errors import TreeError
-from lora_jax.leaves import Adapter, adapter_at, as_leaves, is_adapter_leaf, kernel_path, modules, require_fit
+from lora_jax.leaves import (
+    Adapter,
+    adapter_at,
+    as_leaves,
+    is_adapter_leaf,
+    kernel_path,
+    modules,
+    require_fit,
+    require_whole,
+)  # fmt: skip
 from lora_jax.lowrank import pad_rank
 from lora_jax.partition import combine
 from lora_jax.tree import Params, flat, nested, opened
@@ -54,21 +63,22 @@ def stack(base_params: Params, adapters: Sequence[Params]) -> dict:
 
 
 def _require_of(base: Mapping[str, Any], tree: Mapping[str, Any], position: int) -> None:
-    for module in modules(tree):
-        path = kernel_path({**base, **tree}, module)
-        try:
-            require_fit(path, opened(base[path]).shape, adapter_at(tree, module))
-        except TreeError as error:
-            raise TreeError(f"adapter {position} is of another base: {error}") from error
-    strange = [
-        path
-        for path in tree
-        if not is_adapter_leaf(path) and (path not in base or base[path].shape != tree[path].shape)
-    ]
+    strange = [path for path in tree if not is_adapter_leaf(path) and not _is_of(base, path, tree[path])]
     if strange:
         raise TreeError(
-            f"adapter {position} is of another base: {strange[0]} {tree[strange[0]].shape} is not in it, or of another shape."
+            f"adapter {position} is of another base: {strange[0]} {np.shape(opened(tree[strange[0]]))} is not in it, or of another shape."
         )
+    try:
+        require_whole(tree)
+        for module in modules(tree):
+            path = kernel_path(base, module)
+            require_fit(path, opened(base[path]).shape, adapter_at(tree, module))
+    except TreeError as error:
+        raise TreeError(f"adapter {position} is of another base: {error}") from error
+
+
+def _is_of(base: Mapping[str, Any], path: str, leaf: Any) -> bool:
+    return path in base and np.shape(opened(base[path])) == np.shape(opened(leaf))
 
 
 def _joined(adapter: Adapter) -> Adapter:
@@ -98,20 +108,33 @@ def _stacked(module: str, layers: Sequence[Adapter | None]) -> Adapter:
     )
 
 
-def apply(model: Any, base_params: Params, bank: Params, ids: Any, *args: Any, **kwargs: Any) -> Any:
+def apply(
+    model: Any,
+    base_params: Params,
+    bank: Params,
+    ids: Any,
+    *args: Any,
+    collections: Mapping[str, Any] | None = None,
+    rngs: Any = None,
+    **kwargs: Any,
+) -> Any:
     """`model.apply`, example i with adapter `ids[i]` of the bank, -1 being the base; gradients reach each adapter from its examples alone.
 
-    A layer that mixes the examples of a batch (batch normalisation in training) sees each on its own.
+    A layer that mixes the examples of a batch sees each on its own.
 
     Args:
       model: the LoRA wrapper.
+      base_params: the base; adapters in it are left out.
       bank: from `stack`, or its leaves under training.
       ids: int [B].
       *args: what `model` takes, every array with a leading axis [B].
-      **kwargs: passed on as they are, but `rngs`: every example gets keys of its own.
+      collections: what else the model reads, {"batch_stats": ...} say; the same for all examples.
+      rngs: {name: key}; every example gets keys of its own.
+      **kwargs: what `model` takes by keyword. Arrays have a leading axis [B] too (a mask say); what is no array, or a number, is passed on
+        as it is.
 
     Raises:
-      TreeError: for an id that is not in the bank (outside jit), or arrays of another length.
+      TreeError: for an id that is not in the bank (outside jit), arrays of another length, or a bank that is none.
 
     >>> import flax.linen as nn
     >>> from lora_jax import LoRA, LoRAConfig
@@ -122,32 +145,77 @@ def apply(model: Any, base_params: Params, bank: Params, ids: Any, *args: Any, *
     >>> apply(model, base, stack(base, [one, two]), jnp.array([1, -1, 0]), jnp.ones((3, 1))).tolist()
     [[2.0, 2.0], [0.0, 0.0], [1.0, 1.0]]
     """
-    ids = jnp.asarray(ids)
-    _require_ids(bank, ids)
-    if any(not hasattr(leaf, "shape") or not leaf.shape for leaf in jax.tree.leaves(args)):
+    ids, banked = jnp.asarray(ids), flat(bank)
+    _require_ids(banked, ids)
+    if any(not _is_array(leaf) for leaf in jax.tree.leaves(args)):
         raise TreeError(
             "every positional argument must be an array with an entry for each example; pass settings by keyword."
         )
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(args)} | {len(ids)}
     if len(sizes) > 1:
         raise TreeError(f"ids and arguments have different numbers of examples: {sorted(sizes)}.")
-    base = nested({path: leaf for path, leaf in flat(base_params).items() if path not in flat(bank)})
-    rngs = {name: jax.random.split(key, len(ids)) for name, key in (kwargs.pop("rngs", None) or {}).items()}
+    arrays, joined = _by_example(kwargs, len(ids))
+    own_base = {
+        path: leaf for path, leaf in flat(base_params).items() if path not in banked and not is_adapter_leaf(path)
+    }
+    variables = {**(collections or {}), "params": nested(own_base)}
     own = jax.tree.map(lambda leaf: leaf[ids], bank)
-    return jax.vmap(_one(model, base, kwargs))(own, args, rngs)
+    return jax.vmap(_one(model, variables, joined))(own, args, arrays, _keys(rngs, len(ids)))
 
 
-def _one(model: Any, base: Params, kwargs: Mapping[str, Any]) -> Callable:
-    def one(own, args, rngs):
-        batch = jax.tree.map(lambda leaf: leaf[None], args)
-        given = {"rngs": rngs, **kwargs} if rngs else kwargs
-        return jax.tree.map(lambda leaf: leaf[0], model.apply({"params": combine(base, own)}, *batch, **given))
+def _one(model: Any, variables: Mapping[str, Any], joined: Callable) -> Callable:
+    def one(own, args, arrays, rngs):
+        args, arrays = jax.tree.map(lambda leaf: leaf[None], (args, arrays))
+        given = {**variables, "params": combine(variables["params"], own)}
+        y = model.apply(given, *args, **joined(arrays), **({"rngs": rngs} if rngs else {}))
+        return jax.tree.map(lambda leaf: leaf[0], y)
 
     return one
 
 
-def _require_ids(bank: Params, ids: jax.Array) -> None:
-    count = jax.tree.leaves(bank)[0].shape[0] - 1
+def _is_array(leaf: Any) -> bool:
+    """Whether a leaf has axes; a number is a setting."""
+    return bool(getattr(leaf, "shape", ()))
+
+
+def _by_example(kwargs: Mapping[str, Any], count: int) -> tuple[list, Callable]:
+    """`(arrays, joined)`: the arrays among keyword arguments, None in place of others, and `joined(arrays)`, the keyword arguments again."""
+    if kwargs.get("mutable", False) is not False:
+        raise TreeError("every example would change the model's state on its own; call bank.apply without mutable.")
+    leaves, tree = jax.tree_util.tree_flatten_with_path(dict(kwargs))
+    for path, leaf in leaves:
+        if _is_array(leaf) and leaf.shape[0] != count:
+            raise TreeError(
+                f"{jax.tree_util.keystr(path, simple=True, separator='/')} is an array {leaf.shape} and there are {count} examples; arrays by "
+                "keyword have an entry for each, too: repeat it, or close over what they share in a function as method=."
+            )
+
+    def joined(arrays: list) -> dict[str, Any]:
+        pairs = zip(leaves, arrays, strict=True)
+        return tree.unflatten([leaf if array is None else array for (_, leaf), array in pairs])
+
+    return [leaf if _is_array(leaf) else None for _, leaf in leaves], joined
+
+
+def _size(leaf: Any) -> int | None:
+    """The entries along the first axis; None where there is no axis."""
+    return leaf.shape[0] if _is_array(leaf) else None
+
+
+def _keys(rngs: Any, count: int) -> dict[str, jax.Array]:
+    """Keys for each example."""
+    if rngs is not None and not isinstance(rngs, Mapping):
+        raise TreeError(f"rngs is a {type(rngs).__name__}; it must name its streams, as rngs={{'dropout': key}}.")
+    return {name: jax.random.split(key, count) for name, key in (rngs or {}).items()}
+
+
+def _require_ids(bank: Mapping[str, Any], ids: jax.Array) -> None:
+    sizes = {_size(leaf) for leaf in bank.values()}
+    if len(sizes) != 1 or None in sizes:
+        raise TreeError(
+            f"the bank {'is empty' if not bank else 'has leaves without one first axis for all'}; make it by lora_jax.bank.stack."
+        )
+    count = sizes.pop() - 1
     if not jnp.issubdtype(ids.dtype, jnp.integer) or ids.ndim != 1:
         raise TreeError(f"ids is {ids.dtype}{list(ids.shape)}; it must be one integer for each example.")
     if isinstance(ids, jax.core.Tracer):

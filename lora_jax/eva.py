@@ -6,7 +6,7 @@ budget of ranks goes to the components, over all layers, that explain the larges
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,16 @@ from lora_jax.leaves import SCALE, A, adapter_at, modules
 from lora_jax.module import LoRA
 from lora_jax.tree import Params, flat, nested
 
-MOMENTS = ("eva_count", "eva_sum", "eva_square")  # leaves beside a kernel while inputs are gathered
+
+class _Moments(NamedTuple):
+    """Of the inputs of one layer, or of L stacked ones."""
+
+    count: jax.Array  # [*L]
+    mean: jax.Array  # [*L, D]
+    scatter: jax.Array  # [*L, D, D]: the sum of outer products of what differs from the mean
+
+
+_LEAVES = tuple(f"eva_{name}" for name in _Moments._fields)  # beside a kernel while inputs are gathered
 
 
 def adapt_to(
@@ -57,20 +66,21 @@ def adapt_to(
     >>> jnp.abs(params["lora_a"]).round(3).tolist()
     [[1.0], [0.0], [0.0]]
     """
+    if not isinstance(model, LoRA):
+        raise ConfigError(
+            f"EVA gathers inputs in flax.linen models that lora_jax.LoRA(module, config) wraps, and this is {type(model).__name__} of "
+            f"{type(model).__module__}."
+        )
     config = model.config
     if not rho >= 1:
         raise ConfigError(f"rho is {rho!r}; it must be at least 1.")
     if config.init != "lora":
         raise ConfigError(f"EVA draws the factors itself; the config's init is {config.init!r}, it must be 'lora'.")
-    if not isinstance(model, LoRA):
-        raise ConfigError(
-            f"EVA gathers inputs in flax.linen models alone, and this is {type(model).__name__} of {type(model).__module__}."
-        )
     batches = list(batches)
     if not batches or not all(isinstance(args, tuple) for args in batches):
         raise ConfigError("EVA needs at least one batch of the task's data, each a tuple of the model's arguments.")
     variables = {**(collections or {}), "params": base_params}
-    components = {path: _components(*found) for path, found in _moments(variables, model, batches).items()}
+    components = {path: _components(found) for path, found in _moments(variables, model, batches).items()}
     ranks = _distributed(components, config, rho)
     wide = {path: int(rank.max()) for path, rank in ranks.items()}
     model = model.with_config(_with_ranks(model, wide, batches[0]))
@@ -115,19 +125,22 @@ def _columns(components: jax.Array, ranks: np.ndarray, wide: int, shape: tuple[i
     return jnp.where(kept, components[..., :wide], 0).reshape(shape)
 
 
-def _moments(variables: Mapping[str, Any], model: LoRA, batches: list[tuple]) -> dict[str, tuple]:
-    """path -> (count, sum [*L, D], sum of squares [*L, D, D]) of the inputs of every targeted matrix product."""
+def _moments(variables: Mapping[str, Any], model: LoRA, batches: list[tuple]) -> dict[str, _Moments]:
+    """path -> moments of the inputs of every targeted matrix product."""
 
     @jax.jit
     def gather(args):
         with nn.intercept_methods(_gatherer(model.config)):
             _, changed = model.base_module.apply(variables, *args, mutable=["params"])
-        return {path: leaf for path, leaf in flat(changed["params"]).items() if path.rpartition("/")[2] in MOMENTS}
+        leaves = flat(changed["params"])
+        places = [path.removesuffix(_LEAVES[0]) for path in leaves if path.rpartition("/")[2] == _LEAVES[0]]
+        return {place.rstrip("/"): _Moments(*(leaves[place + name] for name in _LEAVES)) for place in places}
 
-    total: dict[str, Any] = {}
+    total: dict[str, _Moments] = {}
     try:
         for args in batches:
-            total = {path: leaf + total.get(path, 0) for path, leaf in gather(args).items()}
+            found = gather(args)
+            total = {path: _merged(total[path], one) if path in total else one for path, one in found.items()}
     except ValueError as error:
         if "broadcasted variable" not in str(error):
             raise
@@ -135,8 +148,26 @@ def _moments(variables: Mapping[str, Any], model: LoRA, batches: list[tuple]) ->
             f"EVA cannot gather the inputs of layers that a scan of {type(model.base_module).__name__} runs again with the same parameters "
             "(variable_broadcast); exclude them."
         ) from error
-    places = {path.rpartition("/")[0] for path in total}
-    return {place: tuple(total[f"{place}/{name}".lstrip("/")] for name in MOMENTS) for place in places}
+    return total
+
+
+def _of_rows(rows: jax.Array) -> _Moments:
+    """Centred first: of inputs far from zero, the mean of squares less the square of the mean keeps no digit.
+
+    >>> _of_rows(jnp.array([[1000.0], [1002.0]])).scatter.tolist()
+    [[2.0]]
+    """
+    mean = rows.mean(axis=0)
+    centred = rows - mean[None]
+    return _Moments(jnp.asarray(len(rows), jnp.float32), mean, centred.T @ centred)
+
+
+def _merged(one: _Moments, other: _Moments) -> _Moments:
+    """The moments of both sets of rows (Chan et al. 1979, "Updating formulae and a pairwise algorithm", equation 2.1)."""
+    count = one.count + other.count
+    share, step = other.count / count, other.mean - one.mean
+    between = (one.count * share)[..., None, None] * step[..., :, None] * step[..., None, :]
+    return _Moments(count, one.mean + share[..., None] * step, one.scatter + other.scatter + between)
 
 
 def _gatherer(config: LoRAConfig) -> Callable:
@@ -151,22 +182,19 @@ def _gatherer(config: LoRAConfig) -> Callable:
         _, inputs, rest = bound(next_fun, context.orig_method, args, kwargs)
         rows = rule.rows(module, nn.meta.unbox(module.scope.get_variable("params", rule.kernel)), inputs, *rest)
         if rows is not None and module.scope.is_mutable_collection("params"):
-            rows = rows.astype(jnp.float32)
-            for name, value in zip(
-                MOMENTS, (jnp.asarray(len(rows), jnp.float32), rows.sum(axis=0), rows.T @ rows), strict=True
-            ):
-                before = module.scope.get_variable("params", name, 0)  # a layer may be called twice
-                module.scope.put_variable("params", name, value + before)
+            moments = _of_rows(rows.astype(jnp.float32))
+            if module.scope.has_variable("params", _LEAVES[0]):  # a layer may be called twice
+                moments = _merged(_Moments(*(module.scope.get_variable("params", name) for name in _LEAVES)), moments)
+            for name, value in zip(_LEAVES, moments, strict=True):
+                module.scope.put_variable("params", name, value)
         return y
 
     return interceptor
 
 
-def _components(count: jax.Array, total: jax.Array, square: jax.Array) -> tuple[jax.Array, np.ndarray]:
+def _components(moments: _Moments) -> tuple[jax.Array, np.ndarray]:
     """(principal components [*L, D, D] as columns, the share of the variance that each explains [*L, D]), largest first."""
-    mean = total / count[..., None]
-    covariance = square / count[..., None, None] - mean[..., :, None] * mean[..., None, :]
-    values, vectors = jnp.linalg.eigh(covariance)
+    values, vectors = jnp.linalg.eigh(moments.scatter / moments.count[..., None, None])
     values = np.maximum(np.asarray(values, np.float64)[..., ::-1], 0)
     return vectors[..., ::-1], values / np.maximum(values.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
 

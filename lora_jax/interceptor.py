@@ -4,6 +4,7 @@ Wherever the scope of a known layer holds `lora_a`, the layer's output gets the 
 decides. It must be entered inside the traced function (LoRA.apply does): jit's cache key does not know of it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,31 +15,56 @@ import jax.numpy as jnp
 from lora_jax import creation, dora
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError
-from lora_jax.layers import Call, Rule, bound, rule_for
+from lora_jax.layers import RULES, Call, Rule, bound, rule_for
 from lora_jax.leaves import NAMES, A, Adapter
 
 
-def make_interceptor(config: LoRAConfig, seen: set[tuple[str, bool]], dropout: int | float) -> Callable:
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What one run of a model showed, filled while Python traces it."""
+
+    layers: set[tuple[str, bool]] = dataclasses.field(default_factory=set)  # (path, is_linear) that init could adapt
+    served: set[str] = dataclasses.field(default_factory=set)  # paths of adapters that had their side path
+    unknown: dict[str, str] = dataclasses.field(default_factory=dict)  # path of an adapter -> a call that has no rule
+
+    def require_served(self) -> None:
+        """Raises TargetError for an adapter whose layer ran without it; a layer that did not run is none of them."""
+        path = next((path for path in self.unknown if path not in self.served), None)
+        if path is not None:
+            kinds = ", ".join(kind.__name__ for kind in RULES)
+            raise TargetError(
+                f"there is an adapter at {f'{path}/{A}'.lstrip('/')}, where {self.unknown[path]} has no rule for it (LoRA adapts the calls of "
+                f"{kinds}): it would be ignored; merge it into the kernel (lora_jax.merge), or take it out of the tree."
+            )
+
+
+def make_interceptor(config: LoRAConfig, seen: Seen, dropout: int | float) -> Callable:
     """An interceptor for `nn.intercept_methods`.
 
     Args:
       config: decides, while parameters are being initialised, which layers get an adapter; not read at apply time.
-      seen: filled, while initialising, with (path, is_linear) of every layer that could be adapted.
+      seen: filled.
       dropout: rate on the input of `a`; 0 where `apply` got no rng for it.
     """
 
     def interceptor(next_fun: Callable, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext):
         module, method = context.module, context.method_name
+        if module.scope is None:
+            return next_fun(*args, **kwargs)
+        path = "/".join(module.path)
         rule = rule_for(module, context.orig_method.func)  # Flax binds the method with functools.partial
-        if rule is None or module.scope is None:
+        if rule is None:
+            if method != "setup" and module.scope.has_variable("params", A):
+                seen.unknown[path] = f"{type(module).__name__}.{method}"
             return next_fun(*args, **kwargs)
         base, inputs, rest = bound(next_fun, context.orig_method, args, kwargs)
         y = None
         if module.is_initializing():
             y = base(inputs)  # makes the kernel
-            creation.maybe_create(module, rule, config, seen, inputs, rest)
+            creation.maybe_create(module, rule, config, seen.layers, inputs, rest)
         if not module.scope.has_variable("params", A):
             return base(inputs) if y is None else y
+        seen.served.add(path)
         return _adapted(module, method, rule, base, inputs, rest, dropout, y)
 
     return interceptor

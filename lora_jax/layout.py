@@ -7,7 +7,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from lora_jax.errors import ConfigError, ModelError, TargetError, closest
 from lora_jax.layers import Rule, bound, rule_for
+from lora_jax.module import LoRA
 
 
 class Site(NamedTuple):
@@ -30,16 +32,23 @@ class Site(NamedTuple):
         return self.inputs == tuple(range(self.at, len(self.kernel)))
 
 
-def layout(base_module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Site]:
-    """Every layer of a Flax model that LoRA could adapt, by its path; nothing is computed.
+def layout(base_module: Any, *args: Any, **kwargs: Any) -> dict[str, Site]:
+    """Every layer of a flax.linen model that LoRA could adapt, by its path; nothing is computed.
+
+    A layer that it cannot adapt (a Conv with a mask, an Einsum that is no product of its input and kernel) is left out.
 
     Args:
-      *args, **kwargs: an example input, as for `base_module.init`.
+      *args, **kwargs: an example input, as for `base_module.init`; `method=` names another method than `__call__`.
+
+    Raises:
+      ConfigError: for a model of another API than flax.linen. ModelError: for the name of a method that the model does not have.
 
     >>> import jax.numpy as jnp
     >>> layout(nn.Embed(7, 4), jnp.ones((1, 3), int))[""].kernel
     (7, 4)
     """
+    _require_linen(base_module)
+    _require_method(base_module, kwargs.get("method"))
     found: dict[str, Site] = {}
 
     def interceptor(next_fun: Callable, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext):
@@ -49,7 +58,9 @@ def layout(base_module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Site]
             _, inputs, rest = bound(next_fun, context.orig_method, args, kwargs)
             path = "/".join(module.path)
             before = found[path].methods if path in found else ()
-            found[path] = _site(module, rule, inputs, rest, (*before, context.method_name))
+            site = _site(module, rule, inputs, rest, (*before, context.method_name))
+            if site is not None:
+                found[path] = site
         return y
 
     def init(key):
@@ -60,9 +71,34 @@ def layout(base_module: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Site]
     return found
 
 
-def _site(module: nn.Module, rule: Rule, inputs: Any, rest: list, methods: tuple[str, ...]) -> Site:
+def _require_linen(model: Any) -> None:
+    """Raises ConfigError for a model of another API."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"layout reads flax.linen modules, and this is {type(model).__name__} of {type(model).__module__}; an NNX model's layout is that of "
+            "its wrapper, lora_jax.nnx.LoRA(model, config).layout_of(x)."
+        )
+
+
+def _require_method(model: nn.Module, method: Any) -> None:
+    """Raises ModelError for the name of a method that the model does not have."""
+    model = model.base_module if isinstance(model, LoRA) else model
+    kind, fields = type(model), type(model).__dataclass_fields__
+    if isinstance(method, str) and not callable(getattr(model, method, None)):
+        own = [name for name in dir(kind) if callable(getattr(kind, name)) and name not in fields]
+        names = ["__call__", *(name for name in own if not hasattr(nn.Module, name))]
+        raise ModelError(
+            f"method is {method!r}, and {kind.__name__} has no such method; closest: {closest(method, names)}."
+        )
+
+
+def _site(module: nn.Module, rule: Rule, inputs: Any, rest: list, methods: tuple[str, ...]) -> Site | None:
+    """None for a layer that LoRA cannot adapt: only one that a config selects is a mistake, and `LoRA.init` says so there."""
     kernel = nn.meta.unbox(module.scope.get_variable("params", rule.kernel))
-    split = rule.split(module, kernel, inputs, *rest)
+    try:
+        split = rule.split(module, kernel, inputs, *rest)
+    except TargetError:
+        return None
     called = tuple(sorted(set(methods)))
     is_plain = not isinstance(module, nn.Conv) or torch_has_such_a_convolution(module)
     return Site(rule.kind, rule.kernel, kernel.shape, split.at, split.inputs, rule.is_linear, called, is_plain)

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lora_jax.errors import TreeError
+from lora_jax.tree import opened
 
 A, B, SCALE = "lora_a", "lora_b", "lora_scale"
 START_A, START_B = "lora_start_a", "lora_start_b"
@@ -115,21 +117,55 @@ def kernel_path(leaves: Mapping[str, Any], module: str) -> str:
     return path
 
 
+def require_whole(leaves: Mapping[str, Any]) -> None:
+    """Raises TreeError where leaves of an adapter lie in a module of a whole flat tree without `lora_a`, by which adapters are found.
+
+    >>> require_whole({"head/kernel": 1, "head/lora_a": 2, "head/lora_b": 3, "head/lora_scale": 4})
+    """
+    for path in leaves:
+        module = path.removesuffix(name_of(path))
+        if is_adapter_leaf(path) and module + A not in leaves:
+            beside = sorted(name_of(other) for other in leaves if other.removesuffix(name_of(other)) == module)
+            raise TreeError(
+                f"there is {path} and no {A} beside it, only {', '.join(beside)}: the adapter would be ignored; give it its {A}, or take "
+                "the others out (lora_jax.strip)."
+            )
+
+
 def require_fit(path: str, kernel_shape: tuple[int, ...], adapter: Adapter) -> None:
-    """Raises TreeError where the factors are not those of a kernel of this shape."""
-    a, b = adapter.factors()
-    lead = adapter.scale.ndim
-    shape = tuple(kernel_shape[lead:])
-    splits = [(math.prod(shape[:at]), math.prod(shape[at:])) for at in range(1, len(shape) + 1)]
-    stacked = a.shape[:lead] == b.shape[:lead] == adapter.scale.shape == tuple(kernel_shape[:lead])
-    if (
-        not stacked
-        or a.ndim != lead + 2
-        or b.ndim != lead + 2
-        or (a.shape[-2], b.shape[-1]) not in splits
-        or a.shape[-1] != b.shape[-2]
-    ):
+    """Raises TreeError where the factors, the scale or the magnitude are not those of a kernel of this shape."""
+    shapes = Adapter(*(None if leaf is None else tuple(np.shape(opened(leaf))) for leaf in adapter))
+    if not (_factors_fit(tuple(kernel_shape), shapes) and _magnitude_fits(tuple(kernel_shape), shapes)):
+        found = ", ".join(f"{name} {shape}" for name, shape in as_leaves(shapes).items())
         raise TreeError(
-            f"{path} {tuple(kernel_shape)} does not fit {A} {a.shape}, {B} {b.shape} and {SCALE} {adapter.scale.shape}: they are of another "
-            "layer, or transposed; layers may be stacked along axis 0 of their parameters only."
+            f"{path} {tuple(kernel_shape)} does not fit {found}: they are of another layer, or transposed; layers may be stacked along "
+            "axis 0 of their parameters only."
         )
+
+
+def _factors_fit(kernel: tuple[int, ...], shapes: Adapter) -> bool:
+    stack = shapes.scale
+    layer = kernel[len(stack) :]
+    splits = [(math.prod(layer[:at]), math.prod(layer[at:])) for at in range(1, len(layer) + 1)]
+
+    def pair_fits(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+        return any(a[:-1] == (*stack, d) and b == (*stack, *a[-1:], k) for d, k in splits)
+
+    if kernel[: len(stack)] != stack or not pair_fits(shapes.a, shapes.b):
+        return False
+    return shapes.start_a is None or (
+        pair_fits(shapes.start_a, shapes.start_b) and shapes.start_a[:-1] == shapes.a[:-1]
+    )
+
+
+def _magnitude_fits(kernel: tuple[int, ...], shapes: Adapter) -> bool:
+    """Whether a magnitude has the kernel's sizes, or 1 where the layer sums."""
+    if shapes.magnitude is None:
+        return True
+    lead = len(shapes.scale)
+    return (
+        shapes.magnitude == shapes.norm
+        and len(kernel) == len(shapes.norm)
+        and kernel[:lead] == shapes.norm[:lead]
+        and all(size in (1, whole) for size, whole in zip(shapes.norm, kernel, strict=True))
+    )

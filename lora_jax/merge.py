@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from lora_jax import dora, lowrank
 from lora_jax.adapter import strip
 from lora_jax.errors import TreeError
-from lora_jax.leaves import Adapter, adapter_at, kernel_path, modules, require_fit
+from lora_jax.leaves import Adapter, adapter_at, kernel_path, modules, require_fit, require_whole
 from lora_jax.tree import Params, flat, nested, reboxed
 
 
@@ -18,7 +18,7 @@ def merge(params: Params) -> dict:
     (arXiv:2106.09685), section 4.1.
 
     Raises:
-      TreeError: when there is no adapter (merged already?), or a merged kernel is not finite (outside jit); it names
+      TreeError: when there is no adapter (merged already?) or only a part of one, or a merged kernel is not finite (outside jit); it names
         the module.
 
     >>> params = {"kernel": jnp.ones((2, 2)), "lora_a": jnp.ones((2, 1)), "lora_b": jnp.ones((1, 2)),
@@ -27,6 +27,7 @@ def merge(params: Params) -> dict:
     [[1.5, 1.5], [1.5, 1.5]]
     """
     leaves = flat(params)
+    require_whole(leaves)
     if not modules(leaves):
         raise TreeError("merge: these parameters hold no adapter; they are a base, or merged already.")
     merged = flat(strip(params))
@@ -60,6 +61,7 @@ def rounding_error(params: Params) -> dict[str, float]:
     0.001949
     """
     leaves, errors = flat(params), {}
+    require_whole(leaves)
     if not modules(leaves):
         raise TreeError("rounding_error: these parameters hold no adapter; they are a base, or merged already.")
     for module in modules(leaves):

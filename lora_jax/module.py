@@ -9,9 +9,9 @@ import flax.linen as nn
 from lora_jax import targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, TargetError
-from lora_jax.interceptor import make_interceptor
-from lora_jax.leaves import kernel_path, modules
-from lora_jax.tree import flat
+from lora_jax.interceptor import Seen, make_interceptor
+from lora_jax.leaves import adapter_at, kernel_path, modules, require_fit, require_whole
+from lora_jax.tree import flat, opened
 
 # lora_scale is one number a layer: L of them have no other axis than 0.
 _SCALAR_STACKED = re.compile(r"axis -?\d+ is out of bounds for array of dimension 1\b")
@@ -59,20 +59,28 @@ class LoRA(nn.Module):
 
     def _adapted(self, method: Callable, *args, **kwargs):
         """Runs `method` of the base module with the side paths in place."""
-        seen: set[tuple[str, bool]] = set()
+        seen = Seen()
         dropout = self.config.dropout if self.has_rng("dropout") else 0.0
         with nn.intercept_methods(make_interceptor(self.config, seen, dropout)):
             y = method(self.base_module, *args, **kwargs)
         if self.is_initializing():
-            targets.count_matches(self.config, seen)
+            targets.count_matches(self.config, seen.layers)
+        seen.require_served()
         return y
 
     def apply(self, variables, *args, method: Callable | str | None = None, **kwargs) -> Any:
-        """As `nn.Module.apply`; `method` speaks of the base module, and always runs with the adapters."""
+        """As `nn.Module.apply`; `method` speaks of the base module, and always runs with the adapters.
+
+        Raises:
+          TreeError: for an adapter that is not whole, has no kernel beside it, or is of another kernel's shape.
+          TargetError: for an adapter of a layer that runs and that LoRA cannot adapt.
+        """
         method, args = self._routed(method, args)
         leaves = flat(variables.get("params", {}))
+        require_whole(leaves)  # an adapter of another model would be ignored, or broadcast against what it is not of
         for module in modules(leaves):
-            kernel_path(leaves, module)  # raises: an adapter of another model would be ignored
+            path = kernel_path(leaves, module)
+            require_fit(path, opened(leaves[path]).shape, adapter_at(leaves, module))
         return super().apply(variables, *args, method=method, **kwargs)
 
     def init_with_output(self, rngs, *args, method: Callable | str | None = None, **kwargs) -> Any:

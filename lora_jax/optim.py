@@ -66,8 +66,9 @@ def lora_plus(ratio: int | float, layout: Mapping[str, Site] | None = None) -> o
 
     Args:
       ratio: of the learning rates.
-      layout: from `lora_jax.layout`. The paper's B is the factor that starts at zero; in an embedding, and in an Einsum with its output
-        first, that is `lora_a`, which only the layout tells.
+      layout: from `lora_jax.layout`, or the `layout` of an NNX wrapper. The paper's B is the factor that starts at zero; in an embedding,
+        and in an Einsum with its output first, that is `lora_a`, which only the layout tells: without it the ratio multiplies the random
+        factor of these layers, so pass it wherever one of them is adapted.
 
     Raises:
       OptimizerError: for a ratio that is not positive.

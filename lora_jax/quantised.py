@@ -105,7 +105,8 @@ def quantise(
       targets, excludes: patterns, as in LoRAConfig.
 
     Raises:
-      ConfigError: for another method. TargetError: for a pattern that selects nothing. TreeError: for a kernel that is quantised already.
+      ConfigError: for another method. TargetError: for a pattern that selects nothing. TreeError: for a kernel that is quantised already, or
+        (outside of jit, where values are known) has an entry that is infinite or NaN.
 
     >>> kernel = jnp.linspace(-1, 1, 4096).reshape(64, 64)
     >>> layout = {"": Site("Dense", "kernel", (64, 64), 1, (0,), True, ("__call__",), True)}
@@ -124,8 +125,18 @@ def quantise(
             raise TargetError(f"the layout has {path!r} and the parameters have no {leaf}; it is of another model.")
         if isinstance(leaves[leaf], Quantised):
             raise TreeError(f"{leaf} is quantised already.")
-        leaves[leaf] = rounded(nn.meta.unbox(leaves[leaf]), len(site.kernel), method=method, double=double)
+        kernel = nn.meta.unbox(leaves[leaf])
+        _require_finite(leaf, kernel)
+        leaves[leaf] = rounded(kernel, len(site.kernel), method=method, double=double)
     return nested(leaves)
+
+
+def _require_finite(leaf: str, kernel: Any) -> None:
+    """Raises TreeError where an entry is not finite: it would be the maximum of its block and, through the maxima's mean, make all NaN."""
+    if not isinstance(kernel, jax.core.Tracer) and not jnp.isfinite(kernel).all():
+        raise TreeError(
+            f"{leaf} has entries that are infinite or NaN, which no code stands for; mend the base, or exclude the layer."
+        )
 
 
 def _chosen(layout: Mapping[str, Site], wanted, unwanted) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from lora_jax import dora, lowrank, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.layout import Site
-from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, name_of
+from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, name_of, require_whole
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.spectrum import singular_values
 from lora_jax.tree import Params, flat, opened
@@ -104,6 +104,9 @@ def report(
       config: to count, per target pattern, the layers it selected.
       layout: from `lora_jax.layout`, to name the layers' classes.
 
+    Raises:
+      TreeError: for an adapter of which a part is missing, or without its kernel.
+
     >>> params = {"head": {"kernel": np.ones((3, 4)), "lora_a": np.ones((3, 2)), "lora_b": np.zeros((2, 4)),
     ...                    "lora_scale": np.ones(())}}
     >>> r = report(params)
@@ -113,6 +116,7 @@ def report(
     'trainable 14, total 26, 53.846 %'
     """
     leaves = flat(params)
+    require_whole(leaves)
     rows = tuple(_row(leaves, module, layout or {}) for module in modules(leaves))
     adapter = sum(row.count for row in rows)
     return Report(

@@ -4,7 +4,9 @@
     python tests/mutants.py scale      # those whose name has this in it
 
 Each runs in a copy of the repository, on the test files named beside it, and stops at the first failure. A mutant that no test kills is
-reported, and makes the exit status 1. tests/test_mutants.py checks that every edit still finds its place.
+reported, and makes the exit status 1. First the same files run on the library as it is, and must pass; only a test that fails kills a mutant:
+where pytest ends otherwise (a file that cannot be collected, say) the script stops, says so and exits with 2. tests/test_mutants.py checks
+that every edit still finds its place.
 """
 
 import pathlib
@@ -12,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -65,20 +68,63 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+class NoVerdict(Exception):
+    """A run of pytest that says nothing about a mutant."""
+
+
 def survives(mutant: Mutant) -> bool:
     """Whether its tests pass all the same."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder) / "copy"
-        ignored = shutil.ignore_patterns(".git", "runs", "results", "__pycache__", ".venv", "*.egg-info")
-        shutil.copytree(ROOT, copy, ignore=ignored)
+        copy = copied(folder)
         file = copy / "lora_jax" / mutant.file
         file.write_text(file.read_text().replace(mutant.old, mutant.new))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", *mutant.tests]
-        return subprocess.run(command, cwd=copy, capture_output=True, check=False).returncode == 0
+        return outcome(copy, mutant.tests)[0]
+
+
+def require_control(chosen: list[Mutant]) -> None:
+    """Raises NoVerdict unless the tests of these mutants pass on the library as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        passed, end = outcome(copied(folder), sorted({test for mutant in chosen for test in mutant.tests}))
+    if not passed:
+        raise NoVerdict(f"these tests fail on the library as it is:\n{end}")
+
+
+def copied(folder: str) -> pathlib.Path:
+    copy = pathlib.Path(folder) / "copy"
+    ignored = shutil.ignore_patterns(".git", "runs", "results", "__pycache__", ".venv", "*.egg-info")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    return copy
+
+
+def outcome(copy: pathlib.Path, tests: Iterable[str]) -> tuple[bool, str]:
+    """(whether these test files pass, the end of what pytest said).
+
+    Raises:
+      NoVerdict: where pytest's exit code is neither 0 (all pass) nor 1 (a test fails), as for a file that cannot be collected.
+    """
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", *tests]
+    run = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    end = (run.stdout + run.stderr)[-1500:]
+    if run.returncode not in (0, 1):
+        raise NoVerdict(f"pytest ended with code {run.returncode} on {' '.join(tests)}:\n{end}")
+    return run.returncode == 0, end
 
 
 def main(wanted: list[str]) -> int:
     chosen = [m for m in MUTANTS if not wanted or any(word in m.name for word in wanted)]
+    if not chosen:
+        print(f"no verdict: no mutant's name has any of {wanted} in it")
+        return 2
+    try:
+        return verdict(chosen)
+    except NoVerdict as error:
+        print(f"no verdict: {error}")
+        return 2
+
+
+def verdict(chosen: list[Mutant]) -> int:
+    """Prints who is killed; 1 where some are alive."""
+    require_control(chosen)
     alive = []
     for mutant in chosen:
         lives = survives(mutant)

@@ -46,7 +46,7 @@ def test_each_example_runs_through_its_own_adapter(case):
     got = jax.jit(lambda stacked: mixed(case, stacked))(stacked)
     for i, which in enumerate(IDS):
         adapter = None if which == -1 else adapters(case)[which]
-        assert_trees_close(got[i], alone(case, adapter, case.x()[i : i + 1])[0], 2e-5)
+        assert_trees_close(got[i], alone(case, adapter, case.x()[i : i + 1])[0])
 
 
 @every_case
@@ -63,7 +63,7 @@ def test_each_adapter_s_gradient_comes_from_its_own_examples(case):
         for path, gradient in flat(got).items():
             if path.endswith(("lora_a", "lora_b", "lora_magnitude")):
                 without_padding = tuple(map(slice, expected[path].shape))
-                assert_trees_close(gradient[which][without_padding], expected[path], 1e-4)
+                assert_trees_close(gradient[which][without_padding], expected[path])
 
 
 def test_ids_swap_without_a_new_trace():
@@ -160,6 +160,56 @@ def test_adapted_trees_may_be_given_whole():
     assert flat(bank.stack(base, whole)).keys() == flat(bank.stack(base, adapters(case))).keys()
 
 
+def test_adapters_in_the_base_are_none_of_the_bank():
+    case, x = case_named("attention")._replace(shape=(2, 3, 4)), case_named("attention").x()
+    params = case.params()
+    part = {"attention": {"query": adapter_of(randomised(params, 4))["attention"]["query"]}}
+    ids, stacked = jnp.array([0, -1]), bank.stack(params, [part])
+    got = bank.apply(case.model(), params, stacked, ids, x)
+    assert_trees_close(got, bank.apply(case.model(), strip(params), stacked, ids, x), 1e-6)
+
+
+class Masked(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, mask=None, extra=None, factor=1.0, train: bool = False):
+        y = factor * nn.Dense(4, name="dense")(nn.BatchNorm(use_running_average=not train, name="norm")(x))
+        y = y if mask is None else y * mask[..., None]
+        return y if extra is None else y + extra["bias"] * extra["times"]
+
+
+@functools.cache
+def masked():
+    """(model, base, collections, two adapters, x)"""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 5)), jnp.float32)
+    model = LoRA(Masked(), LoRAConfig(rank=2, targets="*"))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    state = jax.tree.map(lambda leaf: leaf + 0.5, variables["batch_stats"])
+    own = [adapter_of(randomised(variables["params"], seed)) for seed in (3, 4)]
+    return model, strip(variables["params"]), {"batch_stats": state}, own, x
+
+
+def run_masked(stacked=None, **kwargs):
+    model, base, collections, own, x = masked()
+    stacked = bank.stack(base, own) if stacked is None else stacked
+    return bank.apply(model, base, stacked, jnp.array([1, -1, 0]), x, collections=collections, **kwargs)
+
+
+def test_arrays_by_keyword_and_other_collections_are_those_of_separate_runs():
+    model, base, collections, own, x = masked()
+    mask = jnp.asarray([[1.0, 0, 0], [0, 1, 0], [1, 1, 0.5]])
+    extra = {"bias": jnp.arange(3.0)[:, None, None] * jnp.ones((3, 1, 4)), "times": 2.0}
+    got = run_masked(mask=mask, extra=extra, factor=jnp.asarray(0.5), train=False)
+    for i, adapter in enumerate([own[1], None, own[0]]):
+        variables = {**collections, "params": base if adapter is None else combine(base, adapter)}
+        one = {"bias": extra["bias"][i : i + 1], "times": 2.0}
+        expected = model.apply(variables, x[i : i + 1], mask=mask[i : i + 1], extra=one, factor=0.5)
+        assert_trees_close(got[i], expected[0])
+
+
+def of_another_model():
+    return bank.stack(strip(CASES[0].params()), [case_named("attention").params()])
+
+
 def test_every_example_drops_out_on_its_own():
     model = LoRA(nn.Dense(6), LoRAConfig(rank=2, targets="*", dropout=0.5))
     x = jnp.ones((4, 8))
@@ -178,6 +228,17 @@ def test_every_example_drops_out_on_its_own():
                 CASES[0].model(), {}, bank.stack(strip(CASES[0].params()), adapters(CASES[0])), IDS, False
             ),
             "must be an array",
+        ),
+        (of_another_model, "adapter 0 is of another base: attention/.* is not in it"),
+        (lambda: run_masked(mask=jnp.ones((2, 3))), r"mask is an array \(2, 3\) and there are 3 examples"),
+        (lambda: run_masked(extra={"bias": jnp.ones(4), "times": 1}), r"extra/bias is an array \(4,\)"),
+        (lambda: run_masked(train=True, mutable=["batch_stats"]), "without mutable"),
+        (lambda: run_masked(rngs=jax.random.key(0)), "must name its streams"),
+        (lambda: run_masked(stacked={}), "the bank is empty"),
+        (lambda: run_masked(stacked=masked()[3][0]), "without one first axis for all; make it by lora_jax.bank.stack"),
+        (
+            lambda: bank.stack({}, [{"lora_b": jnp.ones((2, 3)), "lora_scale": jnp.ones(())}]),
+            "adapter 0 is of another base: there is lora_b and no lora_a",
         ),
     ],
 )

@@ -60,6 +60,25 @@ def test_a_spans_the_principal_components_of_the_inputs_and_b_is_zero():
     assert_trees_close(model.apply({"params": params}, *BATCHES[0]), Net().apply({"params": base}, *BATCHES[0]), 1e-6)
 
 
+class Twice(nn.Module):
+    """One layer that is called on inputs around two means."""
+
+    @nn.compact
+    def __call__(self, x, y):
+        layer = nn.Dense(4, name="out")
+        return layer(x) + layer(y)
+
+
+def test_inputs_far_from_zero_have_the_same_components():
+    far = [1000 + 0.5 * i + RANDOM.normal(size=(40, 6)) * (1, 2, 3, 4, 5, 6) for i in range(4)]
+    batches = [tuple(jnp.asarray(x, jnp.float32) for x in pair) for pair in (far[:2], far[2:])]
+    base = Twice().init(jax.random.key(0), *batches[0])["params"]
+    _, params = eva.adapt_to(jax.random.key(1), base, LoRA(Twice(), LoRAConfig(rank=6)), batches, rho=1)
+    inputs = np.concatenate(batches, axis=None).reshape(-1, 6).astype(np.float64)
+    components = np.linalg.svd(inputs - inputs.mean(0))[2]
+    np.testing.assert_allclose(np.abs(np.diag(components @ params["out"]["lora_a"])), 1, atol=1e-4)
+
+
 def test_the_budget_goes_to_the_components_that_explain_most():
     base, model, params = adapted(rho=2, rank=3)
     offers = []
@@ -114,6 +133,7 @@ def test_other_layers_keep_their_random_factors():
         (lambda: adapted(rho=0.5), "rho is 0.5"),
         (lambda: adapted(init="pissa"), "'pissa', it must be 'lora'"),
         (lambda: eva.adapt_to(jax.random.key(0), {}, LoRA(Net(), LoRAConfig(rank=1)), []), "at least one batch"),
+        (lambda: eva.adapt_to(jax.random.key(0), {}, Net(), BATCHES), "wraps, and this is Net of"),
     ],
 )
 def test_what_cannot_be_says_so(act, message):

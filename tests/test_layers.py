@@ -5,9 +5,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 
-from lora_jax import LoRA, LoRAConfig, LoRAError, adapt, adapter_of, combine, merge, report, scaled, strip
-from tests.cases import assert_trees_close, case_named, dense_base, every_case, flat, randomised
+from lora_jax import (
+    LoRA,
+    LoRAConfig,
+    LoRAError,
+    adapt,
+    adapter_of,
+    combine,
+    merge,
+    report,
+    rounding_error,
+    scaled,
+    strip,
+)
+from tests.cases import Doubled, assert_trees_close, case_named, dense_base, every_case, flat, randomised
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -211,6 +224,142 @@ def test_half_an_adapter_says_so():
     del params["lora_scale"]
     with pytest.raises(LoRAError, match="not whole: lora_scale"):
         merge(params)
+
+
+def with_leaves(case, **leaves) -> dict:
+    return {**case.params(), **leaves}
+
+
+DENSE, EMBED, DORA = case_named("dense"), case_named("embed"), case_named("dense").variant(dora=True)
+
+
+@pytest.mark.parametrize(
+    ("case", "params", "message"),
+    [
+        (DENSE, with_leaves(DENSE, lora_b=jnp.ones((2, 1))), r"kernel \(4, 5\) does not fit .*lora_b \(2, 1\)"),
+        (DENSE, with_leaves(DENSE, lora_scale=jnp.ones(2)), r"kernel \(4, 5\) does not fit .*lora_scale \(2,\)"),
+        (DENSE, with_leaves(DENSE, lora_a=jnp.ones((2, 4))), r"kernel \(4, 5\) does not fit lora_a \(2, 4\)"),
+        (DENSE, with_leaves(DENSE, lora_a=jnp.ones(4)), r"does not fit lora_a \(4,\)"),
+        (EMBED, with_leaves(EMBED, lora_a=jnp.ones((5, 2))), r"embedding \(7, 4\) does not fit lora_a \(5, 2\)"),
+        (DORA, with_leaves(DORA, lora_a=jnp.ones((3, 2))), r"kernel \(4, 5\) does not fit lora_a \(3, 2\)"),
+        (DORA, with_leaves(DORA, lora_magnitude=jnp.ones((1, 1))), r"does not fit .*lora_magnitude \(1, 1\)"),
+        (
+            DORA,
+            with_leaves(DORA, lora_magnitude=jnp.ones((1, 3)), lora_norm=jnp.ones((1, 3))),
+            r"does not fit .*lora_norm \(1, 3\)",
+        ),
+        (
+            case_named("dense").variant(init="pissa"),
+            with_leaves(case_named("dense").variant(init="pissa"), lora_start_b=jnp.ones((2, 1))),
+            r"does not fit .*lora_start_b \(2, 1\)",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_an_adapter_of_another_shape_is_not_run(case, params, message, transform):
+    with pytest.raises(LoRAError, match=message):
+        transform(lambda params: case.model().apply({"params": params}, case.x()))(params)
+
+
+@pytest.mark.parametrize("variant", [{}, {"init": "pissa", "dora": True}], ids=str)
+@pytest.mark.parametrize("renamed", [None, "lora_A"])
+def test_an_adapter_without_its_a_is_not_ignored(variant, renamed):
+    case = case_named("dense").variant(**variant)
+    params = dict(case.params())
+    a = params.pop("lora_a")
+    params |= {renamed: a} if renamed else {}
+    for act in (merge, report, rounding_error, lambda p: case.model().apply({"params": p}, case.x())):
+        with pytest.raises(LoRAError, match=f"no lora_a beside it, only bias, kernel, {renamed or 'lora_b'}"):
+            act(params)
+
+
+class Transposed(nn.Module):
+    """A block with a layer that has no rule."""
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        return nn.ConvTranspose(x.shape[-1], (3,), name="up")(nn.Dense(x.shape[-1], name="dense")(x)), None
+
+
+class OwnProduct(nn.Dense):
+    """A subclass that never calls its layer."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("kernel", nn.initializers.ones, (x.shape[-1], self.features))
+
+    def project(self, x):
+        return super().__call__(x)
+
+
+class WithFeatures(nn.Module):
+    def setup(self):
+        self.body, self.up = nn.Dense(4), nn.ConvTranspose(4, (3,))
+
+    def features(self, x):
+        return self.body(x)
+
+    def __call__(self, x):
+        return self.up(self.body(x))
+
+
+def with_adapter(base, args: tuple, module: str, lead: tuple[int, ...] = ()) -> dict:
+    """Base parameters with an adapter at a layer that `init` would give none."""
+    leaves = flat(jax.jit(base.init)(jax.random.key(0), *args)["params"])
+    *axes, features = leaves[module + "kernel"].shape[len(lead) :]
+    shapes = {"lora_a": (*lead, int(np.prod(axes)), 2), "lora_b": (*lead, 2, features), "lora_scale": lead}
+    return unflatten_dict({**leaves, **{module + name: jnp.ones(shape) for name, shape in shapes.items()}}, sep="/")
+
+
+def scanned(x):
+    stack = nn.scan(
+        nn.remat(Transposed, prevent_cse=False), variable_axes={"params": 0}, split_rngs={"params": True}, length=2
+    )
+    return stack(), (x, None), "up/", (2,)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda x: (Transposed(), (x,), "up/"), "at up/lora_a, where ConvTranspose.__call__ has no rule"),
+        (scanned, "at up/lora_a, where ConvTranspose.__call__ has no rule"),
+        (lambda x: (OwnProduct(4), (x,), ""), "at lora_a, where OwnProduct.__call__ has no rule"),
+    ],
+    ids=["conv_transpose", "scan_remat", "subclass"],
+)
+def test_an_adapter_of_a_layer_without_a_rule_is_not_ignored(made, message):
+    base, args, *where = made(jnp.ones((2, 3, 4)))
+    params = with_adapter(base, args, *where)
+    model = LoRA(base, TARGETS_ALL)
+    for run in (model.apply, jax.jit(model.apply)):
+        with pytest.raises(LoRAError, match=message):
+            run({"params": params}, *args)
+
+
+def test_a_layer_without_a_rule_that_does_not_run_may_have_an_adapter(key):
+    base, x = WithFeatures(), jax.random.normal(key, (2, 3, 4))
+    params = with_adapter(base, (x,), "up/")
+    model = LoRA(base, TARGETS_ALL)
+    expected = base.apply({"params": strip(params)}, x, method="features")
+    assert_trees_close(model.apply({"params": params}, x, method="features"), expected)
+    with pytest.raises(LoRAError, match="at up/lora_a"):
+        model.apply({"params": params}, x)
+
+
+def test_a_layer_whose_trace_is_kept_is_not_refused(key):
+    """nn.jit does not trace again: the second run shows no call of the layer."""
+    model, x = LoRA(nn.jit(Doubled)(5), TARGETS_ALL), case_named("dense_subclass").x()
+    params = case_named("dense_subclass").params()
+    for _ in range(2):
+        assert_trees_close(model.apply({"params": params}, x), case_named("dense_subclass").apply()(params, x))
+
+
+def test_a_method_that_calls_its_layer_has_its_side_path(key):
+    base, x = OwnProduct(4), jax.random.normal(key, (2, 3))
+    params = randomised(with_adapter(nn.Dense(4), (x,), ""), seed=3)
+    got = LoRA(base, TARGETS_ALL).apply({"params": params}, x, method="project")
+    assert_trees_close(got, nn.Dense(4).apply({"params": dense_base(params)}, x))
 
 
 def test_an_nnx_model_is_sent_to_its_own_wrapper():

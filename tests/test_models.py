@@ -19,10 +19,12 @@ from flax.traverse_util import unflatten_dict
 from lora_jax import (
     LoRA,
     LoRAConfig,
+    LoRAError,
     adapt,
     adapter_of,
     checkpoint,
     combine,
+    layout,
     lora_optimizer,
     merge,
     partition,
@@ -90,6 +92,7 @@ BERT = BertConfig(
     num_attention_heads=2,
     intermediate_size=10,
     max_position_embeddings=17,
+    type_vocab_size=4,
 )
 LLAMA = CausalLMConfig(13, 12, 10, 2, 3, 1, 16)
 RANDOM = np.random.default_rng(0)
@@ -174,8 +177,17 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.model}: 
 @every_row
 def test_it_begins_as_its_base_and_strips_to_it_bit_for_bit(row):
     fresh, base = row.fresh(), row.base()
-    assert_trees_close(row.y(fresh), row.y(base), 2e-6)
+    assert_trees_close(row.y(fresh), row.y(base), 1e-6)
     assert all(flat(strip(fresh))[path] is leaf for path, leaf in flat(base).items())
+
+
+@pytest.mark.parametrize("config", ["LoRA", "rsLoRA, dropout, DoRA"])
+@pytest.mark.parametrize("model", ["mlp", "attention", "NNX mlp", "NNX attention"])
+def test_run_operation_by_operation_it_begins_as_its_base_bit_for_bit(model, config):
+    row = Row(model, config)
+    got, expected = (row.wrapper().apply({"params": params}, row.x) for params in (row.fresh(), row.base()))
+    np.testing.assert_array_equal(got, expected)
+    assert not np.array_equal(row.wrapper().apply({"params": randomised(row.fresh(), seed=3)}, row.x), expected)
 
 
 @every_row
@@ -186,7 +198,7 @@ def test_merged_it_answers_alike_and_one_trace_serves_every_adapter(row):
     count = len(traces)
     got = run(params, row.x)
     assert len(traces) == count
-    assert_trees_close(row.y(merge(params)), got, 2e-5)
+    assert_trees_close(row.y(merge(params)), got, 1e-5)
     assert np.abs(got - row.y(row.base())).max() > 1e-3
 
 
@@ -257,18 +269,37 @@ def test_padded_ranks_are_the_same_adapter(row):
 
 @every_row
 def test_no_gradient_has_the_shape_of_a_kernel(row):
-    params = row.fresh()
-    frozen, trainable = partition(params, trainable_mask(params))
-    grad = jax.grad(lambda t: jnp.sum(row.wrapper().apply({"params": combine(frozen, t)}, row.x) ** 2))
-    kernels = [leaf.shape for path, leaf in flat(strip(params)).items() if path.endswith(("kernel", "embedding"))]
+    """At rank 1, where no factor, and no activation, has such a shape: every kernel's is found when the base is differentiated."""
+    model = row.wrapper().with_config(dataclasses.replace(row.wrapper().config, rank=1))
+    params = jax.eval_shape(lambda key: model.init(key, row.x)["params"], jax.random.key(0))
+    kernels = shapes_of_kernels(row, params)
+    made = [
+        products(model, row.x, *partition(params, mask)) for mask in (trainable_mask(params), kernels_alone(params))
+    ]
+    assert not kernels & made[0]
+    assert kernels <= made[1]
+
+
+def shapes_of_kernels(row, params) -> set[tuple[int, ...]]:
+    """Sorted, of single layers."""
     stacked = "scan" in row.model or row.model == "causal LM"
-    layers = {shape[1:] if stacked and len(shape) > 2 else shape for shape in kernels}
-    jaxpr = jax.make_jaxpr(grad)(trainable).jaxpr
-    products = [tuple(sorted(e.outvars[0].aval.shape)) for e in equations(jaxpr) if e.primitive.name == "dot_general"]
-    factors = {leaf.shape for leaf in jax.tree.leaves(trainable)}
-    factors |= {tuple(2 * n if n == 2 else n for n in shape) for shape in factors}  # [a | start_a]
-    ambiguous = {tuple(sorted(shape[-2:])) for shape in factors}
-    assert not ({tuple(sorted(shape)) for shape in layers} - ambiguous) & set(products)
+    shapes = [leaf.shape for path, leaf in flat(params).items() if path.endswith(("kernel", "embedding"))]
+    return {tuple(sorted(shape[1:] if stacked and len(shape) > 2 else shape)) for shape in shapes}
+
+
+def kernels_alone(params) -> dict:
+    return unflatten_dict({p: p.endswith(("kernel", "embedding")) for p in flat(params)}, sep="/")
+
+
+def products(model, x, frozen, trainable) -> set[tuple[int, ...]]:
+    """Sorted shapes of what a step that differentiates `trainable` multiplies out, or adds into the rows of an embedding."""
+
+    def loss(trainable, frozen):
+        return jnp.sum(model.apply({"params": combine(frozen, trainable)}, x) ** 2)
+
+    every = equations(jax.make_jaxpr(jax.grad(loss))(trainable, frozen).jaxpr)
+    names = ("dot_general", "conv_general_dilated", "scatter-add")
+    return {tuple(sorted(e.outvars[0].aval.shape)) for e in every if e.primitive.name in names}
 
 
 @pytest.mark.parametrize("name", ["attention", "convolutions", "causal LM", "NNX attention", "NNX scan, remat"])
@@ -277,6 +308,43 @@ def test_bfloat16_stays_close(name):
     params = randomised(row.fresh(), seed=3)
     got = jax.jit(lambda params: row.wrapper(jnp.bfloat16).apply({"params": params}, row.x))(params)
     assert_trees_close(got, row.y(params), 0.1)
+
+
+class Odd(nn.Module):
+    """A head, and two layers that LoRA cannot adapt."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (3,), mask=jnp.ones((3, 3, 4)), name="masked")(x)
+        return nn.Dense(3, name="head")(nn.Einsum((4, 5), "btd,dR->btR", use_bias=False, name="odd")(x))
+
+
+@pytest.mark.parametrize("fields", [{"targets": "head"}, {"excludes": ("masked", "odd")}], ids=str)
+def test_layers_that_cannot_be_adapted_may_stay_as_they_are(fields):
+    model, x = LoRA(Odd(), LoRAConfig(rank=2, **fields)), jnp.ones((1, 5, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+    assert [*layout(Odd(), x), *adapter_of(params)] == ["head", "head"]
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            lambda: layout(NNXMLP(None, nnx.Rngs(0)), jnp.ones((1, 5))),
+            "this is NNXMLP of tests.test_models; an NNX model",
+        ),
+        (lambda: layout(nn.Embed(7, 4), IDS, method="atend"), "Embed has no such method; closest: attend"),
+    ],
+)
+def test_what_has_no_layout_says_so(act, message):
+    with pytest.raises(LoRAError, match=message):
+        act()
+
+
+def test_a_layout_of_another_method_is_that_of_the_base():
+    wrapped = LoRA(nn.Embed(7, 4), LoRAConfig(rank=2, targets="*"))
+    for model in (wrapped, wrapped.base_module):
+        assert layout(model, jnp.ones((1, 4)), method="attend")[""].methods == ("attend",)
 
 
 def test_every_row_trains_something():

@@ -116,6 +116,29 @@ def three_steps(model, params, x, y):
     return combine(frozen, state.trainable)
 
 
+class Decayed(nnx.Param):
+    """A user's own class of parameters, which an optimiser may tell from others."""
+
+
+class Marked(nnx.Module):
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(4, 3, rngs=rngs, kernel_metadata={"role": "matrix"})
+        self.gain = Decayed(jnp.ones(3), role="gain")
+
+    def __call__(self, x):
+        return self.layer(x) * self.gain[...][None]
+
+
+def test_variables_keep_their_classes_and_metadata():
+    base = Marked(nnx.Rngs(0))
+    model = lora_nnx.LoRA(base, LoRAConfig(rank=2))
+    injected = model.inject(jax.tree.map(lambda leaf: 2 * leaf, model.init(jax.random.key(0))["params"]))
+    for found, own in ((injected.gain, base.gain), (injected.layer.kernel, base.layer.kernel)):
+        assert type(found) is type(own)
+        assert found.get_metadata() == own.get_metadata()
+        np.testing.assert_array_equal(found[...], 2 * own[...])
+
+
 def test_an_nnx_optimizer_trains_the_adapters_and_nothing_else():
     case = named("stack")
     model = case.model().inject(case.params())
@@ -197,6 +220,38 @@ def masked():
     return nnx.Conv(3, 5, (3,), mask=jnp.ones((3, 3, 5)), rngs=nnx.Rngs(0))
 
 
+class Odd(nnx.Module):
+    """A head, and two layers that LoRA cannot adapt."""
+
+    def __init__(self, rngs):
+        self.masked = nnx.Conv(3, 4, (3,), mask=jnp.ones((3, 3, 4)), rngs=rngs)
+        self.late = nnx.Einsum("btd,dk->btk", (4, 4), rngs=rngs)
+        self.late.einsum_str = None
+        self.head = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.late(self.masked(x), "btd,dk->btk"))
+
+
+@pytest.mark.parametrize("fields", [{"targets": "head"}, {"excludes": ("masked", "late")}], ids=str)
+def test_layers_that_cannot_be_adapted_may_stay_as_they_are(fields):
+    model, x = lora_nnx.LoRA(Odd(nnx.Rngs(0)), LoRAConfig(rank=2, **fields)), jnp.ones((1, 5, 3))
+    params = model.init(jax.random.key(0))["params"]
+    assert [*model.layout, *adapter_of(params)] == ["head", "head"]
+    np.testing.assert_array_equal(model.apply({"params": params}, x), model.base_module(x))
+
+
+def one_class_on_three():
+    one, three = (lora_nnx.LoRA(nnx.Linear(4, k, rngs=nnx.Rngs(0)), LoRAConfig(rank=2)) for k in (1, 3))
+    three.inject(combine(three.base_params, adapter_of(one.init(jax.random.key(0))["params"])))
+
+
+def misspelt(name: str | None):
+    params = dict(named("linear").params())
+    a = params.pop("lora_a")
+    named("linear").model().inject(params if name is None else {**params, name: a})
+
+
 def stacked_dropout():
     case = named("stack")
     model = case.model().with_config(dataclasses.replace(case.config, dropout=0.5))
@@ -211,6 +266,10 @@ def stacked_dropout():
             "closest to 'qury': query",
         ),
         (lambda: lora_nnx.LoRA(masked(), LoRAConfig(rank=2, targets="*")), "with a mask"),
+        (lambda: lora_nnx.LoRA(Odd(nnx.Rngs(0)), LoRAConfig(rank=2, excludes="masked")), "an equation of its own"),
+        (lambda: one_class_on_three(), r"kernel \(4, 3\) does not fit lora_a \(4, 2\), lora_b \(2, 1\)"),
+        (lambda: misspelt("lora_A"), "lora_b and no lora_a beside it"),
+        (lambda: misspelt(None), "lora_b and no lora_a beside it"),
         (lambda: named("linear").model().inject({"kernel": jnp.ones((4, 6))}), "missing bias.*mis-shaped kernel"),
         (lambda: adapt(jax.random.key(0), {"kernel": jnp.ones((4, 6))}, named("linear").model()), "missing bias"),
         (stacked_dropout, "a stack of layers.*dropout=0"),
@@ -265,12 +324,6 @@ def test_a_tied_embedding_is_found_by_running_and_kept_out_of_peft(tmp_path):
     ):
         with pytest.raises(LoRAError, match=message):
             lora_jax.peft.save(tmp_path, case.params(), case.config, layout, mask=None)
-
-
-def stray() -> dict:
-    """A base, and an adapter where it has no layer."""
-    params = named("linear").params()
-    return {**strip(params), "other": adapter_of(params)}
 
 
 class Shared(nnx.Module):

@@ -184,6 +184,19 @@ def test_an_adapter_of_another_model_is_refused(name, other):
         ({"rank_pattern": {"query": 2}}, r"is \[4, 12\], expected \[2, 12\]"),
         ({"use_dora": True}, "missing .*lora_magnitude_vector"),
         ({"target_modules": ["query", "value", "key"]}, "missing the adapter of .*key, which target_modules names"),
+        ({"target_modules": ["query", "valeu"]}, "target_modules names 'valeu', .*; closest: .*value"),
+        ({"target_modules": []}, "unexpected adapter of .*query, which target_modules does not name"),
+        ({"target_modules": ["value"]}, "unexpected adapter of .*layer.0.*query, which target_modules does not name"),
+        ({"target_modules": ".*quer"}, "unexpected adapter of .*query"),
+        ({"target_modules": "all-linear"}, "missing the adapter of .*key"),
+        ({"target_modules": ".*", "layers_to_transform": 1}, "PEFT takes it beside a list of target_modules only"),
+        ({"layers_to_transform": 1}, "unexpected adapter of .*layer.0"),
+        ({"exclude_modules": ["value"]}, "unexpected adapter of .*value"),
+        ({"modules_to_save": ["classifier", "query"]}, "unexpected adapter of .*query"),
+        ({"rank_pattern": {"nosuch": 4}}, "rank_pattern names 'nosuch', and no adapter"),
+        ({"alpha_pattern": {"nosuch": 4}}, "alpha_pattern names 'nosuch', and no adapter"),
+        ({"eva_config": {"rho": 2.0}}, "not supported: eva_config="),
+        ({"r": 10**15}, r"expected \[1000000000000000, 12\]"),
     ],
 )
 def test_options_that_are_not_supported_are_refused_by_name(values, message, tmp_path):
@@ -191,6 +204,65 @@ def test_options_that_are_not_supported_are_refused_by_name(values, message, tmp
     reset(folder, **values)
     with pytest.raises(LoRAError, match=message):
         loaded("peft_bert_plain", folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("bias", value) for value in ("weird", 7)),
+        *(("use_rslora", value) for value in ("no", 1)),
+        ("use_dora", "no"),
+        *(("r", value) for value in (2.5, 0, True)),
+        *(("lora_alpha", value) for value in ("6", -1, 10**39)),
+        ("lora_dropout", 1.5),
+        *(("rank_pattern", value) for value in ({"query": 2.5}, [1], {"(": 4}, {"a{99999999999}": 4})),
+        *(("alpha_pattern", value) for value in ("x", {"query": 0})),
+        *(("target_modules", value) for value in (5, [5], "(")),
+        *(("exclude_modules", value) for value in (3, "(")),
+        *(("modules_to_save", value) for value in ([3], "classifier", [""])),
+        *(("layers_to_transform", value) for value in ("0", 0.5)),
+        *(("layers_pattern", value) for value in (3, "(h|layer)")),
+        *((field, 3) for field in ("base_model_name_or_path", "task_type")),
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_file_and_field(field, value, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config(GOLDEN / "peft_bert_plain") | {field: value}))
+    with pytest.raises(LoRAError, match=rf"adapter_config.json: {field} is .*, expected "):
+        loaded("peft_bert_plain", tmp_path)
+
+
+def test_an_alpha_is_looked_at_where_a_rank_has_its_name(tmp_path):
+    about = {"alpha_pattern": {"query": "big"}, "rank_pattern": {"query": 4}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config(GOLDEN / "peft_bert_plain") | about))
+    with pytest.raises(LoRAError, match="alpha_pattern is {'query': 'big'}, expected"):
+        loaded("peft_bert_plain", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"target_modules": r".*\.(query|value)"},
+        {"target_modules": ["query", "value", "key"], "exclude_modules": "bert.*key"},
+        {"layers_to_transform": []},
+        {"modules_to_save": None},  # PEFT of old did not say so: a SEQ_CLS has its classifier
+        {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}, "rank_pattern": {"query": 4}},
+    ],
+    ids=str,
+)
+def test_other_ways_to_say_the_same(values, tmp_path):
+    folder = copied("peft_bert_plain", tmp_path)
+    reset(folder, **values)
+    assert_same(loaded("peft_bert_plain", folder).params, loaded("peft_bert_plain").params)
+
+
+def test_all_linear_may_leave_one_layer_out(tmp_path):
+    folder = copied("peft_llama_all_linear", tmp_path)
+    reset(folder, target_modules="all-linear")
+    assert_same(loaded("peft_llama_all_linear", folder).params, loaded("peft_llama_all_linear").params)
+    net = copied("peft_net_plain", tmp_path / "net")
+    reset(net, target_modules="all-linear")
+    with pytest.raises(LoRAError, match="unexpected adapter of conv"):
+        loaded("peft_net_plain", net)
 
 
 def drop_config(folder):
@@ -224,6 +296,94 @@ def test_a_folder_that_cannot_be_read_says_so(spoil, message, tmp_path):
     spoil(folder)
     with pytest.raises(LoRAError, match=message):
         loaded("peft_bert_plain", folder)
+
+
+def of_integers(found):
+    return {key: t.astype(np.int64) for key, t in found.items()}
+
+
+def of_nan(found):
+    return {key: t * np.nan for key, t in found.items()}
+
+
+def of_large_doubles(found):
+    return {key: t.astype(np.float64) * 1e300 for key, t in found.items()}
+
+
+def with_a_base_kernel(found):
+    return {**found, f"{QUERY}.base_layer.weight": np.zeros((12, 12), np.float32)}
+
+
+def with_a_bias(found):
+    return {**found, f"{QUERY}.base_layer.bias": np.zeros(12, np.float32)}
+
+
+def without_the_head_s_bias(found):
+    return {key: t for key, t in found.items() if key != "base_model.model.classifier.bias"}
+
+
+def without_the_head_s_weight(found):
+    return {key: t for key, t in found.items() if key != "base_model.model.classifier.weight"}
+
+
+@pytest.mark.parametrize(
+    ("change", "values", "message"),
+    [
+        (of_integers, {}, "query.lora_A.weight is of int64, expected floating point"),
+        (of_nan, {}, "query.lora_A.weight is not finite"),
+        (of_large_doubles, {}, "query.lora_A.weight is not finite"),
+        (
+            with_a_base_kernel,
+            {},
+            "unexpected .*query.weight, of the base, which neither modules_to_save nor bias='none'",
+        ),
+        (with_a_base_kernel, {"bias": "lora_only"}, "unexpected .*query.weight, of the base"),
+        (with_a_bias, {}, "unexpected .*query.bias, of the base"),
+        (dict, {"modules_to_save": None, "task_type": None}, "unexpected classifier.bias, of the base"),
+        (
+            without_the_head_s_bias,
+            {"modules_to_save": None},
+            "missing classifier.bias, of a head that task_type='SEQ_CLS'",
+        ),
+        (without_the_head_s_weight, {"modules_to_save": None}, "missing classifier.weight, of a head"),
+        (without_the_head_s_weight, {"modules_to_save": None, "task_type": None}, "unexpected classifier.bias"),
+    ],
+)
+def test_tensors_that_mean_nothing_here_are_refused(change, values, message, tmp_path):
+    folder = copied("peft_bert_plain", tmp_path)
+    respelt(folder, change)
+    reset(folder, **values)
+    with pytest.raises(LoRAError, match=message):
+        loaded("peft_bert_plain", folder)
+
+
+def test_peft_saves_an_embedding_beside_its_adapter(tmp_path):
+    """save_embedding_layers="auto": its weight is in the file as soon as target_modules names it."""
+
+    def names_of(path):
+        return {"embed": "embed_tokens"}.get(path, path)
+
+    m, folder = model("net"), copied("peft_net_plain", tmp_path)
+    weight = np.asarray(m.params["embed"]["embedding"])
+    respelt(
+        folder,
+        lambda found: {
+            **{key.replace(".embed.", ".embed_tokens."): t for key, t in found.items()},
+            "base_model.model.embed_tokens.base_layer.weight": weight,
+        },
+    )
+    reset(folder, target_modules=["embed_tokens", "conv", "head"])
+    found = peft.load(folder, m.params, m.layout, names_of=names_of)
+    assert_same(found.params, loaded("peft_net_plain").params)
+
+
+@pytest.mark.parametrize("name", [None, 3, "layer.{x}", "layer.{0}", "{{}}", "layer.{", "{}.{}.{}.{}.{}"], ids=str)
+def test_a_name_that_is_none_is_told(name, tmp_path):
+    m, config_, params = adapted("bert", targets=("query",))
+    with pytest.raises(LoRAError, match="names_of= gives .*expected"):
+        peft.save(tmp_path / "folder", params, config_, m.layout, names_of=lambda path: name, mask=None)
+    with pytest.raises(LoRAError, match="names_of="):
+        peft.load(GOLDEN / "peft_bert_plain", m.params, m.layout, names_of=lambda path: name)
 
 
 def test_names_that_wrappers_add_are_tolerated(tmp_path):
@@ -548,6 +708,16 @@ def test_an_adapter_that_cannot_be_read_back_is_not_written(change, message, tmp
     m, config_, params = adapted("bert", targets=("query",))
     with pytest.raises(LoRAError, match=message):
         peft.save(tmp_path / "folder", change(params), config_, m.layout, mask=None)
+    assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize(("train", "said"), [("classifier", "classifier.bias"), ("*/bias", "bert.*bias")])
+def test_a_head_or_a_bias_that_diverged_is_not_written(train, said, tmp_path):
+    m, config_, params = adapted("bert", targets=("query",))
+    mask = trainable_mask(params, train=train)
+    odd = {p: leaf * jnp.nan if p.endswith("bias") else leaf for p, leaf in flat(params).items()}
+    with pytest.raises(LoRAError, match=f"{said} is not finite; it diverged"):
+        peft.save(tmp_path / "folder", unflatten_dict(odd, sep="/"), config_, m.layout, mask=mask)
     assert not (tmp_path / "folder").exists()
 
 

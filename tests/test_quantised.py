@@ -1,5 +1,6 @@
 """QLoRA: is the base what the format says, by a route in numpy; is it that base which the model runs, trains over and merges?"""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,6 +168,16 @@ def test_what_cannot_be_quantised_says_so(kwargs, message):
     case = CASES[1]
     with pytest.raises(LoRAError, match=message):
         quantised.quantise(strip(case.params()), lora_jax.layout(case.build(jnp.float32), case.x()), **kwargs)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_kernel_that_is_not_finite_is_named_and_refused(value):
+    layout = {"head": lora_jax.layout(nn.Dense(5), jnp.ones((1, 4)))[""]}
+    kernel = jnp.ones((4, 5))
+    assert jnp.isfinite(quantised.quantise({"head": {"kernel": kernel}}, layout)["head"]["kernel"].unbox()).all()
+    with pytest.raises(LoRAError, match="head/kernel has entries that are infinite or NaN"):
+        quantised.quantise({"head": {"kernel": kernel.at[1, 2].set(value)}}, layout)
+    jax.eval_shape(lambda base: quantised.quantise(base, layout), {"head": {"kernel": kernel}})
 
 
 def test_what_is_quantised_cannot_train_nor_be_quantised_again():

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 def test_output_is_that_of_the_dense_kernel(case):
     x, params = case.x(), case.params()
     expected = case.base_apply()(dense_base(params), x)
-    assert_trees_close(case.apply()(params, x), expected, 2e-5)
+    assert_trees_close(case.apply()(params, x), expected, 1e-5)
     assert np.abs(expected - case.base_apply()(strip(params), x)).max() > 1e-2
 
 
@@ -65,8 +65,8 @@ def test_it_begins_as_the_base_it_is_put_on(case):
     base, x = strip(case.params()), case.x()
     params = adapt(jax.random.key(4), base, case.model(), x)
     assert all(flat(params)[path] is leaf for path, leaf in flat(base).items())
-    assert_trees_close(case.apply()(params, x), case.base_apply()(base, x), 2e-6)
-    assert_trees_close(merge(params), base, 2e-6)
+    assert_trees_close(case.apply()(params, x), case.base_apply()(base, x), 1e-6)
+    assert_trees_close(merge(params), base, 1e-6)
 
 
 @several_variants

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 from flax import nnx
 
-from lora_jax import contraction
+from lora_jax import contraction, targets
+from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError
 from lora_jax.layout import Site, torch_has_such_a_convolution
 
@@ -20,11 +21,32 @@ def layers(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
             yield "/".join(map(str, path)), module
 
 
+def is_linear(module: nnx.Module) -> bool:
+    """Whether "all-linear" speaks of the layer."""
+    return not isinstance(module, (nnx.Conv, nnx.Embed))
+
+
+def layout(model: nnx.Module, config: LoRAConfig) -> dict[str, Site]:
+    """What the kernels are, by path; a layer that LoRA cannot adapt is left out.
+
+    Raises:
+      TargetError: where the config selects such a layer.
+    """
+    found = {}
+    for path, module in layers(model):
+        try:
+            found[path] = site(path, module)
+        except TargetError:
+            if targets.is_target(config, path, is_linear=is_linear(module)):
+                raise
+    return found
+
+
 def site(path: str, module: nnx.Module) -> Site:
     """What the layer's kernel is.
 
     Raises:
-      TargetError: for an Einsum that gets its equation when it is called, or a convolution with a mask.
+      TargetError: for an Einsum whose equation is no 'x,kernel->out' or comes when it is called, or a convolution with a mask.
     """
     if isinstance(module, nnx.Embed):
         shape = (module.num_embeddings, module.features)

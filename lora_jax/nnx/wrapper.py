@@ -14,9 +14,9 @@ from lora_jax import starts, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, TreeError
 from lora_jax.layout import Site
-from lora_jax.leaves import A, Adapter, adapter_at, as_leaves, is_adapter_leaf, modules
+from lora_jax.leaves import Adapter, adapter_at, as_leaves, is_adapter_leaf, modules, require_fit, require_whole
 from lora_jax.nnx import hooks, sites
-from lora_jax.tree import Params, differences, flat, nested
+from lora_jax.tree import Params, differences, flat, nested, opened
 
 
 class LoRA:
@@ -29,7 +29,7 @@ class LoRA:
     Other state (batch statistics, random streams) is that of the model when it was wrapped; `apply` does not carry it on.
 
     Raises:
-      TargetError: when a pattern of the config selects no layer; it names the closest paths.
+      TargetError: when a pattern of the config selects no layer (it names the closest paths), or one that LoRA cannot adapt.
 
     >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
     >>> params = model.init(jax.random.key(0))["params"]
@@ -40,13 +40,11 @@ class LoRA:
     def __init__(self, base_module: nnx.Module, config: LoRAConfig):
         self.base_module, self.config = base_module, config
         self._graph, params, self._rest = nnx.split(base_module, nnx.Param, ...)
-        self._paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(params)}
-        self.base_params = nested(
-            {path: leaf[...] for path, (_, leaf) in zip(self._paths, nnx.to_flat_state(params), strict=True)}
-        )
-        self.layout = {path: sites.site(path, layer) for path, layer in sites.layers(base_module)}
+        self._variables = {"/".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(params)}
+        self.base_params = nested({name: leaf[...] for name, (_, leaf) in self._variables.items()})
+        self.layout = sites.layout(base_module, config)
         self._require_plain()
-        targets.count_matches(config, {(path, site.is_linear) for path, site in self.layout.items()})
+        targets.count_matches(config, {(path, sites.is_linear(layer)) for path, layer in sites.layers(base_module)})
 
     def _require_plain(self) -> None:
         """Raises TargetError for a model that has adapters already, or layers that share a kernel."""
@@ -86,7 +84,7 @@ class LoRA:
         """`{"params": ...}`: the model's parameters and fresh adapters. The arguments are not needed, and taken as linen's `init` takes them."""
         fresh = {}
         for path, layer in sites.layers(self.base_module):
-            if targets.is_target(self.config, path, is_linear=self.layout[path].is_linear):
+            if targets.is_target(self.config, path, is_linear=sites.is_linear(layer)):
                 own = jax.random.fold_in(key, zlib.crc32(path.encode()))
                 fresh |= as_leaves(self._begun(own, path, layer), f"{path}/".lstrip("/"))
         return {"params": nested({**flat(self.base_params), **fresh})}
@@ -116,16 +114,18 @@ class LoRA:
     def inject(self, params: Params, *, rngs: Mapping[str, jax.Array] | None = None) -> nnx.Module:
         """A new NNX model with these parameters and, wherever the tree holds an adapter, a side path.
 
-        Paths of parameters and classes are the model's (an adapted Embed is of a subclass); a quantised kernel is opened. Adapters' trainable
-        leaves are `LoRAParam`s. A tree without adapters, such as `merge` gives, makes a plain model.
+        Paths of parameters and classes are the model's (an adapted Embed is of a subclass), and so are its variables' classes and metadata; a
+        quantised kernel is opened. Adapters' trainable leaves are `LoRAParam`s. A tree without adapters, such as `merge` gives, makes a plain model.
 
         Args:
           rngs: with a key "dropout", adapter dropout is active, and the model's own random streams begin at it.
 
         Raises:
-          TreeError: when the base part of `params` is not this model's; it lists every difference.
+          TreeError: when the base part of `params` is not this model's (it lists every difference), or an adapter is not whole or not of
+            the shape of its kernel.
         """
         leaves = flat(params)
+        require_whole(leaves)
         base = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}
         problems = differences(flat(self.base_params), base, any_dtype=True)
         if problems:
@@ -135,18 +135,28 @@ class LoRA:
             raise TreeError(
                 f"there is an adapter at {strange[0]}, where this model has no layer: it is of another model."
             )
+        adapters = self._adapters(leaves)
         state = nnx.from_flat_state(
-            [(self._paths[path], nnx.Param(nn.meta.unbox(leaf))) for path, leaf in base.items()]
+            [(path, own.replace(nn.meta.unbox(base[name]))) for name, (path, own) in self._variables.items()]
         )
         model = nnx.merge(self._graph, state, self._rest, copy=True)
         key = (rngs or {}).get("dropout")
         if key is not None:
             nnx.reseed(model, dropout=key, default=key)  # the stream that nnx.Rngs(0) has
         for path, layer in list(sites.layers(model)):
-            prefix = f"{path}/".lstrip("/")
-            if prefix + A in leaves:
-                hooks.attach(layer, adapter_at(leaves, prefix), self._dropout(path, layer, key))
+            if path in adapters:
+                hooks.attach(layer, adapters[path], self._dropout(path, layer, key))
         return model
+
+    def _adapters(self, leaves: Mapping[str, Any]) -> dict[str, Adapter]:
+        """The adapter of each layer that has one, of its kernel's shape."""
+        found = {}
+        for module in modules(leaves):
+            path = module.rstrip("/")
+            kernel = module + self.layout[path].leaf
+            found[path] = adapter_at(leaves, module)
+            require_fit(kernel, opened(leaves[kernel]).shape, found[path])
+        return found
 
     def params_of(self, model: nnx.Module) -> dict:
         """The tree of a model from `inject`, after training say: the inverse of `inject`."""

@@ -3,17 +3,17 @@
 import collections
 import json
 import math
-import pathlib
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from lora_jax.config import LoRAConfig, scale_of
-from lora_jax.errors import PeftError, first_line
-from lora_jax.peft import names
+from lora_jax.errors import PeftError, closest, first_line
+from lora_jax.peft import fields, names
 
 NAME = "adapter_config.json"
 RSLORA = "alpha/sqrt(r)"
@@ -28,9 +28,16 @@ UNDERSTOOD = {
 }  # fmt: skip
 # Values of init_lora_weights under which the base stays as it is at load.
 KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva")
+ALL_LINEAR = "all-linear"
+EMBEDDINGS = ("embed_tokens", "lm_head")  # by PEFT's constants.EMBEDDING_LAYER_NAMES
+HEADS_OF_TASKS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
 
 
-def read(folder: pathlib.Path) -> dict[str, Any]:
+def read(folder: epath.Path) -> dict[str, Any]:
     """What the file says, once every part of it is known to be supported.
 
     Raises:
@@ -52,11 +59,12 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     return values
 
 
-def _require_supported(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+def _require_supported(file: epath.Path, values: Mapping[str, Any]) -> None:
+    known = WITHOUT_EFFECT | UNDERSTOOD
+    if values.get("init_lora_weights") == "eva":
+        known = known | {"eva_config"}  # how the start was found, before any training
     odd = {
-        name: value
-        for name, value in values.items()
-        if name not in WITHOUT_EFFECT | UNDERSTOOD and value not in (None, False, {}, [], "")
+        name: value for name, value in values.items() if name not in known and value not in (None, False, {}, [], "")
     }
     if values.get("init_lora_weights", True) not in KEEPS_BASE:
         odd["init_lora_weights"] = values["init_lora_weights"]
@@ -72,27 +80,15 @@ def _require_supported(file: pathlib.Path, values: Mapping[str, Any]) -> None:
     missing = [name for name in ("lora_alpha", "target_modules") if values.get(name) is None]
     if missing:
         raise PeftError(f"{file}: {', '.join(missing)} missing; without it the adapter is not known.")
-    numbers = {
-        "lora_alpha": values["lora_alpha"],
-        **(values.get("alpha_pattern") or {}),
-        **(values.get("rank_pattern") or {}),
-    }
-    numbers |= {} if values.get("r") is None else {"r": values["r"]}
-    odd_numbers = [f"{name}={value!r}" for name, value in numbers.items() if not _is_positive(value)]
-    if odd_numbers:
-        raise PeftError(f"{file}: {', '.join(odd_numbers)}: a positive number is expected.")
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    wrong = fields.problems(values)
+    if wrong:
+        raise PeftError(f"{file}: {'; '.join(wrong)}; set what the adapter was trained with.")
 
 
 def _matching(values: Mapping[str, Any], field: str, path: str) -> list[tuple[str, Any]]:
     """(key, value) of every pattern that matches the end of a torch path, in the file's order."""
-    try:
-        return [(key, value) for key, value in (values.get(field) or {}).items() if re.match(rf"(.*\.)?({key})$", path)]
-    except re.error as error:
-        raise PeftError(f"{field} holds a pattern that is no regular expression: {error}.") from error
+    given = values.get(field) or {}
+    return [(key, value) for key, value in given.items() if re.match(fields.KEY_OF_PATTERN.format(key), path)]
 
 
 def ranks(values: Mapping[str, Any], path: str) -> set[int]:
@@ -138,34 +134,93 @@ def scale(values: Mapping[str, Any], path: str, rank: int) -> float:
     return scale_of(alpha(values, path, rank), rank, RSLORA if values.get("use_rslora") else "alpha/r")
 
 
-def targeted(values: Mapping[str, Any], paths: Iterable[str]) -> set[str]:
-    """The torch paths among these that the file means to adapt; none where "all-linear" leaves it to PEFT."""
-    if values["target_modules"] == "all-linear":
-        return set()
-    chosen = {path for path in paths if _names(values["target_modules"], path)}
-    chosen -= {path for path in chosen if _names(values.get("exclude_modules") or [], path)}
-    wanted = values.get("layers_to_transform")
-    if wanted is None:
-        return chosen
-    wanted = [wanted] if isinstance(wanted, int) else wanted
-    return {path for path in chosen if _layer(values.get("layers_pattern"), path) in wanted}
+def targeted(values: Mapping[str, Any], paths: Mapping[str, bool]) -> set[str]:
+    """The torch paths among these that the file means to adapt, by PEFT's rules.
+
+    Args:
+      paths: torch path -> whether it is a linear layer, which is what "all-linear" asks.
+
+    >>> sorted(targeted({"target_modules": ["q"], "layers_to_transform": 1}, {"m.layers.0.q": True, "m.layers.1.q": True}))
+    ['m.layers.1.q']
+    """
+    return {path for path, is_linear in paths.items() if _is_targeted(values, path, is_linear)}
+
+
+def _is_targeted(values: Mapping[str, Any], path: str, is_linear: bool) -> bool:
+    wanted = values["target_modules"]
+    if _names(values.get("exclude_modules") or [], path):
+        return False
+    if any(f".{name}." in f".{path}." for name in values.get("modules_to_save") or ()):
+        return False
+    if is_all_linear(values):
+        return is_linear
+    if isinstance(wanted, str) or path in wanted:
+        return _names(wanted, path)
+    return _names(wanted, path) and _is_in_layers(values, path)
+
+
+def is_all_linear(values: Mapping[str, Any]) -> bool:
+    """Whether it has the word for every linear layer; PEFT writes their names in its place."""
+    wanted = values["target_modules"]
+    return isinstance(wanted, str) and wanted.lower() == ALL_LINEAR
+
+
+def idle(values: Mapping[str, Any], layers: Iterable[str], adapted: Iterable[str]) -> list[str]:
+    """One phrase for each field with a name in it that means nothing.
+
+    Args:
+      layers: the torch paths of the model's layers.
+      adapted: those of the file's adapters.
+    """
+    adapted, wanted = set(adapted), values["target_modules"]
+    every = {*layers, *adapted}  # a name may well be excluded again; what another model has is told tensor by tensor
+    lines = []
+    wanted = [] if isinstance(wanted, str) else wanted  # a regex has no names: only what it matches can be asked
+    strange = [name for name in wanted if not any(_names([name], path) for path in every)]
+    if strange:
+        near = closest(strange[0].replace(".", "/"), (path.replace(".", "/") for path in every)).replace("/", ".")
+        lines.append(
+            f"target_modules names {', '.join(map(repr, strange))}, and no layer is called so; closest: {near}"
+        )
+    for field in ("rank_pattern", "alpha_pattern"):
+        keys = {key for path in adapted for key, _ in _matching(values, field, path)}
+        lines += [
+            f"{field} names {key!r}, and no adapter in it is called so"
+            for key in values.get(field) or {}
+            if key not in keys
+        ]
+    return lines
 
 
 def _names(names: str | Iterable[str], path: str) -> bool:
     """As PEFT reads target_modules: a regex for the whole path, or endings of it."""
-    try:
-        if isinstance(names, str):
-            return re.fullmatch(names, path) is not None
-    except re.error as error:
-        raise PeftError(f"{names!r} is no regular expression: {error}.") from error
+    if isinstance(names, str):
+        return re.fullmatch(names, path) is not None
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
-def _layer(patterns: str | Iterable[str] | None, path: str) -> int | None:
-    """The number of the layer that a module is in, by the names of lists of layers, or by the first number in its path."""
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns or [r"[^.]*"])
-    found = (re.match(rf".*\.{name}\.(\d+)\.", f".{path}") for name in patterns)
-    return next((int(match[1]) for match in found if match), None)
+def _is_in_layers(values: Mapping[str, Any], path: str) -> bool:
+    """Whether layers_to_transform has the module's layer, or says nothing.
+
+    The layer is the last number in its path, or the one after a name that layers_pattern gives.
+    """
+    wanted, patterns = values.get("layers_to_transform"), values.get("layers_pattern") or r"[^.]*"
+    if wanted is None or wanted == []:
+        return True
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    found = (re.match(fields.NUMBER_OF_LAYER.format(pattern), path) for pattern in patterns)
+    layer = next((int(match[1]) for match in found if match), None)
+    return layer in (wanted if isinstance(wanted, list) else [wanted])
+
+
+def heads_of_task(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The heads that PEFT trains whole for a task; its older versions did not say so in modules_to_save."""
+    return HEADS_OF_TASKS.get(values.get("task_type"), ())
+
+
+def keeps_embeddings(values: Mapping[str, Any]) -> bool:
+    """Whether PEFT saved the weights of the embeddings: it does as soon as one of them is named as a target."""
+    return any(name in values["target_modules"] for name in EMBEDDINGS)
 
 
 def written(

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lora_jax.errors import PeftError, closest
@@ -21,6 +21,42 @@ def dotted(path: str) -> str:
     'bert.encoder.layer.0.attention.self.query'
     """
     return path.replace("/", ".")
+
+
+def checked(names_of: Names) -> Names:
+    """The hook, with a look at each name that it gives.
+
+    The function returned raises PeftError for a name that is no str, or has braces other than "{}".
+    """
+
+    def name_of(path: str) -> str:
+        name = names_of(path)
+        if not isinstance(name, str) or re.search("[{}]", name.replace("{}", "")):
+            raise PeftError(
+                f"names_of= gives {name!r} for {path!r}; expected the name of a torch module, a str with {{}} for the index of "
+                "a stacked layer and no other braces."
+            )
+        return name
+
+    return name_of
+
+
+def spelt(name: str, shape: Sequence[int]) -> Iterator[tuple[tuple[int, ...], str]]:
+    """(index, torch path) of every layer of a stack; `shape` begins with its sizes.
+
+    Raises:
+      PeftError: when the name has more places for an index than there are axes.
+
+    >>> list(spelt("layers.{}.norm", (2, 16)))
+    [((0,), 'layers.0.norm'), ((1,), 'layers.1.norm')]
+    """
+    depth = name.count("{}")
+    if depth > len(shape):
+        raise PeftError(
+            f"names_of= gives the name {name!r} to a parameter of shape {tuple(shape)}; expected a {{}} for each of its stacked axes only."
+        )
+    for index in itertools.product(*map(range, shape[:depth])):
+        yield index, name.format(*index)
 
 
 class Slot(NamedTuple):
@@ -51,8 +87,7 @@ def slots(modules: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, Slo
                 f"{module} holds {stack or 'no'} stacked layers, and its torch name is {name!r}: it must have {len(stack)} {{}} for "
                 "their index; pass names_of=, a function from Flax paths to such names."
             )
-        for index in itertools.product(*map(range, stack)):
-            torch_path = name.format(*index)
+        for index, torch_path in spelt(name, stack):
             if not torch_path:
                 raise PeftError(
                     "the layer is the model itself, and PEFT needs a name for it: pass names_of=, a function from paths to names."
@@ -87,9 +122,8 @@ def universe(leaves: Mapping[str, Any], names_of: Names) -> set[str]:
     for path, leaf in leaves.items():
         if is_adapter_leaf(path):
             continue
-        name = names_of(path.rpartition("/")[0])
-        for index in itertools.product(*map(range, opened(leaf).shape[: name.count("{}")])):
-            parts = name.format(*index).split(".")
+        for _, torch_path in spelt(names_of(path.rpartition("/")[0]), opened(leaf).shape):
+            parts = torch_path.split(".")
             found |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
     return found - {""}
 

@@ -44,14 +44,15 @@ def require_torch_layout(path: str, site: Site) -> None:
             f"{path} is tied: its adapter acts on the input embedding and on the output layer, and PEFT's on the input alone; "
             "merge it, or exclude the layer."
         )
-    if site.kind != "Embed" and not (_is_forward(site) or site.is_transposed):
+    if site.kind != "Embed" and not is_matrix(site):
         raise PeftError(
             f"{path}: {site.kind} with kernel {site.kernel} is no matrix product, so PEFT has no such layer; merge it."
         )
 
 
-def _is_forward(site: Site) -> bool:
-    return site.inputs == tuple(range(site.at))
+def is_matrix(site: Site) -> bool:
+    """Whether the layer multiplies by its kernel as by one matrix, either way round."""
+    return site.inputs == tuple(range(site.at)) or site.is_transposed
 
 
 def to_torch(site: Site, layer: Layer) -> dict[str, np.ndarray]:
@@ -95,10 +96,19 @@ def norm_shape(site: Site) -> tuple[int, ...]:
 
 def shapes(site: Site, rank: int, *, dora: bool) -> dict[str, tuple[int, ...]]:
     """The shapes that PEFT's tensors of this layer have."""
+    one, two = (_like(site, r, dora=dora) for r in (1, 2))  # the rank is what differs; a file may ask for any
+    return {
+        name: tuple(
+            size if size == other else rank for size, other in zip(one[name].shape, two[name].shape, strict=True)
+        )
+        for name in one
+    }
+
+
+def _like(site: Site, rank: int, *, dora: bool) -> dict[str, np.ndarray]:
     d, k = _sizes(site)
     magnitude = np.zeros(norm_shape(site)) if dora else None
-    like = to_torch(site, Layer(np.zeros((d, rank)), np.zeros((rank, k)), 1.0, magnitude))
-    return {name: tensor.shape for name, tensor in like.items()}
+    return to_torch(site, Layer(np.zeros((d, rank)), np.zeros((rank, k)), 1.0, magnitude))
 
 
 def rank_of(tensors: Mapping[str, np.ndarray]) -> int | None:

@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
@@ -63,10 +63,10 @@ def save(
     >>> layout = {"head": lora_jax.layout(base, x)[""]}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(folder, params, model.config, layout, mask=None)
-    ...     sorted(path.name for path in pathlib.Path(folder).iterdir())
+    ...     sorted(path.name for path in epath.Path(folder).iterdir())
     ['adapter_config.json', 'adapter_model.safetensors']
     """
-    leaves = flat(params)
+    leaves, names_of = flat(params), names.checked(names_of)
     every = names.universe(leaves, names_of)
     layers = _layers(leaves, layout, names_of)
     if fold_scaling:
@@ -77,6 +77,7 @@ def save(
     for path, layer in layers.items():
         torch_tensors = tensors.to_torch(layout[slots[path].module], layer)
         stored |= {f"{PREFIX}{path}.{suffix}": tensor for suffix, tensor in torch_tensors.items()}
+    _require_finite(stored)
     about = adapter_config.written(
         config,
         {path: (layer.a.shape[1], layer.scale) for path, layer in layers.items()},
@@ -88,7 +89,7 @@ def save(
         modules_to_save=heads or None,
         task_type=task_type,
     )
-    folder, text = pathlib.Path(folder), json.dumps(about, indent=2, sort_keys=True) + "\n"
+    folder, text = epath.Path(folder), json.dumps(about, indent=2, sort_keys=True) + "\n"
     write_together({folder / TENSORS: as_safetensors(stored), folder / adapter_config.NAME: text.encode()})
 
 
@@ -133,6 +134,12 @@ def _require_scales(layers: Mapping[str, Layer]) -> None:
             raise PeftError(
                 f"the scale of {path} is {layer.scale:g}, which no alpha gives; fold_scaling=True puts it into lora_B."
             )
+
+
+def _require_finite(stored: Mapping[str, np.ndarray]) -> None:
+    odd = sorted(key.removeprefix(PREFIX) for key, tensor in stored.items() if not np.isfinite(tensor).all())
+    if odd:
+        raise PeftError(f"{odd[0]} is not finite; it diverged.")
 
 
 def _folded(layers: Mapping[str, Layer]) -> dict[str, Layer]:
@@ -191,8 +198,8 @@ def _biases(trained: set[str], leaves: Mapping[str, Any]) -> tuple[str, set[str]
 def _unstacked(leaf: Any, torch_path: str):
     """(torch path, part) for each layer of a stack; the leaf itself where there is none."""
     array = np.asarray(leaf, np.float32)
-    for index in np.ndindex(*array.shape[: torch_path.count("{}")]):
-        yield torch_path.format(*index), array[index].reshape(-1)
+    for index, path in names.spelt(torch_path, array.shape):
+        yield path, array[index].reshape(-1)
 
 
 def _require_whole(module: str, trained: set[str], leaves: Mapping[str, Any]) -> None:
