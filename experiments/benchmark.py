@@ -57,6 +57,7 @@ def run() -> None:
     from experiments.benchmarks import against_peft, report, sweeps
 
     main.refuse(("seeds",), f"here: every sweep that is timed has {sweeps.SEEDS}")
+    main.refuse(("mesh", "profile", "num_processes"), "here: each part says on which devices it runs")
     platform = devices.settle()
     chosen = [name for name in TITLES if FLAGS.only is None or name in FLAGS.only]
     has_peft = any(name in NEED_PEFT for name in chosen) and against_peft.is_installed(FLAGS.peft_python)

@@ -116,7 +116,11 @@ class LoRAConfig:
             raise ConfigError(f"init is 'orthogonal', which halves the rank; it must be even, and {odd[0]} is not.")
 
     def scale(self, *, rank: int, alpha: float | None) -> float:
-        """The scale of a layer of this `rank` and `alpha` under the config's rule; alpha None as for the config."""
+        """The scale of a layer of this `rank` and `alpha` under the config's rule; alpha None as for the config.
+
+        >>> LoRAConfig(rank=8, scaling="alpha/sqrt(r)").scale(rank=4, alpha=8)
+        4.0
+        """
         if alpha is None:
             alpha = 1 if self.scaling == "constant" else rank
         return scale_of(alpha, rank, self.scaling)
@@ -147,6 +151,9 @@ class LoRAConfig:
 
         Raises:
           ConfigError: for a field that does not exist, or without a rank.
+
+        >>> LoRAConfig.from_dict({"rank": 2}).rank
+        2
         """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)

@@ -54,7 +54,11 @@ class LoRA(nn.Module):
 
     @nn.nowrap
     def with_config(self, config: LoRAConfig) -> "LoRA":
-        """The same model under another config."""
+        """The same model under another config.
+
+        >>> LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*")).with_config(LoRAConfig(rank=1, targets="*")).config.rank
+        1
+        """
         return LoRA(self.base_module, config)
 
     def _adapted(self, method: Callable, *args, **kwargs):
@@ -74,6 +78,12 @@ class LoRA(nn.Module):
         Raises:
           TreeError: for an adapter that is not whole, has no kernel beside it, or is of another kernel's shape.
           TargetError: for an adapter of a layer that runs and that LoRA cannot adapt.
+
+        >>> import jax, jax.numpy as jnp
+        >>> model = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*"))
+        >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
+        >>> model.apply(variables, jnp.ones((2, 3))).shape
+        (2, 4)
         """
         method, args = self._routed(method, args)
         leaves = flat(variables.get("params", {}))
@@ -84,7 +94,16 @@ class LoRA(nn.Module):
         return super().apply(variables, *args, method=method, **kwargs)
 
     def init_with_output(self, rngs, *args, method: Callable | str | None = None, **kwargs) -> Any:
-        """As `nn.Module.init_with_output`, with `method` as for `apply`; `init` calls it."""
+        """As `nn.Module.init_with_output`, with `method` as for `apply`; `init` calls it.
+
+        Raises:
+          TargetError: as the class says.
+
+        >>> import jax, jax.numpy as jnp
+        >>> y, variables = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*")).init_with_output(jax.random.key(0), jnp.ones((1, 3)))
+        >>> y.shape
+        (1, 4)
+        """
         method, args = self._routed(method, args)
         try:
             return super().init_with_output(rngs, *args, method=method, **kwargs)

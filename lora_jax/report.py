@@ -47,6 +47,9 @@ class Report:
     `share` is adapter / (base + adapter), PEFT's convention; `ratio` is adapter / base, the papers'. `trainable`
     counts what the mask trains (adapters and heads), or the adapters where no mask is given. `b_nonzero` counts the
     layers whose update is more than rounding: none before the first step, all after it.
+
+    >>> Report((), base=12, adapter=4, trainable=4, b_nonzero=0, matches={}).share
+    0.25
     """
 
     rows: tuple[Row, ...]

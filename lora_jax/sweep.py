@@ -204,6 +204,12 @@ class Sweep:
 
         Raises:
           OptimizerError: when padding would change what the optimiser does (Adafactor, Muon, Shampoo ...).
+          TreeError: when leaves, learning rates and seeds speak of different numbers of members.
+
+        >>> trainer = Sweep(lambda params, batch, key: (params["w"] * batch, None), optax.sgd)
+        >>> state = trainer.start({"w": jnp.zeros(2)}, {"w": True}, learning_rates=(0.1, 0.2), seeds=(0, 1), padded=False)
+        >>> state.learning_rate.shape
+        (2,)
         """
         if padded:
             require_elementwise(self.optimizer)
@@ -221,6 +227,11 @@ class Sweep:
         """The state with its last member again until the devices share the members evenly, and each device's members laid on it.
 
         `first` takes the members alone out of it again.
+
+        >>> trainer = Sweep(lambda params, batch, key: (params["w"] * batch, None), optax.sgd)
+        >>> state = trainer.start({"w": jnp.zeros(2)}, {"w": True}, learning_rates=(0.1, 0.2), seeds=(0, 1), padded=False)
+        >>> len(trainer.filled(state).learning_rate) % jax.device_count()
+        0
         """
         devices = jax.device_count() if self.mesh is None else self.mesh.shape[MEMBERS]
         return self._spread(fill(state, len(state.learning_rate) + -len(state.learning_rate) % devices))
@@ -229,6 +240,11 @@ class Sweep:
         """What all members share (the base, data), whole on every device that `state` lies on; leaves already laid there stay as they are.
 
         Only several processes need it done by hand, where an array of one process is none that all of them hold.
+
+        >>> trainer = Sweep(lambda params, batch, key: (params["w"] * batch, None), optax.sgd)
+        >>> state = trainer.start({"w": jnp.zeros(2)}, {"w": True}, learning_rates=(0.1, 0.2), seeds=(0, 1), padded=False)
+        >>> trainer.share(jnp.ones(3), state).shape
+        (3,)
         """
         mesh = self._mesh_of(state)
         if mesh is None:
@@ -264,7 +280,13 @@ class Sweep:
         return jax.jit(run, donate_argnums=0)
 
     def evaluation(self, metric_fn: Callable, batch_size: int) -> Callable:
-        """`evaluate(state, shared, data) -> sums [M, ...]`, jitted; see `training.make_evaluation`. Every process has all of the sums."""
+        """`evaluate(state, shared, data) -> sums [M, ...]`, jitted; see `training.make_evaluation`. Every process has all of the sums.
+
+        >>> trainer = Sweep(lambda params, batch, key: (params["w"] * batch, None), optax.sgd)
+        >>> state = trainer.start({"w": jnp.arange(2.0)}, {"w": True}, learning_rates=(0.1, 0.2), seeds=(0, 1), padded=False)
+        >>> trainer.evaluation(lambda params, batch: {"sum": params["w"] * batch}, 2)(state, {}, jnp.ones(3))["sum"].tolist()
+        [0.0, 3.0]
+        """
         evaluate_one = training.make_evaluation(metric_fn, batch_size)
 
         def some(state: SweepState, shared: Params, data: Any):

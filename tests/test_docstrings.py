@@ -82,6 +82,29 @@ def test_every_function_at_the_front_door_has_an_example():
     assert bare - WITHOUT_EXAMPLES == set()
 
 
+def methods(value: type) -> dict[str, typing.Any]:
+    """The public methods that a class has of itself; those that Flax calls, and plain counts, aside."""
+    return {
+        name: v
+        for name, v in vars(value).items()
+        if inspect.isfunction(v) and not name.startswith("_") and name != "setup"
+    }
+
+
+def test_every_method_at_the_front_door_has_an_example():
+    """Of what others make, the makers have them."""
+    classes = {
+        name: value for name, value in front_door().items() if inspect.isclass(value) and name not in WITHOUT_EXAMPLES
+    }
+    bare = {
+        f"{name}.{method}"
+        for name, value in classes.items()
+        for method, function in methods(value).items()
+        if ">>>" not in (inspect.getdoc(function) or "")
+    }
+    assert len(classes) > 5 and bare == set()
+
+
 def test_everything_at_the_front_door_is_there():
     assert all(hasattr(lora_jax, name) for name in lora_jax.__all__)
     assert sorted(lora_jax.__all__) == lora_jax.__all__

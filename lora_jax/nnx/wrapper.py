@@ -65,6 +65,10 @@ class LoRA:
 
         Args:
           *args, **kwargs: an example input of the model.
+
+        >>> model = LoRA(nnx.Embed(5, 2, rngs=nnx.Rngs(0)), LoRAConfig(rank=1, targets="*"))
+        >>> model.layout_of(jnp.zeros(3, int))[""].methods
+        ('__call__',)
         """
         tied: set[tuple[int, int]] = set()
         with sites.noting_attend(tied):
@@ -77,11 +81,24 @@ class LoRA:
         return {path: called(site) for path, site in self.layout.items()}
 
     def with_config(self, config: LoRAConfig) -> "LoRA":
-        """The same model under another config."""
+        """The same model under another config.
+
+        >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
+        >>> model.with_config(LoRAConfig(rank=1, targets="*")).config.rank
+        1
+        """
         return LoRA(self.base_module, config)
 
     def init(self, key: jax.Array, *args: Any, **kwargs: Any) -> dict:
-        """`{"params": ...}`: the model's parameters and fresh adapters. The arguments are not needed, and taken as linen's `init` takes them."""
+        """`{"params": ...}`: the model's parameters and fresh adapters. The arguments are not needed, and taken as linen's `init` takes them.
+
+        Raises:
+          ConfigError: for a rank above what a start from the base (PiSSA, OLoRA) has room for.
+
+        >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
+        >>> sorted(model.init(jax.random.key(0))["params"])
+        ['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale']
+        """
         fresh = {}
         for path, layer in sites.layers(self.base_module):
             if targets.is_target(self.config, path, is_linear=sites.is_linear(layer)):
@@ -123,6 +140,11 @@ class LoRA:
         Raises:
           TreeError: when the base part of `params` is not this model's (it lists every difference), or an adapter is not whole or not of
             the shape of its kernel.
+
+        >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
+        >>> adapted = model.inject(model.init(jax.random.key(0))["params"])
+        >>> type(adapted).__name__, adapted(jnp.ones((1, 3))).shape
+        ('Linear', (1, 4))
         """
         leaves = flat(params)
         require_whole(leaves)
@@ -159,7 +181,13 @@ class LoRA:
         return found
 
     def params_of(self, model: nnx.Module) -> dict:
-        """The tree of a model from `inject`, after training say: the inverse of `inject`."""
+        """The tree of a model from `inject`, after training say: the inverse of `inject`.
+
+        >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
+        >>> params = model.init(jax.random.key(0))["params"]
+        >>> bool(jnp.array_equal(model.params_of(model.inject(params))["lora_a"], params["lora_a"]))
+        True
+        """
         state = nnx.state(model, (nnx.Param, hooks.LoRASetting))
         leaves = {}
         for path, leaf in nnx.to_flat_state(state):
@@ -193,6 +221,13 @@ class LoRA:
           *args, **kwargs: the model's own.
           rngs: as for `inject`.
           method: the name of the method to call, or a function of the model.
+
+        Raises:
+          TreeError: as `inject`.
+
+        >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
+        >>> model.apply(model.init(jax.random.key(0)), jnp.ones((2, 3))).shape
+        (2, 4)
         """
         model = self.inject(variables["params"], rngs=rngs)
         return method(model, *args, **kwargs) if callable(method) else getattr(model, method)(*args, **kwargs)

@@ -66,3 +66,13 @@ def assert_alike(got: str, expected: str) -> None:
             assert got[path] == value
         else:
             np.testing.assert_allclose(got[path], value, rtol=2e-5, err_msg=str(path))
+
+
+def test_a_process_that_nobody_joins_says_so():
+    command = [sys.executable, str(entries.FOLDER / "linear_teacher.py"), "--preset=smoke", "--join_timeout=1"]
+    alone = ["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_id=1"]  # nobody listens there
+    done = subprocess.run([*command, *alone], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: process 1 of 2 at 127.0.0.1:1: not all processes came within 1 s (--join_timeout)"
+    )
