@@ -1,6 +1,6 @@
 """How fast, against what: LoRA and full steps, scan and loop, sweep and serial runs, length buckets and padding, PEFT.
 
-python experiments/benchmark.py                                  # 8 minutes on 2 cores, 12 with PEFT's parts
+python experiments/benchmark.py                                  # 14 minutes on 2 cores, 18 with PEFT's parts
 python experiments/benchmark.py --peft_python=/path/to/python    # an interpreter that has torch and peft
 python experiments/benchmark.py --only=bert_step --only=bert_sweep
 """
@@ -65,8 +65,13 @@ def run() -> None:
     folder = epath.Path(FLAGS.workdir) / "-".join(["benchmark", platform, *(chosen if FLAGS.only else [])])
     make_folder(folder)
     measure = parts(FLAGS.preset, FLAGS.peft_python)
-    results = {TITLES[name]: measure[name]() if has_peft or name not in NEED_PEFT else None for name in chosen}
-    write_json(folder / "benchmark.json", {"environment": environment(), "results": results})
+    results: dict[str, Any] = {}
+    for name in chosen:
+        print(f"measuring: {TITLES[name]}", file=sys.stderr, flush=True)
+        results[TITLES[name]] = measure[name]() if has_peft or name not in NEED_PEFT else None
+        write_json(
+            folder / "benchmark.json", {"environment": environment(), "results": results}
+        )  # what is measured stays
     table = report.table(results)
     write_text(folder / "table.txt", table + "\n")
     print(table)

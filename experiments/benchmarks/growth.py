@@ -17,7 +17,7 @@ from experiments.common.classification import cross_entropy
 from lora_jax import mesh, sweep
 from lora_jax.models.mlp import MLP
 
-MEMBERS, RANKS, WIDTHS, LENGTHS = (1, 4, 16, 64), (1, 4, 16, 64, 256), (128, 512, 2048), (64, 128, 256, 512)
+MEMBERS, RANKS, WIDTHS, LENGTHS = (1, 4, 16, 64), (1, 4, 16, 64, 256), (128, 512, 2048), (32, 64, 128, 256)
 DEVICES, DEVICE_MEMBERS = (1, 2, 4, 8), 8
 TOKENS = 4096  # of a batch, whatever the length of its rows
 REPOSITORY = pathlib.Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from lora_jax import checkpoint
 from tests.experiments import entries
 
 ENTRY = ("rank_sweep.py", "--task=linear_teacher", "--preset=smoke")
-SETTINGS = linear.Settings(ranks=(1, 4), seeds=2, steps=100, blocks=10)
+SETTINGS = linear.Settings(ranks=(2,), seeds=2, steps=80, blocks=8)
 KILLS = 20
 
 
@@ -89,7 +89,7 @@ def damaged(home: pathlib.Path) -> dict:
     facts = {}
     for name in ("cut", "missing"):
         workdir = home / name
-        begin_and_kill(workdir, 5)
+        begin_and_kill(workdir, 4)
         saves = next(workdir.glob("*/phases/linear_teacher"))
         newest = saves / str(checkpoint.latest_step(saves))
         files = [path for path in newest.rglob("*") if path.is_file()]
@@ -121,7 +121,7 @@ def two_processes(home: pathlib.Path) -> dict:
     workdir, facts = home / "two", {}
     facts["two"] = {"status": [wait(pid) for pid in together(workdir)], "result": result(workdir)}
     workdir, ends = home / "two_lives", []
-    for number, least in ((signal.SIGKILL, 3), (signal.SIGTERM, 6)):
+    for number, least in ((signal.SIGKILL, 2), (signal.SIGTERM, 4)):
         pids = together(workdir)
         while not any(len(path.read_text().splitlines()) > least for path in workdir.glob("*/metrics.jsonl")):
             time.sleep(0.01)
@@ -144,10 +144,10 @@ def main() -> None:
         facts = {"whole": result(home / "whole"), "seconds": seconds}
         facts["killed"] = killed(home, seconds, random.Random(0))
         facts |= damaged(home)
-        status = begin_and_kill(home / "stopped", 5, signal.SIGTERM)
+        status = begin_and_kill(home / "stopped", 4, signal.SIGTERM)
         facts["stopped"] = {"status": status, "said": said(home / "stopped"), "again": wait(fork(home / "stopped"))}
         facts["stopped"]["result"] = result(home / "stopped")
-        begin_and_kill(home / "more", 5, devices=4)
+        begin_and_kill(home / "more", 4, devices=4)
         facts["more"] = {"status": wait(fork(home / "more")), "result": result(home / "more")}
         facts |= two_processes(home)
     json.dump(facts, sys.stdout)

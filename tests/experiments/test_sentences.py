@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from etils import epath
 
 from experiments.common.errors import UserError
 from experiments.data import sentences
@@ -114,7 +115,7 @@ def test_a_file_that_may_not_be_read(file, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     path = file("a.tsv", as_tsv(ROWS))
-    monkeypatch.setattr(sentences.pathlib.Path, "read_bytes", refused)
+    monkeypatch.setattr(type(epath.Path(".")), "read_bytes", refused)
     with pytest.raises(UserError, match=r"a\.tsv cannot be read: Permission denied\.$"):
         sentences.read(path)
 
