@@ -8,23 +8,16 @@ import jax.numpy as jnp
 
 from experiments.benchmarks import lm_setting, steps
 from lora_jax import training
-from lora_jax.models import products
-from lora_jax.models.causal_lm import CausalLM
 from lora_jax.models.generation import generate
 
 PROMPT = 32  # tokens
-NARROW = "LoRA, bfloat16 products"
 FEW_ROWS = 4
 
 
 def lora_against_full(count: int, rounds: int) -> dict[str, Any]:
-    """As `steps.lora_against_full`; beside them LoRA with the layers' products in bfloat16."""
-    narrow = CausalLM(lm_setting.CONFIG, dot_general=products.bfloat16)
-    rivals = {"LoRA": lm_setting.lora(), "full": lm_setting.full(), NARROW: lm_setting.lora(of=narrow)}
-    rows, rate = steps.measured(rivals, count, rounds)
-    ratio = steps.ratios(rows["LoRA"], rows["full"])
-    ratio[f"median_ms, {NARROW} / LoRA"] = rows[NARROW]["median_ms"] / rows["LoRA"]["median_ms"]
-    return {"rows": rows, "ratio": ratio, "matmul_gflops": rate / 1e9}
+    """As `steps.lora_against_full`."""
+    rows, rate = steps.measured({"LoRA": lm_setting.lora(), "full": lm_setting.full()}, count, rounds)
+    return {"rows": rows, "ratio": steps.ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate / 1e9}
 
 
 def large_lora_against_full(count: int, rounds: int) -> dict[str, Any]:

@@ -21,20 +21,19 @@ def measured(rivals: dict[str, setting.Rival], steps: int, rounds: int) -> tuple
     """Each rival's time per step in a scanned epoch, what a step costs, and FLOP/s of a matrix product.
 
     Of a step: the FLOPs of its matrix products, and the bytes it allocates beside its arguments and results. The share of
-    the rate of a matrix product is what a step reaches of the hardware. The floor is the larger of two times: of the FLOPs at
-    this rate, and of reading what the step is given and writing what it gives back, once, at the rate of a copy.
+    the rate of a matrix product is what a step reaches of the hardware. The floor is the time of the FLOPs at
+    this rate.
     """
     times = timing.alternate({name: scanned_epoch(rival, steps) for name, rival in rivals.items()}, rounds)
-    rate, bandwidth = timing.matmul_rate(), timing.bandwidth()
+    rate = timing.matmul_rate()
     rows = {}
     for name, rival in rivals.items():
         row = timing.summarise(times[name], per=steps) | _cost(rival)
         per_second = row["flops"] / row["median_ms"] * 1e3
-        floor_ms = max(row["flops"] / rate, row["moved_bytes"] / bandwidth) * 1e3
         rows[name] = row | {
             "gflops_per_s": per_second / 1e9,
             "share_of_matmul_rate": per_second / rate,
-            "times_the_floor": row["median_ms"] / floor_ms,
+            "times_the_floor": rate / per_second,
         }
     return rows, rate
 
@@ -88,5 +87,4 @@ def _cost(rival: setting.Rival) -> dict[str, float]:
         "flops": flops.of_products(training.make_step(rival.loss, rival.tx), state, rival.frozen, batch),
         "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
         "temporary_bytes": memory.temp_size_in_bytes,
-        "moved_bytes": memory.argument_size_in_bytes + memory.output_size_in_bytes,
     }

@@ -33,13 +33,6 @@ def summarise(times: list[float], per: int = 1) -> dict[str, float]:
     return {"median_ms": float(median), "quartile_low_ms": float(low), "quartile_high_ms": float(high), "n": len(times)}
 
 
-def bandwidth(size: int = 1 << 25, rounds: int = 10) -> float:
-    """Bytes/s, read and written, of adding 1 to so many float32: far more than a cache holds."""
-    x = jnp.ones(size)
-    add = jax.jit(lambda x: x + 1)
-    return 2 * x.nbytes / float(np.median(alternate({"add": lambda: add(x)}, rounds)["add"]))
-
-
 def matmul_rate(size: int = 1024, rounds: int = 10) -> float:
     """FLOP/s of a float32 matrix product of this size: the ceiling that step times are held against."""
     x = jnp.ones((size, size))

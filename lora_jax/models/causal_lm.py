@@ -108,14 +108,9 @@ def _kept(x: jax.Array) -> jax.Array:
     return ad_checkpoint.checkpoint_name(x, KEPT)
 
 
-def _dense(features: int, of: nn.Module, name: str) -> nn.Dense:
-    return nn.Dense(features, use_bias=False, kernel_init=INIT, dtype=of.dtype, dot_general=of.dot_general, name=name)
-
-
 class _SelfAttention(nn.Module):
     config: CausalLMConfig
     dtype: Any
-    dot_general: Any
 
     @nn.compact
     def __call__(self, x, cache, positions, segments):
@@ -123,7 +118,7 @@ class _SelfAttention(nn.Module):
         c = self.config
 
         def project(name, inputs, features):
-            return _kept(_dense(features, self, name)(inputs))
+            return _kept(nn.Dense(features, use_bias=False, kernel_init=INIT, dtype=self.dtype, name=name)(inputs))
 
         def heads(name, count):
             return project(name, x, count * c.head_size).reshape(*x.shape[:2], count, c.head_size)
@@ -144,12 +139,11 @@ class _MLP(nn.Module):
 
     config: CausalLMConfig
     dtype: Any
-    dot_general: Any
 
     @nn.compact
     def __call__(self, x):
         def project(name, inputs, features):
-            return _kept(_dense(features, self, name)(inputs))
+            return _kept(nn.Dense(features, use_bias=False, kernel_init=INIT, dtype=self.dtype, name=name)(inputs))
 
         wide = nn.silu(project("gate_proj", x, self.config.intermediate_size))
         wide = wide * project("up_proj", x, self.config.intermediate_size)
@@ -159,25 +153,23 @@ class _MLP(nn.Module):
 class _Layer(nn.Module):
     config: CausalLMConfig
     dtype: Any
-    dot_general: Any
 
     @nn.compact
     def __call__(self, x, cache, positions, segments):
         def norm(name):
             return nn.RMSNorm(epsilon=self.config.rms_norm_eps, dtype=self.dtype, name=name)
 
-        context, new = _SelfAttention(self.config, self.dtype, self.dot_general, name="self_attn")(
+        context, new = _SelfAttention(self.config, self.dtype, name="self_attn")(
             norm("input_layernorm")(x), cache, positions, segments
         )
         x = x + context
-        return x + _MLP(self.config, self.dtype, self.dot_general, name="mlp")(norm("post_attention_layernorm")(x)), new
+        return x + _MLP(self.config, self.dtype, name="mlp")(norm("post_attention_layernorm")(x)), new
 
 
 class _Decoder(nn.Module):
     config: CausalLMConfig
     dtype: Any
     remat: bool
-    dot_general: Any
 
     def setup(self):
         c = self.config
@@ -190,7 +182,7 @@ class _Decoder(nn.Module):
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=c.num_hidden_layers,
-        )(c, self.dtype, self.dot_general)
+        )(c, self.dtype)
         self.norm = nn.RMSNorm(epsilon=c.rms_norm_eps, dtype=self.dtype)
 
     def __call__(self, ids, cache, positions, segments):
@@ -203,8 +195,7 @@ class CausalLM(nn.Module):
 
     Call: ids int32 [B, T] and optionally `segments` int32 [B, T], the document each token is of (attention and positions
     stay within one; default: one document a row). Returns logits [B, T, V]. Parameters are float32; `dtype` is what is
-    computed in, and `dot_general` does the products of the layers (`products.bfloat16` say). Of a layer the backward pass finds
-    the results of products, and computes the rest again; with `remat` all.
+    computed in. Of a layer the backward pass finds the results of products, and computes the rest again; with `remat` all.
 
     Raises:
       ModelError: for more tokens than `max_position_embeddings`.
@@ -217,10 +208,9 @@ class CausalLM(nn.Module):
     config: CausalLMConfig
     dtype: Any = jnp.float32
     remat: bool = False
-    dot_general: Any = None
 
     def setup(self):
-        self.model = _Decoder(self.config, self.dtype, self.remat, self.dot_general)
+        self.model = _Decoder(self.config, self.dtype, self.remat)
         if not self.config.tie_word_embeddings:
             self.lm_head = nn.Dense(self.config.vocab_size, use_bias=False, kernel_init=INIT, dtype=self.dtype)
 
