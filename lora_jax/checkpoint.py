@@ -16,8 +16,9 @@ from etils import epath
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import CheckpointError, DamagedError
+from lora_jax.files import is_remote
 from lora_jax.leaves import is_adapter_leaf
-from lora_jax.mesh import fetch
+from lora_jax.mesh import fetch, is_key
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.tree import Params, differences, flat, nested
 
@@ -168,10 +169,6 @@ def _path(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _leaves(tree: Any) -> dict[str, np.ndarray]:
     """Flat numpy arrays; typed PRNG keys as their words."""
     found = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -179,7 +176,7 @@ def _leaves(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _as_leaf(value: np.ndarray, like: Any) -> jax.Array:
-    if _is_key(like):
+    if is_key(like):
         return jax.random.wrap_key_data(jax.numpy.asarray(value), impl=jax.random.key_impl(like))
     return jax.numpy.asarray(value)
 
@@ -274,7 +271,7 @@ def _check_config(where: str, saved: dict | None, config: LoRAConfig | None) -> 
 def _absolute(directory: str | epath.PathLike) -> epath.Path:
     """As orbax wants it; a bucket's path (gs://...) is so already."""
     directory = epath.Path(directory)
-    return directory if "://" in str(directory) else directory.absolute()
+    return directory if is_remote(directory) else directory.absolute()
 
 
 def _steps(directory: epath.Path) -> set[int]:

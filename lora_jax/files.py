@@ -12,12 +12,21 @@ from etils import epath
 from lora_jax.errors import ModelError, first_line
 
 
+def is_remote(path: str | epath.PathLike) -> bool:
+    """Whether it is in a bucket (gs://...), which has neither a working directory nor files that can be mapped.
+
+    >>> is_remote("gs://bucket/run"), is_remote("run")
+    (True, False)
+    """
+    return "://" in str(path)
+
+
 def read_safetensors(file: str | epath.PathLike) -> dict[str, np.ndarray]:
     """All tensors of a file by name. Raises ModelError where it cannot be read."""
     try:
         return (
             safetensors.numpy.load(epath.Path(file).read_bytes())
-            if "://" in str(file)
+            if is_remote(file)
             else safetensors.numpy.load_file(file)
         )
     except Exception as error:  # its own error; OSError; AttributeError for a dtype that numpy lacks, as float8

@@ -79,9 +79,8 @@ def _follows(name: str, shape: tuple[int, ...], kernel: tuple[int, ...], cut: in
     stacked = len(shape) - 2
     inputs = name.endswith("_a")
     width = shape[-2] if inputs else shape[-1]
-    for at in range(
-        stacked + 1, len(kernel)
-    ):  # the first axis of a group is the one whose parts lie together in the flattened factor
+    # The first axis of a group is the one whose parts lie together in the flattened factor.
+    for at in range(stacked + 1, len(kernel)):
         if inputs and math.prod(kernel[stacked:at]) == width and cut == stacked:
             return len(shape) - 2
         if not inputs and math.prod(kernel[at:]) == width and cut == at:
@@ -117,7 +116,7 @@ def put(tree: Any, mesh: jax.sharding.Mesh, spec: jax.P = jax.P()) -> Any:
 
 def _own_part(leaf: Any, sharding: jax.sharding.NamedSharding) -> jax.Array:
     """A global array of which this process gives what its own devices hold."""
-    if _is_key(leaf):
+    if is_key(leaf):
         return jax.random.wrap_key_data(_own_part(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     value = fetch(leaf)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
@@ -133,13 +132,18 @@ def fetch(tree: Any) -> Any:
 
 
 def _fetch(leaf: Any) -> np.ndarray:
-    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    leaf = jax.random.key_data(leaf) if is_key(leaf) else leaf
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return np.asarray(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed PRNG keys.
+
+    >>> is_key(jax.random.key(0)), is_key(jax.random.key_data(jax.random.key(0)))
+    (True, False)
+    """
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
