@@ -105,21 +105,39 @@ def test_attention_is_the_same_on_every_platform(backend, queries, key, monkeypa
         close(got[b, t, h], (weights / weights.sum()) @ np.asarray([v[b, s, h // 3] for s in seen]))
 
 
+@pytest.mark.parametrize("train", [("states",), ("table",), ("states", "table")], ids="+".join)
 @pytest.mark.parametrize("chunk", [1, 4, 7, 512])
-def test_the_loss_in_chunks_is_the_loss(chunk, key):
-    states, targets, table = jax.random.normal(key, (7, 5)), jnp.arange(7) % 3, jax.random.normal(key, (5, 3))
+def test_the_loss_in_chunks_is_the_loss(chunk, train, key):
+    given = {"states": jax.random.normal(key, (7, 5)), "table": jax.random.normal(key, (5, 3))}
+    targets, weights = jnp.arange(7) % 3, jnp.arange(7.0)
 
-    def loss(table, of):
-        return of(lambda x: x @ table).mean()
+    def loss(trained, losses):
+        params = given | trained
+        return (weights * losses(lambda x: x @ params["table"], params["states"])).sum()
 
-    def whole(score):
+    def whole(score, states):
         return -jnp.take_along_axis(jax.nn.log_softmax(score(states)), targets[:, None], axis=1)[:, 0]
 
-    def chunked(score):
+    def chunked(score, states):
         return token_losses(score, states, targets, chunk=chunk)
 
-    for got, expected in zip(*(jax.value_and_grad(loss)(table, of) for of in (chunked, whole)), strict=True):
-        close(got, expected, 1e-6)
+    trained = {name: given[name] for name in train}
+    (value, gradients), (expected, by_hand) = (jax.value_and_grad(loss)(trained, of) for of in (chunked, whole))
+    close(value, expected, 1e-5)
+    chex.assert_trees_all_close(gradients, by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize(("train", "products"), [("states", 2), ("table", 3)])
+def test_logits_are_made_again_only_for_a_head_that_trains(train, products, key):
+    """Frozen: the logits and the states' gradient. Training: the logits, again, and the head's gradient."""
+    given = {"states": jnp.ones((6, 5)), "table": jnp.ones((5, 3))}
+
+    def loss(trained):
+        params = given | trained
+        return token_losses(lambda x: x @ params["table"], params["states"], jnp.zeros(6, jnp.int32), chunk=2).sum()
+
+    program = jax.jit(jax.grad(loss)).trace({train: given[train]}).jaxpr.jaxpr
+    assert sum(of.primitive.name == "dot_general" for of in equations(program)) == products
 
 
 @pytest.mark.parametrize("name", NAMES)

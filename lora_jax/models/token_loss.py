@@ -1,9 +1,11 @@
 """Cross-entropy of a language model's output layer, a few hundred rows at a time.
 
-Letters: N rows (tokens that are scored), D hidden, V vocabulary.
+Letters: N rows (tokens that are scored), C chunks of n rows, D hidden, V vocabulary.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +19,12 @@ def token_losses(
 ) -> jax.Array:
     """Nats float32 [N] of `targets` int32 [N] under `score(states)`, for states [N, D].
 
-    The logits [N, V] never exist as a whole, forward or backward: each chunk's are computed again for its gradient.
+    The logits [N, V] never exist as a whole, forward or backward. Where the parameters of `score` are frozen, the gradient of the states
+    is made along with the losses, from the same logits; where they train, each chunk's logits are computed again. Reverse-mode
+    differentiation only.
 
     Args:
-      score: states [n, D] -> logits [n, V].
+      score: states [n, D] -> logits [n, V], each row by itself.
 
     >>> losses = token_losses(lambda x: x, jnp.zeros((3, 4)), jnp.array([0, 1, 2]), chunk=2)
     >>> [round(float(loss), 3) for loss in losses]
@@ -30,11 +34,67 @@ def token_losses(
     chunk = min(chunk, n)
     pad = -n % chunk
     states = jnp.pad(states, ((0, pad), (0, 0))).reshape(-1, chunk, states.shape[-1])
-    padded = jnp.pad(targets, (0, pad)).reshape(-1, chunk)
+    targets = jnp.pad(targets, (0, pad)).reshape(-1, chunk)
+    of, parameters = jax.closure_convert(score, states[0])  # as arguments, so that it is known which of them train
+    return _losses(of, states, targets, parameters).reshape(-1)[:n]
 
-    @jax.checkpoint
-    def losses(of):
-        logits = score(of[0]).astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, of[1])
 
-    return jax.lax.map(losses, (states, padded)).reshape(-1)[:n]
+def _chunk(score: Callable, states: jax.Array, targets: jax.Array, parameters: list) -> jax.Array:
+    logits = score(states, *parameters).astype(jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _losses(score: Callable, states: jax.Array, targets: jax.Array, parameters: list) -> jax.Array:
+    return jax.lax.map(lambda of: _chunk(score, *of, parameters), (states, targets))
+
+
+def _forward(score: Callable, states: Any, targets: Any, parameters: list):
+    """The losses [C, n], and a function of their cotangents [C, n]: those of the states and of each parameter, None for what does not train."""
+    trains = [of.perturbed for of in (states, *parameters)]
+    values = [of.value for of in (states, *parameters)]
+    if any(trains[1:]):
+        return _again(score, values, targets.value, trains)
+    return _at_once(score, values, targets.value)
+
+
+def _at_once(score, values, targets):
+    """A row's gradient is its cotangent times the gradient of its own loss, which can be made before the cotangent is known."""
+    states, *parameters = values
+
+    def one(of):
+        losses, pull = jax.vjp(lambda states: _chunk(score, states, of[1], parameters), of[0])
+        return losses, pull(jnp.ones_like(losses))[0]
+
+    losses, gradients = jax.lax.map(one, (states, targets))
+
+    def pulled(gradients, cotangents):
+        return [cotangents[..., None].astype(gradients.dtype) * gradients, *[None] * len(parameters)]
+
+    return losses, jax.tree_util.Partial(pulled, gradients)
+
+
+def _again(score, values, targets, trains):
+    """The gradient of parameters sums over rows by their cotangents: the logits are made once more when these are known."""
+
+    def of(trained):
+        given = iter(trained)
+        states, *parameters = [next(given) if has else value for has, value in zip(trains, values, strict=True)]
+        one = jax.checkpoint(lambda of: _chunk(score, *of, parameters))
+        return jax.lax.map(one, (states, targets))
+
+    losses, pull = jax.vjp(of, [value for has, value in zip(trains, values, strict=True) if has])
+
+    def pulled(pull, cotangents):
+        given = iter(pull(cotangents)[0])
+        return [next(given) if has else None for has in trains]
+
+    return losses, jax.tree_util.Partial(pulled, pull)
+
+
+def _backward(score: Callable, pulled: Callable, cotangents: jax.Array):
+    of_states, *of_parameters = pulled(cotangents)
+    return of_states, None, of_parameters
+
+
+_losses.defvjp(_forward, _backward, symbolic_zeros=True)
