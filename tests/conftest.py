@@ -25,8 +25,11 @@ if xla_knows(QUICK):
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from experiments.common import draws  # noqa: E402
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+draws.fuse_on_cpu()  # as the entries do: the same bits, and less to compile
 jax.devices()  # starts JAX with one device, before an entry that is tested makes one of each core
 
 

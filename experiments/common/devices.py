@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments.common import accelerator, preemption, processes
+from experiments.common import accelerator, draws, preemption, processes
 from experiments.common.errors import UserError
 from lora_jax import mesh as meshes
 from lora_jax.errors import MeshError
@@ -44,6 +44,7 @@ def settle(*, with_cores: bool = False) -> str:
     platform = accelerator.settle(
         FLAGS.accelerator, cpu_devices=min(cores, MOST_CORES) if with_cores and not asked else 1
     )
+    draws.fuse_on_cpu()
     preemption.listen()
     mesh()
     return platform
