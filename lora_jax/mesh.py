@@ -40,6 +40,15 @@ def make(
     return jax.sharding.Mesh(np.asarray(devices).reshape(sizes), AXES)
 
 
+def sharing_members(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None) -> int:
+    """How many devices, or groups of them, share a sweep's members; without a mesh, all there are.
+
+    >>> sharing_members(None) == jax.device_count()
+    True
+    """
+    return jax.device_count() if mesh is None else mesh.shape[MEMBERS]
+
+
 def specs(params: Params, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> dict[str, Any]:
     """A tree like `params` of PartitionSpecs: kernels over the model axis, adapters as their kernels lie, all else on every device.
 

@@ -142,14 +142,8 @@ class Row(NamedTuple):
     def x(self):
         return MODELS[self.model][1]
 
-    @functools.cache  # noqa: B019
     def base(self) -> dict:
-        if self.is_nnx:
-            return self.wrapper().base_params
-        params = jax.jit(self.wrapper().base_module.init)(jax.random.key(0), self.x)["params"]
-        if self.model == "causal LM":  # of a trained size: where keys are alike, their gradients cancel to noise
-            params["model"]["embed_tokens"]["embedding"] *= 20
-        return params
+        return base_of(self.model)
 
     @functools.cache  # noqa: B019
     def fresh(self) -> dict:
@@ -170,6 +164,26 @@ class Row(NamedTuple):
         return self.apply()[0](params, self.x)
 
 
+@functools.cache
+def base_of(model: str) -> dict:
+    """The parameters of a model that has never heard of LoRA."""
+    row = Row(model, "LoRA")
+    if row.is_nnx:
+        return row.wrapper().base_params
+    params = jax.jit(row.wrapper().base_module.init)(jax.random.key(0), row.x)["params"]
+    if model == "causal LM":  # of a trained size: where keys are alike, their gradients cancel to noise
+        params["model"]["embed_tokens"]["embedding"] *= 20
+    return params
+
+
+@functools.cache
+def plain(model: str):
+    """params -> what such a model answers, jitted."""
+    row = Row(model, "LoRA")
+    module = row.wrapper() if row.is_nnx else row.wrapper().base_module
+    return jax.jit(lambda params: module.apply({"params": params}, row.x))
+
+
 ROWS = [Row(model, config) for model in MODELS for config in CONFIGS]
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.model}: {row.config}")
 
@@ -177,7 +191,7 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.model}: 
 @every_row
 def test_it_begins_as_its_base_and_strips_to_it_bit_for_bit(row):
     fresh, base = row.fresh(), row.base()
-    assert_trees_close(row.y(fresh), row.y(base), 1e-6)
+    assert_trees_close(row.y(fresh), plain(row.model)(base), 1e-6)
     assert all(flat(strip(fresh))[path] is leaf for path, leaf in flat(base).items())
 
 
@@ -198,8 +212,8 @@ def test_merged_it_answers_alike_and_one_trace_serves_every_adapter(row):
     count = len(traces)
     got = run(params, row.x)
     assert len(traces) == count
-    assert_trees_close(row.y(merge(params)), got, 1e-5)
-    assert np.abs(got - row.y(row.base())).max() > 1e-3
+    assert_trees_close(plain(row.model)(merge(params)), got, 1e-5)
+    assert np.abs(got - plain(row.model)(row.base())).max() > 1e-3
 
 
 @every_row
@@ -208,15 +222,15 @@ def test_gradients_are_those_of_the_merged_model(row):
     _, trainable = partition(params, trainable_mask(params))
     rest = strip_trainable(params)
 
-    def loss(trainable, change):
-        return jnp.mean(row.wrapper().apply({"params": change(combine(rest, trainable))}, row.x) ** 2)
+    def gradients(trainable, change):
+        def loss(trainable):
+            return jnp.mean(row.wrapper().apply({"params": change(combine(rest, trainable))}, row.x) ** 2)
 
-    got = jax.jit(jax.grad(lambda t: loss(t, lambda tree: tree)))(trainable)
+        return jax.grad(loss)(trainable)
+
+    got, expected = jax.jit(lambda t: (gradients(t, lambda tree: tree), gradients(t, merge)))(trainable)
     if "DoRA" in row.config:  # merge differentiates the norm, DoRA does not: tests/test_variants.py has its own route
-        got, trainable = magnitudes(got), trainable
-        expected = magnitudes(jax.jit(jax.grad(lambda t: loss(t, merge)))(trainable))
-    else:
-        expected = jax.jit(jax.grad(lambda t: loss(t, merge)))(trainable)
+        got, expected = magnitudes(got), magnitudes(expected)
     assert_trees_close(got, expected, 5e-5)
 
 

@@ -11,7 +11,6 @@ from experiments.common import accelerator, draws, preemption, processes
 from experiments.common.errors import UserError
 from lora_jax import mesh as meshes
 from lora_jax.errors import MeshError
-from lora_jax.mesh import MEMBERS
 
 FLAGS = flags.FLAGS
 MOST_CORES = 4  # that a CPU is split into: a group of members is padded to a multiple, and the smallest have four
@@ -76,9 +75,3 @@ def placed(params: Any) -> Any:
     """Parameters laid out over the model axis of --mesh (`lora_jax.mesh.place`); without one, as they are."""
     chosen = mesh()
     return params if chosen is None else meshes.place(params, chosen)
-
-
-def along_members() -> int:
-    """How many devices, or groups of them, share a sweep's members."""
-    chosen = mesh()
-    return jax.device_count() if chosen is None else chosen.shape[MEMBERS]

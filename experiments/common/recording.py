@@ -1,5 +1,6 @@
 """A run's folder: config.json, environment.json, metrics.jsonl, and summary.json, whose presence means complete."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -112,6 +113,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@functools.cache  # of the code that this process has loaded
 def _commit() -> str | None:
     here = epath.Path(__file__).parent
     try:

@@ -89,7 +89,7 @@ def train_group(
 ) -> Outcome:
     """Trains the members together, each on its own seed's order of the rows; measured and judged as the recipe says."""
     n = len(members)
-    padded = sweep.even(members, devices.along_members())
+    padded = sweep.even(members, devices.mesh())
     model, stacked, shared, train = members_of(task, regime, padded, targets)
     per_epoch = len(task.train["ids"]) // recipe.batch_size
     optimizer = groups.adamw(

@@ -105,7 +105,7 @@ def train_group(
       members: alpha is the scale c of the update; rank 0 for a regime without adapters.
     """
     n = len(members)
-    members = sweep.even(members, devices.along_members())
+    members = sweep.even(members, devices.mesh())
     adapted, stacked, shared, train = members_of(task, regime, members)
     sizes = [len(bucket["y"]) for bucket in task.train]
     calls = recipe.epochs * sum(piece_counts(sizes, recipe.batch_size, STEPS))
