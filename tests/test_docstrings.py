@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 MODULES = ["lora_jax", *(module.name for module in pkgutil.walk_packages(lora_jax.__path__, "lora_jax."))]
 WITH_EXAMPLES = {
     "adapter", "bert", "checkpoint", "config", "contraction", "errors", "initializers", "lowrank", "merge", "module",
-    "optim", "partition", "report", "sweep", "targets", "training", "tree",
+    "members", "optim", "partition", "report", "stacks", "targets", "trainer", "training", "tree",
 }  # fmt: skip
 
 

@@ -70,8 +70,10 @@ def widths(count: int, rounds: int) -> dict[str, Any]:
 
 def lengths(count: int, rounds: int) -> dict[str, Any]:
     """3 M language model, LoRA: rows of growing length in batches of as many tokens."""
+    batches = {length: TOKENS // length for length in LENGTHS}
     rivals = {
-        f"{length} tokens a row": lm_setting.lora(lm_setting.full_rows(length), TOKENS // length) for length in LENGTHS
+        f"{length} tokens a row": lm_setting.lora(lm_setting.full_rows(length, rows=2 * batch), batch)
+        for length, batch in batches.items()
     }
     return _measured(rivals, count, rounds)
 

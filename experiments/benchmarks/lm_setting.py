@@ -46,9 +46,9 @@ def wrapped(of: CausalLM | None = None) -> lora_jax.LoRA:
     return lora_jax.LoRA(of or model(), lora_jax.LoRAConfig(rank=RANK, alpha=RANK, targets=lm_training.LINEAR))
 
 
-def full_rows(tokens: int | None = None) -> dict[str, jax.Array]:
+def full_rows(tokens: int | None = None, rows: int | None = None) -> dict[str, jax.Array]:
     """Noise, one document a row, every token but the first to be predicted."""
-    shape = ROWS, tokens or TOKENS
+    shape = rows or ROWS, tokens or TOKENS
     ids = jax.random.randint(jax.random.key(0), shape, 0, CONFIG.vocab_size, jnp.int32)
     scored = jnp.ones(shape, bool).at[:, -1].set(False)
     return {"ids": ids, "segments": jnp.ones_like(ids), "scored": scored}

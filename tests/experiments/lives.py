@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import sys
@@ -22,7 +23,7 @@ from lora_jax import checkpoint
 from tests.experiments import entries
 
 ENTRY = ("rank_sweep.py", "--task=linear_teacher", "--preset=smoke")
-SETTINGS = linear.Settings(ranks=(2,), seeds=2, steps=80, blocks=8)
+SETTINGS = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6)
 KILLS = 20
 
 
@@ -62,11 +63,15 @@ def killed(home: pathlib.Path, seconds: float, rng: random.Random) -> dict:
     """Runs killed at random moments of their life, then finished by the same command."""
     ends, reached = [], []
     for trial in range(KILLS):
-        workdir = home / f"killed{trial}"
-        pid = fork(workdir)
-        time.sleep(rng.uniform(0.05, 0.85 * seconds))
-        os.kill(pid, signal.SIGKILL)
-        ends.append(wait(pid))
+        workdir, moment = home / f"killed{trial}", rng.uniform(0.05, 0.85 * seconds)
+        end = 0
+        while end == 0:  # a run that was over before its moment came is begun anew, and dies sooner
+            shutil.rmtree(workdir, ignore_errors=True)
+            pid = fork(workdir)
+            time.sleep(moment)
+            os.kill(pid, signal.SIGKILL)
+            end, moment = wait(pid), 0.7 * moment
+        ends.append(end)
         records = list(workdir.glob("*/metrics.jsonl"))
         reached.append(len(records[0].read_text().splitlines()) if records else 0)
         assert wait(fork(workdir)) == 0, said(workdir)
