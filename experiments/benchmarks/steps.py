@@ -8,6 +8,7 @@ import numpy as np
 from experiments.benchmarks import flops, setting, timing
 from lora_jax import training
 
+PRODUCT = "matrix product"
 COMPARED = ("median_ms", "flops", "optimizer_bytes", "temporary_bytes")
 
 
@@ -21,11 +22,13 @@ def measured(rivals: dict[str, setting.Rival], steps: int, rounds: int) -> tuple
     """Each rival's time per step in a scanned epoch, what a step costs, and FLOP/s of a matrix product.
 
     Of a step: the FLOPs of its matrix products, and the bytes it allocates beside its arguments and results. The share of
-    the rate of a matrix product is what a step reaches of the hardware. The floor is the time of the FLOPs at
-    this rate.
+    the rate of a matrix product, timed in turns with the steps, is what a step reaches of the hardware. The floor is the time of
+    the FLOPs at this rate.
     """
-    times = timing.alternate({name: scanned_epoch(rival, steps) for name, rival in rivals.items()}, rounds)
-    rate = timing.matmul_rate()
+    product, operations = timing.matmul()
+    works = {name: scanned_epoch(rival, steps) for name, rival in rivals.items()}
+    times = timing.alternate(works | {PRODUCT: product}, rounds)
+    rate = operations / float(np.median(times[PRODUCT]))
     rows = {}
     for name, rival in rivals.items():
         row = timing.summarise(times[name], per=steps) | _cost(rival)

@@ -33,8 +33,12 @@ def summarise(times: list[float], per: int = 1) -> dict[str, float]:
     return {"median_ms": float(median), "quartile_low_ms": float(low), "quartile_high_ms": float(high), "n": len(times)}
 
 
-def matmul_rate(size: int = 1024, rounds: int = 10) -> float:
-    """FLOP/s of a float32 matrix product of this size: the ceiling that step times are held against."""
+def matmul(size: int = 1024, times: int = 10) -> tuple[Callable[[], Any], float]:
+    """float32 matrix products of this size, to be timed in turns with a step, and their FLOPs: the ceiling that the step is held against."""
     x = jnp.ones((size, size))
     product = jax.jit(lambda x: x @ x)
-    return 2 * size**3 / float(np.median(alternate({"matmul": lambda: product(x)}, rounds)["matmul"]))
+
+    def work():
+        return [product(x) for _ in range(times)]
+
+    return work, 2.0 * size**3 * times
