@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from experiments.benchmarks import bert_setting, lm_setting, lm_steps, setting, steps, timing
+from experiments.benchmarks import bert_setting, floor, flops, lm_setting, lm_steps, setting, steps, timing
 from experiments.common.errors import UserError
 
 WORKER = pathlib.Path(__file__).with_name("peft_steps.py")
@@ -27,26 +27,39 @@ def is_installed(python: str) -> bool:
 
 def mlp(python: str, step_count: int, turns: int) -> dict[str, Any] | None:
     """S3's MLP."""
-    return in_turns(python, "mlp", {"lora_jax": steps.scanned_epoch(setting.lora(), step_count)}, step_count, turns)
+    rival = setting.lora()
+    works = {"lora_jax": steps.scanned_epoch(rival, step_count)}
+    return in_turns(python, "mlp", works, step_count, turns, operations=floor.of_step(rival))
 
 
 def bert(python: str, step_count: int, turns: int) -> dict[str, Any] | None:
     """BERT-tiny, as a scanned epoch and as a loop of jitted steps, which is the shape of PyTorch's own loop."""
     rival = bert_setting.lora()
     works = {"lora_jax": steps.scanned_epoch(rival, step_count), "lora_jax, loop": steps.loop(rival, step_count)}
-    return in_turns(python, "bert", works, step_count, turns)
+    return in_turns(python, "bert", works, step_count, turns, operations=floor.of_step(rival))
 
 
 def lm(python: str, step_count: int, turns: int) -> dict[str, Any] | None:
     """The 3 M language model on full rows."""
-    return in_turns(python, "lm", {"lora_jax": steps.scanned_epoch(lm_setting.lora(), step_count)}, step_count, turns)
+    rival = lm_setting.lora()
+    works = {"lora_jax": steps.scanned_epoch(rival, step_count)}
+    return in_turns(python, "lm", works, step_count, turns, operations=floor.of_step(rival))
 
 
 def instructions(python: str, count: int, turns: int) -> dict[str, Any] | None:
     """The same on instructions of Alpaca's lengths: ours packed, PEFT's in padded batches. Per instruction."""
     lengths = lm_setting.lengths(count * lm_setting.EXAMPLES)
-    works = {"lora_jax": lm_steps.instructions(lengths)}
-    return in_turns(python, "instructions", works, len(lengths), turns, stdin=json.dumps(lengths))
+    work, operations = lm_steps.instructions(lengths)
+    said = json.dumps(lengths)
+    return in_turns(
+        python,
+        "instructions",
+        {"lora_jax": work},
+        len(lengths),
+        turns,
+        operations=operations / len(lengths),
+        stdin=said,
+    )
 
 
 def generation(python: str, new_tokens: int, turns: int) -> dict[str, Any] | None:
@@ -54,7 +67,9 @@ def generation(python: str, new_tokens: int, turns: int) -> dict[str, Any] | Non
     found: dict[str, Any] = {"rows": {}, "ratio": {}}
     for batch in (1, 16):
         works = {"lora_jax": lm_steps.generation(batch, new_tokens)}
-        part = in_turns(python, f"generation, {batch}", works, new_tokens, turns, per=batch * new_tokens)
+        tokens = batch * new_tokens
+        operations = flops.of_products(works["lora_jax"]) / tokens
+        part = in_turns(python, f"generation, {batch}", works, new_tokens, turns, operations=operations, per=tokens)
         if part is None:
             return None
         found["rows"] |= {f"{name}, batch {batch}": row for name, row in part.pop("rows").items()}
@@ -70,6 +85,7 @@ def in_turns(
     step_count: int,
     turns: int,
     *,
+    operations: float,
     per: int | None = None,
     stdin: str | None = None,
 ) -> dict[str, Any] | None:
@@ -78,16 +94,19 @@ def in_turns(
     Args:
       name: the setting, as the worker calls it.
       works: our ways to do as many steps.
+      operations: FLOPs of our products a step, or whatever times are divided by.
       per: what times are divided by, where it is not the steps.
       stdin: what the worker is told beside.
     """
     times: dict[str, list[float]] = {way: [] for way in (*works, "PEFT")}
+    products, of_products = floor.products(), []
     about: dict[str, Any] = {}
-    for work in works.values():
+    for work in (*works.values(), products):
         timing.seconds(work)
     for _ in range(turns):
         for way, work in works.items():
             times[way] += [timing.seconds(work) for _ in range(ROUNDS_A_TURN)]
+        of_products += [timing.seconds(products) for _ in range(ROUNDS_A_TURN)]
         command = [python, str(WORKER), name, str(step_count), str(ROUNDS_A_TURN)]
         done = subprocess.run(command, capture_output=True, text=True, input=stdin)
         if done.returncode:
@@ -95,6 +114,10 @@ def in_turns(
             return None
         about = json.loads(done.stdout.splitlines()[-1])
         times["PEFT"] += about["seconds"]
-    rows = {way: timing.summarise(values, per=per or step_count) for way, values in times.items()}
+    rate = floor.rate(of_products)
+    rows = {
+        way: floor.against(timing.summarise(values, per=per or step_count), operations, rate)
+        for way, values in times.items()
+    }
     ratio = {f"PEFT / {way}": rows["PEFT"]["median_ms"] / rows[way]["median_ms"] for way in works}
     return {"rows": rows, "ratio": ratio, **{key: about[key] for key in ABOUT}}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import bert_setting, timing
+from experiments.benchmarks import bert_setting, floor, timing
 from experiments.data import buckets
 from lora_jax import training
 
@@ -24,10 +24,11 @@ def buckets_against_padding(steps: int, rounds: int) -> dict[str, Any]:
     drawn = sentences(steps)
     examples = sum(len(bucket.rows) for bucket in drawn)
     ways = {"buckets": drawn, "padded to 64": buckets.merge_small(drawn, batch_size=examples, steps=1)}
-    times = timing.alternate({name: one_pass(way) for name, way in ways.items()}, rounds)
+    times, rate = floor.alternate({name: one_pass(way) for name, way in ways.items()}, rounds)
+    operations = _operations(ways["buckets"]) / examples  # of what must be computed
     rows = {}
     for name, way in ways.items():
-        row = timing.summarise(times[name], per=examples)
+        row = floor.against(timing.summarise(times[name], per=examples), operations, rate)
         rows[name] = row | {"examples_per_s": 1e3 / row["median_ms"], **buckets.waste(way)}
     ratio = {
         name: rows["buckets"][key] / rows["padded to 64"][key]
@@ -51,6 +52,16 @@ def sentences(batches: int) -> list[buckets.Bucket]:
     return found
 
 
+def _operations(parts: list[buckets.Bucket]) -> float:
+    """FLOPs of all products of one pass."""
+    rival = bert_setting.lora()
+    return sum(floor.of_step(rival, _examples(part)) * (len(part.rows) // rival.batch) for part in parts)
+
+
+def _examples(part: buckets.Bucket) -> dict[str, jax.Array]:
+    return {"x": jnp.asarray(part.input_ids), "y": jnp.asarray(part.labels)}
+
+
 def one_pass(parts: list[buckets.Bucket]):
     """An epoch of LoRA, one scan for each bucket; returns each one's losses [S]."""
     rival = bert_setting.lora()
@@ -58,7 +69,7 @@ def one_pass(parts: list[buckets.Bucket]):
     states, data = [rival.state()], []
     for part in parts:
         order = training.epoch_order(jax.random.key(5), 0, len(part.rows), rival.batch)
-        data.append(({"x": jnp.asarray(part.input_ids), "y": jnp.asarray(part.labels)}, order))
+        data.append((_examples(part), order))
 
     def work():
         found = []

@@ -3,7 +3,7 @@
 from typing import Any
 
 import lora_jax
-from experiments.benchmarks import bert_setting, setting, sweeps, timing
+from experiments.benchmarks import bert_setting, floor, setting, sweeps, timing
 from lora_jax import sweep
 
 MEMBERS, TOKENS = 6, 16  # 16: the middle of SST-2's lengths
@@ -18,9 +18,11 @@ def strategies(steps: int, rounds: int) -> dict[str, Any]:
     """
     kinds = {"own batches": (MEMBERS, steps, bert_setting.BATCH), "common batches": (steps, bert_setting.BATCH)}
     works = {f"{name}, {kind}": members(name, shape) for kind, shape in kinds.items() for name in STRATEGIES}
-    times = timing.alternate(works, rounds)
+    times, rate = floor.alternate(works, rounds)
+    operations = floor.of_step(bert_setting.lora(), bert_setting.data(TOKENS))
     rows = {
-        name: timing.summarise(values, per=MEMBERS * steps) | {"members": MEMBERS} for name, values in times.items()
+        name: floor.against(timing.summarise(values, per=MEMBERS * steps), operations, rate) | {"members": MEMBERS}
+        for name, values in times.items()
     }
     ratio = {
         f"vmap / sequential, {kind}": rows[f"vmap, {kind}"]["median_ms"] / rows[f"sequential, {kind}"]["median_ms"]

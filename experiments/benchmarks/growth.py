@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 import lora_jax
-from experiments.benchmarks import lm_setting, setting, steps, sweeps, timing
+from experiments.benchmarks import floor, lm_setting, setting, steps, sweeps, timing
 from experiments.common.classification import cross_entropy
 from lora_jax import mesh, sweep
 from lora_jax.models.mlp import MLP
@@ -26,8 +26,16 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 def members(count: int, rounds: int) -> dict[str, Any]:
     """MLP, r = 16: members in one program; per member step."""
     works = {f"{m} members": _sweep(m, count) for m in MEMBERS}
-    times = timing.alternate(works, rounds)
-    rows = {name: timing.summarise(times[name], per=m * count) for name, m in zip(works, MEMBERS, strict=True)}
+    return _per_member(works, dict(zip(works, MEMBERS, strict=True)), count, rounds)
+
+
+def _per_member(works: dict[str, Any], members: dict[str, int], count: int, rounds: int) -> dict[str, Any]:
+    times, rate = floor.alternate(works, rounds)
+    operations = floor.of_step(setting.lora())
+    rows = {
+        name: floor.against(timing.summarise(times[name], per=members[name] * count), operations, rate)
+        for name in works
+    }
     return {"rows": rows, "ratio": _relative(rows)}
 
 
@@ -94,9 +102,8 @@ def over_devices(count: int, rounds: int) -> dict[str, Any]:
     works = {
         f"{n} devices": _sweep(DEVICE_MEMBERS, count, mesh.make(members=n, devices=jax.devices()[:n])) for n in here
     }
-    times = timing.alternate(works, rounds)
-    rows = {name: timing.summarise(values, per=DEVICE_MEMBERS * count) for name, values in times.items()}
-    return {"rows": rows, "ratio": _relative(rows), "cores": os.cpu_count()}
+    found = _per_member(works, dict.fromkeys(works, DEVICE_MEMBERS), count, rounds)
+    return {**found, "cores": os.cpu_count()}
 
 
 def _measured(rivals: dict[str, setting.Rival], count: int, rounds: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks import lm_setting, steps
+from experiments.benchmarks import floor, lm_setting, steps
 from lora_jax import training
 from lora_jax.models.generation import generate
 
@@ -30,8 +30,8 @@ def large_lora_against_full(count: int, rounds: int) -> dict[str, Any]:
     return {"rows": rows, "ratio": steps.ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate / 1e9}
 
 
-def instructions(lengths: list[tuple[int, int]]) -> Callable[[], Any]:
-    """One pass over instructions of these lengths, packed, only answers scored; batches of about 32 of them."""
+def instructions(lengths: list[tuple[int, int]]) -> tuple[Callable[[], Any], float]:
+    """One pass over instructions of these lengths, packed, only answers scored, in batches of about 32 of them; and its FLOPs."""
     data = lm_setting.packed(lengths)
     rows = len(data["ids"])
     batch = max(1, round(lm_setting.EXAMPLES * rows / len(lengths)))
@@ -45,7 +45,7 @@ def instructions(lengths: list[tuple[int, int]]) -> Callable[[], Any]:
         states[0], (losses, _) = run(states[0], rival.frozen, rival.data, order)
         return losses
 
-    return work
+    return work, floor.of_step(rival) * len(order)
 
 
 def generation(batch: int, new_tokens: int) -> Callable[[], Any]:

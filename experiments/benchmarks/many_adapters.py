@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lora_jax
-from experiments.benchmarks import bert_setting, bert_sweep, setting, timing
+from experiments.benchmarks import bert_setting, bert_sweep, floor, flops, setting, timing
 from lora_jax import bank, sweep, training
 
 COUNT, TOKENS = 8, 16
@@ -32,7 +32,11 @@ def mixed_batch(calls: int, rounds: int) -> dict[str, Any]:
             calls, lambda: [one(adapter, group) for adapter, group in zip(adapters, groups, strict=True)]
         ),
     }
-    rows = {name: timing.summarise(values, per=calls) for name, values in timing.alternate(works, rounds).items()}
+    times, rate = floor.alternate(works, rounds)
+    operations = flops.of_products(mixed, stacked, ids, x)
+    rows = {
+        name: floor.against(timing.summarise(values, per=calls), operations, rate) for name, values in times.items()
+    }
     ratio = {
         "mixed / one adapter": rows["mixed"]["median_ms"] / rows["one adapter"]["median_ms"],
         "eight calls / mixed": rows["eight calls"]["median_ms"] / rows["mixed"]["median_ms"],
@@ -71,8 +75,10 @@ def trained(count: int, rounds: int) -> dict[str, Any]:
         works[name] = make()
         jax.block_until_ready(works[name]())
         rows[name] = {"with_compilation_s": time.perf_counter() - start}
-    for name, values in timing.alternate(works, rounds).items():
-        rows[name] |= timing.summarise(values, per=COUNT * count)
+    times, rate = floor.alternate(works, rounds)
+    operations = floor.of_step(bert_setting.lora(), bert_setting.data(TOKENS))
+    for name, values in times.items():
+        rows[name] |= floor.against(timing.summarise(values, per=COUNT * count), operations, rate)
     serial, ratio = rows["one after another"], {}
     for name in bert_sweep.STRATEGIES:
         ratio[f"one after another / {name}, with compilation"] = (

@@ -5,10 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmarks import flops, setting, timing
+from experiments.benchmarks import floor, setting, timing
 from lora_jax import training
 
-PRODUCT = "matrix product"
 COMPARED = ("median_ms", "flops", "optimizer_bytes", "temporary_bytes")
 
 
@@ -25,19 +24,11 @@ def measured(rivals: dict[str, setting.Rival], steps: int, rounds: int) -> tuple
     the rate of a matrix product, timed in turns with the steps, is what a step reaches of the hardware. The floor is the time of
     the FLOPs at this rate.
     """
-    product, operations = timing.matmul()
-    works = {name: scanned_epoch(rival, steps) for name, rival in rivals.items()}
-    times = timing.alternate(works | {PRODUCT: product}, rounds)
-    rate = operations / float(np.median(times[PRODUCT]))
+    times, rate = floor.alternate({name: scanned_epoch(rival, steps) for name, rival in rivals.items()}, rounds)
     rows = {}
     for name, rival in rivals.items():
-        row = timing.summarise(times[name], per=steps) | _cost(rival)
-        per_second = row["flops"] / row["median_ms"] * 1e3
-        rows[name] = row | {
-            "gflops_per_s": per_second / 1e9,
-            "share_of_matmul_rate": per_second / rate,
-            "times_the_floor": rate / per_second,
-        }
+        row = timing.summarise(times[name], per=steps) | _memory(rival)
+        rows[name] = floor.against(row, floor.of_step(rival), rate)
     return rows, rate
 
 
@@ -49,8 +40,11 @@ def ratios(row: dict[str, float], other: dict[str, float]) -> dict[str, float]:
 def scan_against_loop(steps: int, rounds: int) -> dict[str, Any]:
     """The same LoRA steps as one `lax.scan`, and as a loop over jitted steps on batches gathered on the device."""
     rival = setting.lora()
-    times = timing.alternate({"scan": scanned_epoch(rival, steps), "loop": loop(rival, steps)}, rounds)
-    rows = {name: timing.summarise(values, per=steps) for name, values in times.items()}
+    times, rate = floor.alternate({"scan": scanned_epoch(rival, steps), "loop": loop(rival, steps)}, rounds)
+    operations = floor.of_step(rival)
+    rows = {
+        name: floor.against(timing.summarise(values, per=steps), operations, rate) for name, values in times.items()
+    }
     return {"rows": rows, "ratio": {"loop / scan": rows["loop"]["median_ms"] / rows["scan"]["median_ms"]}}
 
 
@@ -80,14 +74,13 @@ def loop(rival: setting.Rival, steps: int):
     return work
 
 
-def _cost(rival: setting.Rival) -> dict[str, float]:
-    """FLOPs of the step's products; XLA's own analysis of its memory; the size of the optimiser's state."""
+def _memory(rival: setting.Rival) -> dict[str, float]:
+    """XLA's own analysis of the step's memory; the size of the optimiser's state."""
     batch = jax.tree.map(lambda leaf: leaf[: rival.batch], rival.data)
     state = rival.state()
     step = training.make_train_step(rival.loss, rival.tx)
     memory = step.lower(state, rival.frozen, batch).compile().memory_analysis()
     return {
-        "flops": flops.of_products(training.make_step(rival.loss, rival.tx), state, rival.frozen, batch),
         "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
         "temporary_bytes": memory.temp_size_in_bytes,
     }

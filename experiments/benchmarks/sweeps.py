@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import lora_jax
-from experiments.benchmarks import setting, timing
+from experiments.benchmarks import floor, setting, timing
 from experiments.common.classification import cross_entropy
 from lora_jax import sweep, training
 
@@ -30,10 +30,11 @@ def one_program_against_serial(steps: int, rounds: int) -> dict[str, Any]:
         works[name] = make()
         jax.block_until_ready(works[name]())
         rows[name] = {"with_compilation_s": time.perf_counter() - start}
-    times = timing.alternate(works, rounds)
+    times, rate = floor.alternate(works, rounds)
+    operations = sum(floor.of_step(setting.lora(rank)) for rank in RANKS) / len(RANKS)  # without padding
     for name, values in times.items():
-        rows[name] |= timing.summarise(values, per=len(RANKS) * SEEDS * steps)
-        rows[name]["members"] = len(RANKS) * SEEDS
+        row = timing.summarise(values, per=len(RANKS) * SEEDS * steps)
+        rows[name] |= floor.against(row, operations, rate) | {"members": len(RANKS) * SEEDS}
     ratio = {}
     for name in ("vmap", "sequential"):
         ratio[f"serial / {name}, with compilation"] = (

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -31,14 +30,3 @@ def summarise(times: list[float], per: int = 1) -> dict[str, float]:
     """Median, quartiles and number of timings, in milliseconds per unit of work."""
     low, median, high = np.percentile(np.asarray(times) / per * 1e3, [25, 50, 75])
     return {"median_ms": float(median), "quartile_low_ms": float(low), "quartile_high_ms": float(high), "n": len(times)}
-
-
-def matmul(size: int = 1024, times: int = 10) -> tuple[Callable[[], Any], float]:
-    """float32 matrix products of this size, to be timed in turns with a step, and their FLOPs: the ceiling that the step is held against."""
-    x = jnp.ones((size, size))
-    product = jax.jit(lambda x: x @ x)
-
-    def work():
-        return [product(x) for _ in range(times)]
-
-    return work, 2.0 * size**3 * times

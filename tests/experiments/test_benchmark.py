@@ -16,6 +16,7 @@ from experiments.benchmarks import (
     bert_setting,
     bert_sweep,
     flax_peers,
+    floor,
     flops,
     growth,
     lm_setting,
@@ -81,8 +82,11 @@ def tiny(monkeypatch):
         monkeypatch.setattr(growth, name, few)
     monkeypatch.setattr(growth, "devices", growth.over_devices)  # a process of its own would not be tiny
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests would pay for it
-    cost_of, costs = steps._cost, []
-    monkeypatch.setattr(steps, "_cost", lambda rival: costs[0] if costs else costs.append(cost_of(rival)) or costs[0])
+    memory_of, found = steps._memory, []
+    monkeypatch.setattr(
+        steps, "_memory", lambda rival: found[0] if found else found.append(memory_of(rival)) or found[0]
+    )
+    monkeypatch.setattr(floor, "SIZE", 8)
 
 
 @pytest.fixture
@@ -108,7 +112,7 @@ def test_all_parts(tiny, two_buckets, worker, run_entry, monkeypatch, tmp_path):
     for title, result in results.items():
         assert title in stdout
         for row in result["rows"].values():
-            assert row["median_ms"] > 0 and row["n"] >= 2
+            assert row["median_ms"] > 0 and row["n"] >= 2 and row["times_the_floor"] > 0
         assert all(math.isfinite(ratio) and ratio > 0 for ratio in result["ratio"].values()), title
     assert stdout.startswith((tmp_path / "benchmark-cpu" / "table.txt").read_text())
     against = results["BERT-tiny: LoRA training against PEFT, per step"]
@@ -134,7 +138,7 @@ def test_an_interpreter_is_not_looked_for_in_vain(tiny, run_entry, tmp_path):
 
 def test_peft_that_fails(worker, capsys):
     worker.write_text("raise SystemExit('no such layer')")
-    assert against_peft.in_turns(sys.executable, "bert", {"lora_jax": lambda: 0}, 1, 1) is None
+    assert against_peft.in_turns(sys.executable, "bert", {"lora_jax": lambda: 0}, 1, 1, operations=1.0) is None
     assert capsys.readouterr().err == "PEFT fails: no such layer\n"
 
 
@@ -249,7 +253,14 @@ def test_a_pass_over_instructions_leaves_none_out(tiny):
     lengths = [(3, 5), (2, 2), (4, 8), (3, 6), (2, 7)]
     data = lm_setting.packed(lengths)
     assert data["weights"].sum() == sum(answer for _, answer in lengths)
-    assert len(lm_steps.instructions(lengths)()) == 1  # 32 instructions make a batch; these are one
+    work, operations = lm_steps.instructions(lengths)
+    assert len(work()) == 1 and operations > 0  # 32 instructions make a batch; these are one
+
+
+def test_the_floor_is_the_time_of_the_flops_at_the_rate_of_a_product():
+    row = floor.against({"median_ms": 8.0}, 4e9, 2e12)  # 2 ms at that rate
+    assert row["times_the_floor"] == pytest.approx(4) and row["share_of_matmul_rate"] == pytest.approx(1 / 4)
+    assert row["gflops_per_s"] == pytest.approx(500)
 
 
 def test_products_are_counted_as_often_as_they_run():
