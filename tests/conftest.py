@@ -18,8 +18,8 @@ def xla_knows(flag: str) -> bool:
 
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX starts a backend
-# The suite's many tiny programs compile in two thirds of the time without fusion emitters, and a tenth less where neither their code nor their
-# products are cut up for several threads.
+# The suite's many tiny programs compile in two thirds of the time without fusion emitters, and a tenth less where their code is not cut up for
+# several threads.
 QUICK = (
     "xla_cpu_use_fusion_emitters=false",
     "xla_cpu_parallel_codegen_split_count=1",

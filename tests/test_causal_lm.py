@@ -127,6 +127,40 @@ def test_the_loss_in_chunks_is_the_loss(chunk, train, key):
     chex.assert_trees_all_close(gradients, by_hand, atol=1e-5)
 
 
+@pytest.mark.parametrize("around", [lambda loss: loss, jax.jit, jax.checkpoint], ids=["", "jit", "checkpoint"])
+def test_a_head_may_read_integers_in_whatever_trace(around, key):
+    """Codes, as a quantised base keeps them: they have no gradient, and belong to a trace inside the differentiated one."""
+    states, codes = jax.random.normal(key, (2, 6, 5)), jnp.arange(15, dtype=jnp.int8).reshape(5, 3) - 7
+    targets = jnp.arange(6) % 3
+
+    def whole(score, states):
+        return -jnp.take_along_axis(jax.nn.log_softmax(score(states)), targets[:, None], axis=1)[:, 0]
+
+    def chunked(score, states):
+        return token_losses(score, states, targets, chunk=4)
+
+    def gradients(losses):
+        loss = around(lambda states, codes: (jnp.arange(6.0) * losses(lambda x: x @ (codes / 8), states)).sum())
+        return jax.vmap(jax.grad(loss), (0, None))(states, codes)
+
+    close(gradients(chunked), gradients(whole), 1e-5)
+
+
+def test_the_gradient_of_narrow_states_is_rounded_once(key):
+    states, table = jax.random.normal(key, (6, 5), jnp.bfloat16), jax.random.normal(key, (5, 3), jnp.bfloat16)
+    weights = jnp.linspace(0.1, 1, 6) / 7
+
+    def loss(states):
+        return (weights * token_losses(lambda x: x @ table, states, jnp.zeros(6, jnp.int32), chunk=4)).sum()
+
+    def whole(states):
+        return -(weights * jax.nn.log_softmax((states @ table).astype(jnp.float32))[:, 0]).sum()
+
+    got, expected = jax.grad(loss)(states), jax.grad(whole)(states)
+    assert got.dtype == jnp.bfloat16
+    close(got.astype(jnp.float32), expected.astype(jnp.float32), 0.002)
+
+
 @pytest.mark.parametrize(("train", "products"), [("states", 2), ("table", 3)])
 def test_logits_are_made_again_only_for_a_head_that_trains(train, products, key):
     """Frozen: the logits and the states' gradient. Training: the logits, again, and the head's gradient."""

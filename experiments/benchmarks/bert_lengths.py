@@ -25,10 +25,9 @@ def buckets_against_padding(steps: int, rounds: int) -> dict[str, Any]:
     examples = sum(len(bucket.rows) for bucket in drawn)
     ways = {"buckets": drawn, "padded to 64": buckets.merge_small(drawn, batch_size=examples, steps=1)}
     times, rate = floor.alternate({name: one_pass(way) for name, way in ways.items()}, rounds)
-    operations = _operations(ways["buckets"]) / examples  # of what must be computed
     rows = {}
     for name, way in ways.items():
-        row = floor.against(timing.summarise(times[name], per=examples), operations, rate)
+        row = floor.against(timing.summarise(times[name], per=examples), _operations(way) / examples, rate)
         rows[name] = row | {"examples_per_s": 1e3 / row["median_ms"], **buckets.waste(way)}
     ratio = {
         name: rows["buckets"][key] / rows["padded to 64"][key]

@@ -17,12 +17,12 @@ def strategies(steps: int, rounds: int) -> dict[str, Any]:
     kinds of batches differ: on common ones `vmap` computes once for all members what comes before the first adapter.
     """
     kinds = {"own batches": (MEMBERS, steps, bert_setting.BATCH), "common batches": (steps, bert_setting.BATCH)}
-    works = {f"{name}, {kind}": members(name, shape) for kind, shape in kinds.items() for name in STRATEGIES}
-    times, rate = floor.alternate(works, rounds)
-    operations = floor.of_step(bert_setting.lora(), bert_setting.data(TOKENS))
+    made = {f"{name}, {kind}": members(name, shape) for kind, shape in kinds.items() for name in STRATEGIES}
+    times, rate = floor.alternate({name: work for name, (work, _) in made.items()}, rounds)
+    per = MEMBERS * steps
     rows = {
-        name: floor.against(timing.summarise(values, per=MEMBERS * steps), operations, rate) | {"members": MEMBERS}
-        for name, values in times.items()
+        name: floor.against(timing.summarise(times[name], per=per), operations / per, rate) | {"members": MEMBERS}
+        for name, (_, operations) in made.items()
     }
     ratio = {
         f"vmap / sequential, {kind}": rows[f"vmap, {kind}"]["median_ms"] / rows[f"sequential, {kind}"]["median_ms"]

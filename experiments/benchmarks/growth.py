@@ -13,6 +13,7 @@ import optax
 
 import lora_jax
 from experiments.benchmarks import floor, lm_setting, setting, steps, sweeps, timing
+from experiments.common import draws
 from experiments.common.classification import cross_entropy
 from lora_jax import mesh, sweep
 from lora_jax.models.mlp import MLP
@@ -25,16 +26,15 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 
 def members(count: int, rounds: int) -> dict[str, Any]:
     """MLP, r = 16: members in one program; per member step."""
-    works = {f"{m} members": _sweep(m, count) for m in MEMBERS}
-    return _per_member(works, dict(zip(works, MEMBERS, strict=True)), count, rounds)
+    return _per_step({f"{m} members": (*_sweep(m, count), m * count) for m in MEMBERS}, rounds)
 
 
-def _per_member(works: dict[str, Any], members: dict[str, int], count: int, rounds: int) -> dict[str, Any]:
-    times, rate = floor.alternate(works, rounds)
-    operations = floor.of_step(setting.lora())
+def _per_step(works: dict[str, tuple], rounds: int) -> dict[str, Any]:
+    """Of (work, its FLOPs, its member steps) each."""
+    times, rate = floor.alternate({name: work for name, (work, _, _) in works.items()}, rounds)
     rows = {
-        name: floor.against(timing.summarise(times[name], per=members[name] * count), operations, rate)
-        for name in works
+        name: floor.against(timing.summarise(times[name], per=per), operations / per, rate)
+        for name, (_, operations, per) in works.items()
     }
     return {"rows": rows, "ratio": _relative(rows)}
 
@@ -102,7 +102,9 @@ def over_devices(count: int, rounds: int) -> dict[str, Any]:
     works = {
         f"{n} devices": _sweep(DEVICE_MEMBERS, count, mesh.make(members=n, devices=jax.devices()[:n])) for n in here
     }
-    found = _per_member(works, dict.fromkeys(works, DEVICE_MEMBERS), count, rounds)
+    operations = works["1 devices"][1]  # of the others' programs only one device's share would be counted
+    per = DEVICE_MEMBERS * count
+    found = _per_step({name: (work, operations, per) for name, (work, _) in works.items()}, rounds)
     return {**found, "cores": os.cpu_count()}
 
 
@@ -118,4 +120,5 @@ def _relative(rows: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    draws.fuse_on_cpu()  # as every entry does
     print(json.dumps(over_devices(*map(int, sys.argv[1:]))))

@@ -68,17 +68,17 @@ def trained(count: int, rounds: int) -> dict[str, Any]:
         },
     }
     rows: dict[str, Any] = {}
-    works = {}
+    works, operations = {}, {}
     for name, make in ways.items():
         jax.clear_caches()  # each pays for its own compilation
         start = time.perf_counter()
-        works[name] = make()
+        works[name], operations[name] = make()
         jax.block_until_ready(works[name]())
         rows[name] = {"with_compilation_s": time.perf_counter() - start}
     times, rate = floor.alternate(works, rounds)
-    operations = floor.of_step(bert_setting.lora(), bert_setting.data(TOKENS))
+    per = COUNT * count
     for name, values in times.items():
-        rows[name] |= floor.against(timing.summarise(values, per=COUNT * count), operations, rate)
+        rows[name] |= floor.against(timing.summarise(values, per=per), operations[name] / per, rate)
     serial, ratio = rows["one after another"], {}
     for name in bert_sweep.STRATEGIES:
         ratio[f"one after another / {name}, with compilation"] = (
@@ -106,4 +106,4 @@ def _serial(count: int):
             run[1], _ = run[0](run[1], run[2], data, order)
         return [run[1].trainable for run in runs]
 
-    return work
+    return work, COUNT * count * floor.of_step(bert_setting.lora(), data)

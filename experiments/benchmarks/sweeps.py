@@ -1,6 +1,7 @@
 """Ranks x seeds in one program against the same runs one by one, with and without compilation."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import lora_jax
-from experiments.benchmarks import floor, setting, timing
+from experiments.benchmarks import floor, flops, setting, timing
 from experiments.common.classification import cross_entropy
 from lora_jax import sweep, training
 
@@ -23,18 +24,18 @@ def one_program_against_serial(steps: int, rounds: int) -> dict[str, Any]:
         "sequential": lambda: _sweep("sequential", steps),
     }
     rows: dict[str, Any] = {}
-    works = {}
+    works, operations = {}, {}
     for name, make in contestants.items():
         jax.clear_caches()  # each contestant pays for its own compilation
         start = time.perf_counter()
-        works[name] = make()
+        works[name], operations[name] = make()
         jax.block_until_ready(works[name]())
         rows[name] = {"with_compilation_s": time.perf_counter() - start}
     times, rate = floor.alternate(works, rounds)
-    operations = sum(floor.of_step(setting.lora(rank)) for rank in RANKS) / len(RANKS)  # without padding
+    runs = len(RANKS) * SEEDS
     for name, values in times.items():
-        row = timing.summarise(values, per=len(RANKS) * SEEDS * steps)
-        rows[name] |= floor.against(row, operations, rate) | {"members": len(RANKS) * SEEDS}
+        row = timing.summarise(values, per=runs * steps)
+        rows[name] |= floor.against(row, operations[name] / runs / steps, rate) | {"members": runs}
     ratio = {}
     for name in ("vmap", "sequential"):
         ratio[f"serial / {name}, with compilation"] = (
@@ -55,8 +56,12 @@ def _sweep(strategy: str, steps: int):
     return training_of(trainer, members, stacked, shared=setting.base(), data=setting.data(), order=_order(steps))
 
 
-def training_of(trainer: sweep.Sweep, members: list[sweep.Member], stacked, train=(), *, shared, data, order):
-    """Starts the members; returned is the training alone, to be repeated, whose losses are [M, S].
+def training_of(
+    trainer: sweep.Sweep, members: list[sweep.Member], stacked, train=(), *, shared, data, order
+) -> tuple[Callable[[], jax.Array], float]:
+    """Starts the members; returned is the training alone, to be repeated, whose losses are [M, S], and the FLOPs of its program.
+
+    What members share is computed once, the first layer of the base on a common batch for one: it is counted once.
 
     Args:
       stacked: what differs between members; of it the adapters train, and what `train` names.
@@ -65,12 +70,13 @@ def training_of(trainer: sweep.Sweep, members: list[sweep.Member], stacked, trai
     seeds = [member.seed for member in members]
     mask = lora_jax.trainable_mask(stacked, train=train)
     states = [trainer.start(stacked, mask, learning_rates=rates, seeds=seeds)]
+    operations = flops.of_products(trainer.run, states[0], shared, data, order)
 
     def work():
         states[0], (losses, _) = trainer.run(states[0], shared, data, order)
         return losses
 
-    return work
+    return work, operations
 
 
 def _order(steps: int) -> jax.Array:
@@ -97,4 +103,4 @@ def _serial(steps: int):
             run[1], (losses, _) = run[0](run[1], run[2], data, order)
         return [run[1].trainable for run in runs]
 
-    return work
+    return work, steps * SEEDS * sum(floor.of_step(setting.lora(rank)) for rank in RANKS)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Jaxpr
 
 CHUNK = 512  # rows; their logits then stay in a CPU's cache (BUILD_NOTES.md has the measurement)
 
@@ -35,21 +36,23 @@ def token_losses(
     pad = -n % chunk
     states = jnp.pad(states, ((0, pad), (0, 0))).reshape(-1, chunk, states.shape[-1])
     targets = jnp.pad(targets, (0, pad)).reshape(-1, chunk)
-    of, parameters = jax.closure_convert(score, states[0])  # as arguments, so that it is known which of them train
-    return _losses(of, states, targets, parameters).reshape(-1)[:n]
+    # What `score` reads becomes an argument: so it is known which of it trains, and nothing of another trace is closed over. (A wrapper of its
+    # own, since JAX remembers traces by function.)
+    traced = jax.make_jaxpr(lambda x: score(x))(states[0])
+    return _losses(traced.jaxpr, states, targets, list(traced.consts)).reshape(-1)[:n]
 
 
-def _chunk(score: Callable, states: jax.Array, targets: jax.Array, parameters: list) -> jax.Array:
-    logits = score(states, *parameters).astype(jnp.float32)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+def _chunk(score: Jaxpr, states: jax.Array, targets: jax.Array, parameters: list) -> jax.Array:
+    (logits,) = jax.core.eval_jaxpr(score, parameters, states)
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _losses(score: Callable, states: jax.Array, targets: jax.Array, parameters: list) -> jax.Array:
+def _losses(score: Jaxpr, states: jax.Array, targets: jax.Array, parameters: list) -> jax.Array:
     return jax.lax.map(lambda of: _chunk(score, *of, parameters), (states, targets))
 
 
-def _forward(score: Callable, states: Any, targets: Any, parameters: list):
+def _forward(score: Jaxpr, states: Any, targets: Any, parameters: list):
     """The losses [C, n], and a function of their cotangents [C, n]: those of the states and of each parameter, None for what does not train."""
     trains = [of.perturbed for of in (states, *parameters)]
     values = [of.value for of in (states, *parameters)]
@@ -69,7 +72,7 @@ def _at_once(score, values, targets):
     losses, gradients = jax.lax.map(one, (states, targets))
 
     def pulled(gradients, cotangents):
-        return [cotangents[..., None].astype(gradients.dtype) * gradients, *[None] * len(parameters)]
+        return [(cotangents[..., None] * gradients).astype(gradients.dtype), *[None] * len(parameters)]
 
     return losses, jax.tree_util.Partial(pulled, gradients)
 
@@ -92,7 +95,7 @@ def _again(score, values, targets, trains):
     return losses, jax.tree_util.Partial(pulled, pull)
 
 
-def _backward(score: Callable, pulled: Callable, cotangents: jax.Array):
+def _backward(score: Jaxpr, pulled: Callable, cotangents: jax.Array):
     of_states, *of_parameters = pulled(cotangents)
     return of_states, None, of_parameters
 
