@@ -1,6 +1,6 @@
 """How fast, against what: LoRA and full steps, scan and loop, sweep and serial runs, length buckets and padding, PEFT.
 
-python experiments/benchmark.py                                  # 14 minutes on 2 cores, 18 with PEFT's parts
+python experiments/benchmark.py                                  # 17 minutes on 2 cores, 21 with PEFT's parts
 python experiments/benchmark.py --peft_python=/path/to/python    # an interpreter that has torch and peft
 python experiments/benchmark.py --only=bert_step --only=bert_sweep
 """
@@ -65,13 +65,12 @@ def run() -> None:
     folder = epath.Path(FLAGS.workdir) / "-".join(["benchmark", platform, *(chosen if FLAGS.only else [])])
     make_folder(folder)
     measure = parts(FLAGS.preset, FLAGS.peft_python)
-    results: dict[str, Any] = {}
+    about, results = environment(), {}
     for name in chosen:
         print(f"measuring: {TITLES[name]}", file=sys.stderr, flush=True)
         results[TITLES[name]] = measure[name]() if has_peft or name not in NEED_PEFT else None
-        write_json(
-            folder / "benchmark.json", {"environment": environment(), "results": results}
-        )  # what is measured stays
+        # What is measured stays.
+        write_json(folder / "benchmark.json", {"environment": about, "results": results})
     table = report.table(results)
     write_text(folder / "table.txt", table + "\n")
     print(table)
