@@ -15,7 +15,6 @@ from etils import epath
 
 from experiments.common import processes
 from experiments.common.errors import UserError
-from lora_jax.files import is_remote
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lora_jax")
 
@@ -132,6 +131,11 @@ def _commit() -> str | None:
 def slug(name: str) -> str:
     """A name as a file's: letters and digits, all else an underscore."""
     return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def is_remote(path: epath.Path) -> bool:
+    """`lora_jax.files.is_remote`, for readers of records on a machine that has no JAX."""
+    return "://" in str(path)
 
 
 def make_folder(path: epath.Path, flag: str = "--workdir") -> None:

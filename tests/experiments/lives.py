@@ -13,10 +13,11 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 
 import jax
 
-from experiments.common import phases
+from experiments.common import phases, recording
 from experiments.figures import linear as figures
 from experiments.studies import linear
 from lora_jax import checkpoint
@@ -27,8 +28,12 @@ SETTINGS = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6)
 KILLS = 20
 
 
-def fork(workdir: pathlib.Path, *more: str, devices: int = 1) -> int:
-    """Begins a run that saves after every block; its process id. What it prints goes to `workdir`.txt."""
+def fork(workdir: pathlib.Path, *more: str, devices: int = 1, signalled: tuple[int, int] | None = None) -> int:
+    """Begins a run that saves after every block; its process id. What it prints goes to `workdir`.txt.
+
+    Args:
+      signalled: (block, signal): what it gets once that block is recorded and before it is saved.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -39,8 +44,22 @@ def fork(workdir: pathlib.Path, *more: str, devices: int = 1) -> int:
     linear.PRESETS["smoke"] = SETTINGS
     phases.SAVE_EVERY_S = 0.0
     figures.draw = lambda summary, folder: []  # half of such a run's time, and after all that could be lost
+    if signalled is not None:
+        recording.RunFolder.record = signalling(*signalled)
     status = entries.execute(ENTRY[0], *ENTRY[1:], f"--workdir={workdir}", *more)
     os._exit(status)
+
+
+def signalling(block: int, number: int) -> Callable[..., None]:
+    """`RunFolder.record` that sends this process a signal once a block is recorded: the moment is the same on a machine of any speed."""
+    record = recording.RunFolder.record
+
+    def record_and_send(folder: recording.RunFolder, **values) -> None:
+        record(folder, **values)
+        if values["step"] == block:
+            os.kill(os.getpid(), number)
+
+    return record_and_send
 
 
 def wait(pid: int) -> int:
@@ -78,23 +97,12 @@ def killed(home: pathlib.Path, seconds: float, rng: random.Random) -> dict:
     return {"ends": ends, "reached": reached, "results": [result(home / f"killed{trial}") for trial in range(KILLS)]}
 
 
-def begin_and_kill(
-    workdir: pathlib.Path, blocks: int, number: int = signal.SIGKILL, *more: str, devices: int = 1
-) -> int:
-    """A run that gets a signal once so many blocks are recorded; its exit status."""
-    pid = fork(workdir, *more, devices=devices)
-    while not any(len(path.read_text().splitlines()) > blocks for path in workdir.glob("*/metrics.jsonl")):
-        time.sleep(0.01)
-    os.kill(pid, number)
-    return wait(pid)
-
-
 def damaged(home: pathlib.Path) -> dict:
     """What becomes of a run whose newest save, or summary, is not whole."""
     facts = {}
     for name in ("cut", "missing"):
         workdir = home / name
-        begin_and_kill(workdir, 4)
+        wait(fork(workdir, signalled=(5, signal.SIGKILL)))
         saves = next(workdir.glob("*/phases/linear_teacher"))
         newest = saves / str(checkpoint.latest_step(saves))
         files = [path for path in newest.rglob("*") if path.is_file()]
@@ -112,28 +120,23 @@ def damaged(home: pathlib.Path) -> dict:
     return facts
 
 
-def together(workdir: pathlib.Path, *more: str) -> list[int]:
-    """Two processes of one run over loopback: their ids."""
+def together(workdir: pathlib.Path, signalled: Sequence[tuple[int, int] | None] = (None, None)) -> list[int]:
+    """The exit statuses of two processes of one run over loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--join_timeout=60"
-    return [fork(workdir, *address, f"--process_id={i}", *more) for i in range(2)]
+    pids = [fork(workdir, *address, f"--process_id={i}", signalled=signalled[i]) for i in range(2)]
+    return [wait(pid) for pid in pids]
 
 
 def two_processes(home: pathlib.Path) -> dict:
     """The same run by two processes; then killed, begun again, stopped by SIGTERM to one of them, and begun again."""
     workdir, facts = home / "two", {}
-    facts["two"] = {"status": [wait(pid) for pid in together(workdir)], "result": result(workdir)}
-    workdir, ends = home / "two_lives", []
-    for number, least in ((signal.SIGKILL, 2), (signal.SIGTERM, 4)):
-        pids = together(workdir)
-        while not any(len(path.read_text().splitlines()) > least for path in workdir.glob("*/metrics.jsonl")):
-            time.sleep(0.01)
-        for pid in pids if number == signal.SIGKILL else pids[1:]:
-            os.kill(pid, number)
-        ends.append([wait(pid) for pid in pids])
-    facts["two lives"] = {"ends": ends, "status": [wait(pid) for pid in together(workdir)], "result": result(workdir)}
+    facts["two"] = {"status": together(workdir), "result": result(workdir)}
+    workdir = home / "two_lives"
+    ends = [together(workdir, [(3, signal.SIGKILL)] * 2), together(workdir, [None, (4, signal.SIGTERM)])]
+    facts["two lives"] = {"ends": ends, "status": together(workdir), "result": result(workdir)}
     return facts
 
 
@@ -149,10 +152,10 @@ def main() -> None:
         facts = {"whole": result(home / "whole"), "seconds": seconds}
         facts["killed"] = killed(home, seconds, random.Random(0))
         facts |= damaged(home)
-        status = begin_and_kill(home / "stopped", 4, signal.SIGTERM)
+        status = wait(fork(home / "stopped", signalled=(4, signal.SIGTERM)))
         facts["stopped"] = {"status": status, "said": said(home / "stopped"), "again": wait(fork(home / "stopped"))}
         facts["stopped"]["result"] = result(home / "stopped")
-        begin_and_kill(home / "more", 4, devices=4)
+        wait(fork(home / "more", devices=4, signalled=(5, signal.SIGKILL)))
         facts["more"] = {"status": wait(fork(home / "more")), "result": result(home / "more")}
         facts |= two_processes(home)
     json.dump(facts, sys.stdout)
