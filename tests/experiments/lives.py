@@ -67,6 +67,15 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def is_over(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def recorded(workdir: pathlib.Path) -> int:
+    """The lines of a run's metrics.jsonl: one before training, and one for each block."""
+    return sum(len(path.read_text().splitlines()) for path in workdir.glob("*/metrics.jsonl"))
+
+
 def said(workdir: pathlib.Path) -> str:
     """All that runs in this folder have printed."""
     return "\n".join(path.read_text() for path in sorted(workdir.parent.glob(f"{workdir.name}.*.txt")))
@@ -79,20 +88,21 @@ def result(workdir: pathlib.Path) -> str:
 
 
 def killed(home: pathlib.Path, seconds: float, rng: random.Random) -> dict:
-    """Runs killed at random moments of their life, then finished by the same command."""
+    """Runs killed at a random moment after a random block of their life, then finished by the same command."""
     ends, reached = [], []
     for trial in range(KILLS):
-        workdir, moment = home / f"killed{trial}", rng.uniform(0.05, 0.85 * seconds)
-        end = 0
+        workdir, end = home / f"killed{trial}", 0
+        lines, pause = rng.randrange(SETTINGS.blocks + 1), rng.uniform(0, 0.3 * seconds)
         while end == 0:  # a run that was over before its moment came is begun anew, and dies sooner
             shutil.rmtree(workdir, ignore_errors=True)
             pid = fork(workdir)
-            time.sleep(moment)
+            while recorded(workdir) < lines and not is_over(pid):
+                time.sleep(0.01)
+            time.sleep(pause)
             os.kill(pid, signal.SIGKILL)
-            end, moment = wait(pid), 0.7 * moment
+            end, pause = wait(pid), 0.5 * pause
         ends.append(end)
-        records = list(workdir.glob("*/metrics.jsonl"))
-        reached.append(len(records[0].read_text().splitlines()) if records else 0)
+        reached.append(recorded(workdir))
         assert wait(fork(workdir)) == 0, said(workdir)
     return {"ends": ends, "reached": reached, "results": [result(home / f"killed{trial}") for trial in range(KILLS)]}
 
