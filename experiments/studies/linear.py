@@ -110,7 +110,7 @@ def run(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     base_now = {"kernel": state.own["kernel"], "teacher": state.own["teacher"]}
     return {
         "errors": np.stack([line["error"] for line in history]),  # [blocks + 1, M]
-        "bounds": np.asarray(_bounds(start, target, [member.rank for member in members])),  # [M]
+        "bounds": np.asarray(_bounds(start, target, np.asarray([member.rank for member in members]))),  # [M]
         "members": members,
         "rules": rules,
         "base": (base_now, {"kernel": start, "teacher": target}),
@@ -134,16 +134,18 @@ def _members(settings: Settings) -> tuple[list[sweep.Member], list[str]]:
 def _teachers(members: list[sweep.Member]) -> tuple[jax.Array, jax.Array]:
     """W0 and W* [M, D, D], one pair per seed."""
 
-    def pair(seed):
+    @jax.jit
+    @jax.vmap
+    def draw(seed):
         base_key, left_key, right_key = jax.random.split(jax.random.key(seed), 3)
-        start = jax.random.normal(base_key, (D, D)) / jnp.sqrt(D)
-        left = jax.random.orthogonal(left_key, D)
-        right = jax.random.orthogonal(right_key, D)
-        return start, start + (left * DECAY ** jnp.arange(D)[None]) @ right
+        left, right = jax.random.orthogonal(left_key, D), jax.random.orthogonal(right_key, D)
+        return jax.random.normal(base_key, (D, D)) / jnp.sqrt(D), left, right
 
-    return jax.vmap(pair)(jnp.asarray([1000 + member.seed for member in members], jnp.uint32))
+    start, left, right = draw(np.asarray([1000 + member.seed for member in members], np.uint32))
+    return start, start + (left * DECAY ** jnp.arange(D)[None]) @ right
 
 
+@jax.jit
 def _white_inputs() -> jax.Array:
     """X [D, D] with X^T X = D I."""
     return jnp.sqrt(float(D)) * jax.random.orthogonal(jax.random.key(7), D)
@@ -169,6 +171,7 @@ def _errors(state: sweep.SweepState) -> dict[str, jax.Array]:
     return {"error": ((merged["kernel"] - merged["teacher"]) ** 2).sum(axis=(-1, -2))}
 
 
-def _bounds(start: jax.Array, target: jax.Array, ranks: list[int]) -> jax.Array:
+@jax.jit
+def _bounds(start: jax.Array, target: jax.Array, ranks: jax.Array) -> jax.Array:
     tails = jax.vmap(lowrank.best_error)(target - start)  # [M, D + 1]
-    return tails[jnp.arange(len(ranks)), jnp.asarray(ranks)]
+    return tails[jnp.arange(len(ranks)), ranks]

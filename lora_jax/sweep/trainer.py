@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lora_jax import mesh as meshes
@@ -91,14 +92,20 @@ class Sweep:
         if padded:
             require_elementwise(self.optimizer)
         own, trainable = partition(stacked, mask)
-        own = jax.tree.map(jnp.array, own)  # copied, as the state is donated; init_state copies the trainable leaves
-        rates = jnp.asarray(learning_rates, jnp.float32)
-        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-        sizes = {leaf.shape[0] for leaf in jax.tree.leaves(stacked)} | {len(rates), len(keys)}
+        sizes = {leaf.shape[0] for leaf in jax.tree.leaves(stacked)} | {len(learning_rates), len(seeds)}
         if len(sizes) > 1:
             raise TreeError(f"the members' leaves, learning rates and seeds disagree on their number: {sorted(sizes)}.")
-        train = jax.vmap(lambda t, rate, key: training.init_state(t, self.optimizer(rate), key))(trainable, rates, keys)
-        return self._spread(SweepState(train, own, rates))
+
+        def begin(trainable, rate, seed):
+            return training.init_state(trainable, self.optimizer(rate), jax.random.key(seed))
+
+        @jax.jit  # one program; by itself each leaf would be several
+        def begin_all(own, trainable, rates, seeds):
+            own = jax.tree.map(jnp.array, own)  # copied, as the state is donated; init_state copies the trainable leaves
+            return SweepState(jax.vmap(begin)(trainable, rates, seeds), own, jnp.array(rates))
+
+        rates, numbers = np.asarray(learning_rates, np.float32), np.asarray(seeds, np.uint32)
+        return self._spread(begin_all(own, trainable, rates, numbers))
 
     def filled(self, state: SweepState) -> SweepState:
         """The state with its last member again until the devices share the members evenly, and each device's members laid on it.
