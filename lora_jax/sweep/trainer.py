@@ -101,7 +101,9 @@ class Sweep:
 
         @jax.jit  # one program; by itself each leaf would be several
         def begin_all(own, trainable, rates, seeds):
-            own = jax.tree.map(jnp.array, own)  # copied, as the state is donated; init_state copies the trainable leaves
+            own = jax.tree.map(
+                jnp.array, own
+            )  # copied, as the state is donated; init_state copies the trainable leaves
             return SweepState(jax.vmap(begin)(trainable, rates, seeds), own, jnp.array(rates))
 
         rates, numbers = np.asarray(learning_rates, np.float32), np.asarray(seeds, np.uint32)
