@@ -18,11 +18,11 @@ def strategies(steps: int, rounds: int) -> dict[str, Any]:
     """
     kinds = {"own batches": (MEMBERS, steps, bert_setting.BATCH), "common batches": (steps, bert_setting.BATCH)}
     made = {f"{name}, {kind}": members(name, shape) for kind, shape in kinds.items() for name in STRATEGIES}
-    times, rate = floor.alternate({name: work for name, (work, _) in made.items()}, rounds)
+    times, rate = floor.alternate({name: way.work for name, way in made.items()}, rounds)
     per = MEMBERS * steps
     rows = {
-        name: floor.against(timing.summarise(times[name], per=per), operations / per, rate) | {"members": MEMBERS}
-        for name, (_, operations) in made.items()
+        name: floor.against(timing.summarise(times[name], per=per), way.operations() / per, rate) | {"members": MEMBERS}
+        for name, way in made.items()
     }
     ratio = {
         f"vmap / sequential, {kind}": rows[f"vmap, {kind}"]["median_ms"] / rows[f"sequential, {kind}"]["median_ms"]
@@ -31,7 +31,7 @@ def strategies(steps: int, rounds: int) -> dict[str, Any]:
     return {"rows": rows, "ratio": ratio}
 
 
-def members(strategy: str, order: tuple[int, ...], count: int = MEMBERS):
+def members(strategy: str, order: tuple[int, ...], count: int = MEMBERS) -> sweeps.Way:
     """Seeds at one rank and rate, each with its own classifier to train; see `sweeps.training_of`.
 
     Args:

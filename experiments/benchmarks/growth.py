@@ -26,20 +26,20 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 
 def members(count: int, rounds: int) -> dict[str, Any]:
     """MLP, r = 16: members in one program; per member step."""
-    return _per_step({f"{m} members": (*_sweep(m, count), m * count) for m in MEMBERS}, rounds)
+    return _per_step({f"{m} members": (_sweep(m, count), m * count) for m in MEMBERS}, rounds)
 
 
-def _per_step(works: dict[str, tuple], rounds: int) -> dict[str, Any]:
-    """Of (work, its FLOPs, its member steps) each."""
-    times, rate = floor.alternate({name: work for name, (work, _, _) in works.items()}, rounds)
+def _per_step(ways: dict[str, tuple[sweeps.Way, int]], rounds: int) -> dict[str, Any]:
+    """Of each way and its member steps."""
+    times, rate = floor.alternate({name: way.work for name, (way, _) in ways.items()}, rounds)
     rows = {
-        name: floor.against(timing.summarise(times[name], per=per), operations / per, rate)
-        for name, (_, operations, per) in works.items()
+        name: floor.against(timing.summarise(times[name], per=per), way.operations() / per, rate)
+        for name, (way, per) in ways.items()
     }
     return {"rows": rows, "ratio": _relative(rows)}
 
 
-def _sweep(count: int, steps_: int, on=None):
+def _sweep(count: int, steps_: int, on=None) -> sweeps.Way:
     chosen = sweep.grid(ranks=(setting.RANK,), learning_rates=(setting.RATE,), seeds=range(count))
     model = setting.wrapped()
     trainer = sweep.Sweep(cross_entropy(model), optax.adam, mesh=on)
@@ -99,12 +99,12 @@ def devices(count: int, rounds: int) -> dict[str, Any]:
 def over_devices(count: int, rounds: int) -> dict[str, Any]:
     """Of as many devices as there are."""
     here = [n for n in DEVICES if n <= jax.device_count()]
-    works = {
+    ways = {
         f"{n} devices": _sweep(DEVICE_MEMBERS, count, mesh.make(members=n, devices=jax.devices()[:n])) for n in here
     }
-    operations = works["1 devices"][1]  # of the others' programs only one device's share would be counted
+    whole = ways["1 devices"].operations  # of the others' programs only one device's share would be counted
     per = DEVICE_MEMBERS * count
-    found = _per_step({name: (work, operations, per) for name, (work, _) in works.items()}, rounds)
+    found = _per_step({name: (way._replace(operations=whole), per) for name, way in ways.items()}, rounds)
     return {**found, "cores": os.cpu_count()}
 
 

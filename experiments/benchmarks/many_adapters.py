@@ -1,6 +1,5 @@
 """BERT-tiny and eight adapters: a mixed batch against one adapter and against eight calls; training together against one after another."""
 
-import time
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lora_jax
-from experiments.benchmarks import bert_setting, bert_sweep, floor, flops, setting, timing
+from experiments.benchmarks import bert_setting, bert_sweep, floor, flops, setting, sweeps, timing
 from lora_jax import bank, sweep, training
 
 COUNT, TOKENS = 8, 16
@@ -67,28 +66,10 @@ def trained(count: int, rounds: int) -> dict[str, Any]:
             for name in bert_sweep.STRATEGIES
         },
     }
-    rows: dict[str, Any] = {}
-    works, operations = {}, {}
-    for name, make in ways.items():
-        jax.clear_caches()  # each pays for its own compilation
-        start = time.perf_counter()
-        works[name], operations[name] = make()
-        jax.block_until_ready(works[name]())
-        rows[name] = {"with_compilation_s": time.perf_counter() - start}
-    times, rate = floor.alternate(works, rounds)
-    per = COUNT * count
-    for name, values in times.items():
-        rows[name] |= floor.against(timing.summarise(values, per=per), operations[name] / per, rate)
-    serial, ratio = rows["one after another"], {}
-    for name in bert_sweep.STRATEGIES:
-        ratio[f"one after another / {name}, with compilation"] = (
-            serial["with_compilation_s"] / rows[name]["with_compilation_s"]
-        )
-        ratio[f"one after another / {name}, compiled"] = serial["median_ms"] / rows[name]["median_ms"]
-    return {"rows": rows, "ratio": ratio}
+    return sweeps.with_compilation(ways, COUNT * count, rounds)
 
 
-def _serial(count: int):
+def _serial(count: int) -> sweeps.Way:
     """Runs of one compiled epoch, as a careful user has them."""
     model, shared = bert_setting.wrapped(), bert_setting.base()
     data, orders = bert_setting.data(TOKENS), setting.order((COUNT, count, bert_setting.BATCH), bert_setting.EXAMPLES)
@@ -106,4 +87,4 @@ def _serial(count: int):
             run[1], _ = run[0](run[1], run[2], data, order)
         return [run[1].trainable for run in runs]
 
-    return work, COUNT * count * floor.of_step(bert_setting.lora(), data)
+    return sweeps.Way(work, lambda: COUNT * count * floor.of_step(bert_setting.lora(), data))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,50 +16,64 @@ from lora_jax import sweep, training
 RANKS, SEEDS = (1, 2, 4, 8, 16, 32), 5
 
 
+class Way(NamedTuple):
+    """One way to train the members: the training alone, to be repeated, and what counts the FLOPs of a call."""
+
+    work: Callable[[], Any]
+    operations: Callable[[], float]
+
+
 def one_program_against_serial(steps: int, rounds: int) -> dict[str, Any]:
-    """Seconds for all members: the first call (tracing, compilation and run) and later ones."""
+    """See `with_compilation`."""
     contestants = {
         "serial": lambda: _serial(steps),
         "vmap": lambda: _sweep("vmap", steps),
         "sequential": lambda: _sweep("sequential", steps),
     }
-    rows: dict[str, Any] = {}
-    works, operations = {}, {}
+    runs = len(RANKS) * SEEDS
+    found = with_compilation(contestants, runs * steps, rounds)
+    rows = {name: row | {"members": runs} for name, row in found["rows"].items()}
+    return {"rows": rows, "ratio": found["ratio"], "steps": steps}
+
+
+def with_compilation(contestants: dict[str, Callable[[], Way]], per: int, rounds: int) -> dict[str, Any]:
+    """Seconds of making each way and its first call, compilation included; time per unit of later calls; the first way over the others.
+
+    Args:
+      per: units of work in a call.
+    """
+    rows, ways, operations = {}, {}, {}
     for name, make in contestants.items():
         jax.clear_caches()  # each contestant pays for its own compilation
         start = time.perf_counter()
-        works[name], operations[name] = make()
-        jax.block_until_ready(works[name]())
+        ways[name] = make()
+        jax.block_until_ready(ways[name].work())
         rows[name] = {"with_compilation_s": time.perf_counter() - start}
-    times, rate = floor.alternate(works, rounds)
-    runs = len(RANKS) * SEEDS
+        operations[name] = ways[name].operations()  # our own counting is no part of what is timed
+    times, rate = floor.alternate({name: way.work for name, way in ways.items()}, rounds)
     for name, values in times.items():
-        row = timing.summarise(values, per=runs * steps)
-        rows[name] |= floor.against(row, operations[name] / runs / steps, rate) | {"members": runs}
+        rows[name] |= floor.against(timing.summarise(values, per=per), operations[name] / per, rate)
+    (first, start), *others = rows.items()
     ratio = {}
-    for name in ("vmap", "sequential"):
-        ratio[f"serial / {name}, with compilation"] = (
-            rows["serial"]["with_compilation_s"] / rows[name]["with_compilation_s"]
-        )
-        ratio[f"serial / {name}, compiled"] = rows["serial"]["median_ms"] / rows[name]["median_ms"]
-    return {"rows": rows, "ratio": ratio, "steps": steps}
+    for name, row in others:
+        ratio[f"{first} / {name}, with compilation"] = start["with_compilation_s"] / row["with_compilation_s"]
+        ratio[f"{first} / {name}, compiled"] = start["median_ms"] / row["median_ms"]
+    return {"rows": rows, "ratio": ratio}
 
 
 def _members() -> list[sweep.Member]:
     return sweep.grid(ranks=RANKS, learning_rates=(setting.RATE,), seeds=range(SEEDS))
 
 
-def _sweep(strategy: str, steps: int):
+def _sweep(strategy: str, steps: int) -> Way:
     model, members = setting.wrapped(), _members()
     trainer = sweep.Sweep(cross_entropy(model), optax.adam, strategy)
     stacked = sweep.init_adapters(model, members, jnp.ones((1, 784)))
     return training_of(trainer, members, stacked, shared=setting.base(), data=setting.data(), order=_order(steps))
 
 
-def training_of(
-    trainer: sweep.Sweep, members: list[sweep.Member], stacked, train=(), *, shared, data, order
-) -> tuple[Callable[[], jax.Array], float]:
-    """Starts the members; returned is the training alone, to be repeated, whose losses are [M, S], and the FLOPs of its program.
+def training_of(trainer: sweep.Sweep, members: list[sweep.Member], stacked, train=(), *, shared, data, order) -> Way:
+    """Starts the members; the way's work returns their losses [M, S].
 
     What members share is computed once, the first layer of the base on a common batch for one: it is counted once.
 
@@ -70,20 +84,19 @@ def training_of(
     seeds = [member.seed for member in members]
     mask = lora_jax.trainable_mask(stacked, train=train)
     states = [trainer.start(stacked, mask, learning_rates=rates, seeds=seeds)]
-    operations = flops.of_products(trainer.run, states[0], shared, data, order)
 
     def work():
         states[0], (losses, _) = trainer.run(states[0], shared, data, order)
         return losses
 
-    return work, operations
+    return Way(work, lambda: flops.of_products(trainer.run, states[0], shared, data, order))
 
 
 def _order(steps: int) -> jax.Array:
     return setting.order((steps, setting.BATCH), setting.EXAMPLES)
 
 
-def _serial(steps: int):
+def _serial(steps: int) -> Way:
     """Runs one by one, each a scanned epoch; those of a rank share its compiled programs, as a careful user's would."""
     shared, data, order = setting.base(), setting.data(), _order(steps)
     runs = []
@@ -103,4 +116,4 @@ def _serial(steps: int):
             run[1], (losses, _) = run[0](run[1], run[2], data, order)
         return [run[1].trainable for run in runs]
 
-    return work, steps * SEEDS * sum(floor.of_step(setting.lora(rank)) for rank in RANKS)
+    return Way(work, lambda: steps * SEEDS * sum(floor.of_step(setting.lora(rank)) for rank in RANKS))

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +135,17 @@ def test_a_choice_of_parts_without_peft(tiny, run_entry, monkeypatch, tmp_path):
     assert f"BERT-tiny: LoRA training against PEFT, per step\n  not measured: {report.NOT_MEASURED}\n" in stdout
 
 
+@pytest.mark.parametrize("measure", [sweeps.one_program_against_serial, many_adapters.trained])
+def test_counting_flops_is_no_part_of_what_is_timed(measure, tiny, monkeypatch):
+    """By a clock on which every count takes a thousand seconds."""
+    of_products, counted, clock = flops.of_products, [], time.perf_counter
+    monkeypatch.setattr(flops, "of_products", lambda *args: counted.append(1) or of_products(*args))
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 1000 * len(counted))
+    for row in measure(1, 2)["rows"].values():
+        assert 0 < row["with_compilation_s"] < 1000 and row["median_ms"] < 1e6 and row["flops"] > 0
+    assert len(counted) >= 3
+
+
 def test_an_interpreter_is_not_looked_for_in_vain(tiny, run_entry, tmp_path):
     arguments = ("--only=scan", "--peft_python=/nonexistent", f"--workdir={tmp_path}")
     assert run_entry("benchmark.py", "--preset=smoke", *arguments)[0] == 0
@@ -213,7 +225,7 @@ def test_a_pass_over_buckets_trains_on_every_sentence(tiny, two_buckets):
 
 
 def test_both_strategies_train_alike(tiny):
-    together, one_by_one = (bert_sweep.members(strategy, (6, 2, 4))[0]() for strategy in bert_sweep.STRATEGIES)
+    together, one_by_one = (bert_sweep.members(strategy, (6, 2, 4)).work() for strategy in bert_sweep.STRATEGIES)
     assert together.shape == (6, 2) and jnp.isfinite(together).all()
     np.testing.assert_allclose(together, one_by_one, rtol=1e-4)
 
@@ -241,7 +253,7 @@ def test_lora_of_the_language_model_trains_what_peft_does():
 def test_the_real_worker(name, trainable):
     pytest.importorskip("torch")
     pytest.importorskip("peft")
-    result = against_peft.in_turns(sys.executable, name, {"lora_jax": lambda: 0}, 1, 1)
+    result = against_peft.in_turns(sys.executable, name, {"lora_jax": lambda: 0}, 1, 1, operations=1.0)
     assert result["trainable"] == trainable and result["rows"]["PEFT"]["median_ms"] > 0
 
 
