@@ -31,6 +31,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from experiments.common import draws  # noqa: E402
+from tests.bucket import bucket, orbax_bucket  # noqa: E402, F401  (fixtures)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -173,16 +173,21 @@ def write_json(path: epath.Path, value: Any) -> None:
 
 
 def write_text(path: epath.Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.Path, content: bytes) -> None:
     """Atomically; of several processes the first writes."""
     if not processes.is_first():
         return
     if is_remote(path):
-        path.write_text(text)
+        path.write_bytes(content)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())  # before the name: a machine may lose its power
         temporary.replace(path)

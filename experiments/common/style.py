@@ -1,7 +1,11 @@
 """How figures look, in one place. Nothing here imports jax."""
 
+import io
+
 import matplotlib
 from etils import epath
+
+from experiments.common.recording import write_bytes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -19,10 +23,15 @@ def new(width: float = 7, height: float = 4.5, columns: int = 1, **kwargs):
 
 
 def save(figure, path: epath.Path) -> epath.Path:
-    """As PNG; metadata without dates, so that equal data give equal files."""
-    with path.open("wb") as file:
-        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    """As PNG, whole or not at all; metadata without dates, so that equal data give equal files. Of several processes the first writes.
+
+    Returns:
+      `path`, on every process.
+    """
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
+    write_bytes(path, picture.getvalue())
     return path
 
 

@@ -4,9 +4,8 @@ import json
 import os
 
 import pytest
-from etils.epath import backend, gpath
 
-from experiments.common import recording, style
+from experiments.common import processes, recording, style
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 
@@ -67,6 +66,30 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
 
 
+def test_a_figure_is_drawn_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "figure.png"
+    style.save(style.new()[0], path)
+    old = path.read_bytes()
+    figure, _ = style.new()
+
+    def killed(file, **kwargs):
+        file.write(b"half a picture")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure, "savefig", killed)
+    with pytest.raises(KeyboardInterrupt):
+        style.save(figure, path)
+    style.plt.close(figure)
+    assert path.read_bytes() == old and old[1:4] == b"PNG"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_of_several_processes_the_first_draws(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    assert style.save(style.new()[0], tmp_path / "figure.png") == tmp_path / "figure.png"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_summary_means_complete(folder):
     assert folder.summary() is None
     assert folder.finish({"settings": {}, "rows": (1,)}) == folder.summary() == {"settings": {}, "rows": [1]}
@@ -98,42 +121,6 @@ def test_the_environment_says_what_ran(folder):
     said = recording.read_json(folder.path / "environment.json")
     assert said["platform"] == "cpu" and said["packages"].keys() == set(recording.PACKAGES)
     assert said["data"] == {"sha256": "x"} and "commit" in said
-
-
-class Bucket(backend._OsPathBackend):
-    """A folder in place of Cloud Storage: paths are the bucket's, and a file cannot be appended to."""
-
-    def __init__(self, home):
-        for name in (
-            "open",
-            "exists",
-            "isdir",
-            "listdir",
-            "glob",
-            "makedirs",
-            "mkdir",
-            "rmtree",
-            "remove",
-            "rename",
-            "replace",
-        ):
-            setattr(self, name, self._at(home, getattr(super(), name)))
-
-    def _at(self, home, function):
-        def run(path, *args, **kwargs):
-            assert str(path).startswith("gs://bucket"), path
-            assert "a" not in args[:1] and "+" not in str(args)
-            found = function(str(path).replace("gs://bucket", str(home), 1), *args, **kwargs)
-            return [item.replace(str(home), "gs://bucket") for item in found] if isinstance(found, list) else found
-
-        return run
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    (tmp_path / "bucket").mkdir()
-    monkeypatch.setattr(gpath._GPath, "_backend", Bucket(tmp_path / "bucket"))
-    return tmp_path / "bucket"
 
 
 def test_a_run_in_a_bucket(bucket):
