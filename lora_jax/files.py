@@ -2,7 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,28 @@ def is_remote(path: str | epath.PathLike) -> bool:
     return "://" in str(path)
 
 
+@contextlib.contextmanager
+def local(file: str | epath.PathLike) -> Iterator[pathlib.Path]:
+    """A file for a library that opens none in a bucket: the file itself, or for a while a copy of the same name.
+
+    >>> with local("vocab.txt") as path:
+    ...     str(path)
+    'vocab.txt'
+    """
+    if not is_remote(file):
+        yield pathlib.Path(file)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / epath.Path(file).name
+        copy.write_bytes(epath.Path(file).read_bytes())
+        yield copy
+
+
 def read_safetensors(file: str | epath.PathLike) -> dict[str, np.ndarray]:
     """All tensors of a file by name. Raises ModelError where it cannot be read."""
     try:
-        return (
-            safetensors.numpy.load(epath.Path(file).read_bytes())
-            if is_remote(file)
-            else safetensors.numpy.load_file(file)
-        )
+        with local(file) as path:  # `safetensors.numpy.load` of its bytes would know no bfloat16
+            return safetensors.numpy.load_file(path)
     except Exception as error:  # its own error; OSError; AttributeError for a dtype that numpy lacks, as float8
         raise ModelError(
             f"{file} cannot be read as safetensors ({type(error).__name__}: {first_line(error)}); fetch it again."

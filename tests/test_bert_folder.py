@@ -195,6 +195,16 @@ def test_a_pickle_is_read_where_torch_is_and_runs_no_code(tmp_path, monkeypatch)
     assert calls == [(tmp_path / "pytorch_model.bin", {"map_location": "cpu", "weights_only": True})]
 
 
+def test_a_pickle_in_a_bucket(bucket, monkeypatch):
+    def load(file, **kwargs):
+        assert pathlib.Path(file).read_bytes() == b"pickle"
+        return {name: FakeTensor(tensor) for name, tensor in tensors_of(GOLDEN / "bert_odd").items()}
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    pickled(bucket)
+    assert_same(bert_folder.read("gs://bucket").params, folder().params)
+
+
 def test_a_pickle_without_torch_or_that_is_none_is_a_sentence(tmp_path, monkeypatch):
     pickled(tmp_path)
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed

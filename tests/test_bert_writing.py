@@ -100,6 +100,13 @@ def test_bfloat16_is_rounded_once(tmp_path):
     assert_same(got, jax.tree.map(rounded, folder().params))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
+def test_a_folder_in_a_bucket_is_as_one_here(dtype, bucket, tmp_path):
+    here = bert_folder.read(write(tmp_path / "here", dtype=dtype))
+    assert_same(bert_folder.read(write("gs://bucket/there", dtype=dtype)).params, here.params)
+    assert sorted(path.name for path in (bucket / "there").iterdir()) == ["config.json", "model.safetensors"]
+
+
 def test_adapters_are_not_written(tmp_path):
     query = "bert/encoder/layer/0/attention/self/query"
     leaves = {**flat(folder().params), f"{query}/lora_a": jnp.ones((12, 1)), f"{query}/lora_b": jnp.ones((1, 12))}

@@ -1,13 +1,14 @@
 """Image files of a user's own digits, brought into MNIST's form."""
 
-import pathlib
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageOps
 
 from experiments.common.errors import UserError
+from lora_jax.files import local
 
 SIDE, INNER = 28, 20  # MNIST centres a 20 x 20 digit by its mass in 28 x 28
 
@@ -16,17 +17,17 @@ def read(paths: Sequence[str]) -> np.ndarray:
     """uint8 [N, 28, 28], white on black. Raises UserError for a file that is missing, not an image, or blank."""
     if not paths:
         raise UserError("--images names no file; give some, or leave it out for a sample of test images.")
-    return np.stack([_digit(_open(pathlib.Path(path))) for path in paths])
+    return np.stack([_digit(_open(epath.Path(path))) for path in paths])
 
 
-def _open(path: pathlib.Path) -> np.ndarray:
+def _open(path: epath.Path) -> np.ndarray:
     """uint8 [H, W], the image upright and in grey."""
     if not path.is_file():
         raise UserError(f"--images: there is no file {path}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # 90 megapixels are no digit
-            with Image.open(path) as image:
+            with local(path) as file, Image.open(file) as image:
                 pixels = _grey(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow raises many kinds; each means the file cannot be read
         reason = str(error).rstrip(".") or type(error).__name__

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import gzip
 import hashlib
 import json
 import zlib
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from experiments.common.errors import UserError
+from experiments.data import text
 
 FIELDS = {  # kind -> (fields of the question, joined by a line break; field of the answer)
     "alpaca": (("instruction", "input"), "output"),
@@ -95,7 +95,7 @@ def _rows(where: str, path: epath.Path) -> Iterator[Any]:
     if kind not in ("json", "jsonl"):
         raise UserError(f"{where} is of no known kind; give .json or .jsonl files, also with .gz.")
     try:
-        with (gzip.open if path.name.endswith(".gz") else open)(path, "rt", encoding="utf-8") as file:
+        with text.opened(path) as file:
             if kind == "jsonl":
                 yield from (json.loads(line) for line in file if line.strip())
             else:

@@ -1,11 +1,13 @@
 """Plain English from files: documents, and the sentences in them."""
 
+import contextlib
 import gzip
 import hashlib
 import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 from etils import epath
 
@@ -27,6 +29,17 @@ def _kind(path: epath.Path) -> str:
     return path.name.removesuffix(".gz").rpartition(".")[2]
 
 
+@contextlib.contextmanager
+def opened(path: epath.Path) -> Iterator[IO[str]]:
+    """The UTF-8 text of a file here or in a bucket, unpacked where its name ends in .gz."""
+    if path.name.endswith(".gz"):
+        with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8") as file:
+            yield file
+    else:
+        with path.open(encoding="utf-8") as file:
+            yield file
+
+
 def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
     """Every document of `.txt` (the file is one) and `.jsonl` files (one a line, under `field`), gzipped or not.
 
@@ -36,9 +49,8 @@ def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
     require(paths)
     for path in map(epath.Path, paths):
         kind = _kind(path)
-        opened = gzip.open if path.name.endswith(".gz") else open
         try:
-            with opened(path, "rt", encoding="utf-8") as file:
+            with opened(path) as file:
                 if kind == "txt":
                     yield file.read()
                 else:

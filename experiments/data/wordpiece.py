@@ -11,7 +11,7 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from experiments.common.errors import UserError
 from lora_jax.errors import first_line
-from lora_jax.files import write_atomically
+from lora_jax.files import local, write_atomically
 
 VOCABULARY = "vocab.txt"  # one token a line, as every BERT tokenizer reads it
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # [PAD] is 0, as BERT has it
@@ -29,7 +29,8 @@ def of_folder(folder: epath.Path, vocab_size: int) -> tokenizers.Tokenizer:
     lowercase = _lowercase(folder)
     try:
         read = functools.partial(of_vocabulary, lowercase=lowercase)
-        tokenizer = (read if file.name == VOCABULARY else tokenizers.Tokenizer.from_file)(str(file))
+        with local(file) as path:
+            tokenizer = (read if file.name == VOCABULARY else tokenizers.Tokenizer.from_file)(str(path))
     except Exception as error:  # the library raises bare Exceptions, and TypeError for [SEP] that is not there
         raise UserError(f"{file} is no vocabulary of a BERT ({first_line(error)}).") from error
     if tokenizer.get_vocab_size() > vocab_size:

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from lora_jax.errors import ModelError, first_line
-from lora_jax.files import read_safetensors, write_safetensors
+from lora_jax.files import local, read_safetensors, write_safetensors
 
 SAFE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 FILES = (SAFE, INDEX, "model-*.safetensors", "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
@@ -95,7 +95,8 @@ def _read_pickled(file: epath.Path) -> dict[str, np.ndarray]:
             f"model.save_pretrained(folder, safe_serialization=True) writes {SAFE}."
         ) from None
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)  # never runs code from the file
+        with local(file) as path:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
         return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
     except Exception as error:  # torch raises many kinds; AttributeError where it is no dict of tensors
         raise ModelError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}).") from error

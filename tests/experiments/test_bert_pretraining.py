@@ -223,6 +223,14 @@ def test_sentences_end_where_sentences_end(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.jsonl", "a.jsonl.gz"])
+def test_a_corpus_in_a_bucket(name, bucket):
+    content = "A café.\n" if ".txt" in name else '{"text": "A café.\\n"}\n\n'
+    data = content.encode()
+    (bucket / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert list(text.documents([f"gs://bucket/{name}"])) == ["A café.\n"]
+
+
 DAMAGED = gzip.compress(b"Here is one good sentence.")[:10] + b"\xff" * 40
 
 BAD = [

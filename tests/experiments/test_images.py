@@ -81,6 +81,14 @@ def test_a_few_pixels_are_an_image_too(tmp_path):
     assert read(Image.fromarray(np.uint8([[0, 255]])), tmp_path / "two.png").shape == (28, 28)
 
 
+def test_an_image_in_a_bucket(expected, bucket):
+    drawing().save(bucket / "nine.png")
+    assert np.array_equal(images.read(["gs://bucket/nine.png"])[0], expected)
+    (bucket / "nine.png").write_text("nine\n")
+    with pytest.raises(UserError, match=r"^--images: gs://bucket/nine.png cannot be read as an image"):
+        images.read(["gs://bucket/nine.png"])
+
+
 def half(path) -> None:
     drawing().save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -43,6 +43,13 @@ def test_bad_rows_are_counted_and_left_out(name, file):
     assert found.source == f"{name} (alpaca)"
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz", "a.jsonl", "a.jsonl.gz"])
+def test_questions_in_a_bucket(name, bucket, file):
+    read = questions.read(file(name, json.dumps(ALPACA[0])))
+    (bucket.parent / name).rename(bucket / name)
+    assert questions.read(f"gs://bucket/{name}") == read
+
+
 def test_medical_questions(file):
     row = json.dumps({"question": "What is X?", "answer": "Y.", "focus": "X"})
     found = questions.read(file("a.jsonl", f"{row}\n\n{row}\n"))

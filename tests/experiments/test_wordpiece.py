@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from etils import epath
 
 from experiments.common.errors import UserError
 from experiments.data import wordpiece
@@ -21,6 +22,19 @@ def folder(tmp_path, tokens, **files: str):
 def test_case_is_kept_where_the_folder_says_so(config, token, tmp_path):
     tokenizer = wordpiece.of_folder(folder(tmp_path, TOKENS, tokenizer_config=json.dumps(config)), len(TOKENS))
     assert tokenizer.encode("Films").tokens == ["[CLS]", token, "##s", "[SEP]"]
+
+
+@pytest.mark.parametrize("kind", ["vocab.txt", "tokenizer.json"])
+def test_a_vocabulary_in_a_bucket(kind, bucket):
+    there = epath.Path("gs://bucket/bert")
+    wordpiece.write_vocabulary(wordpiece.of_folder(folder(bucket, TOKENS), 99), there)
+    if kind == "tokenizer.json":
+        (there / kind).write_text(wordpiece.of_folder(there, 99).to_str())
+        (there / "vocab.txt").unlink()
+    assert wordpiece.of_folder(there, 99).encode("Films").tokens == ["[CLS]", "film", "##s", "[SEP]"]
+    (there / kind).write_text("{}")
+    with pytest.raises(UserError, match=f"gs://bucket/bert/{kind} is no vocabulary of a BERT"):
+        wordpiece.of_folder(there, 99)
 
 
 def test_a_vocabulary_is_written_as_it_was_read(tmp_path):
