@@ -1,8 +1,9 @@
 """Checkpoints through orbax: adapters only by default, bound to their base and config, restored strictly or not at all.
 
 A checkpoint of step n is the folder `<directory>/n`. orbax writes it under another name and renames it when it is
-whole, so a kill during saving leaves the previous one usable. Beside the arrays lie the config, a fingerprint of the
-base they belong to, and a digest of the arrays themselves.
+whole, or in a bucket, where no folder can be renamed, writes a file last that says so: a kill during saving leaves the
+previous one usable. Beside the arrays lie the config, a fingerprint of the base they belong to, and a digest of the
+arrays themselves.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from lora_jax.partition import Mask, trainable_paths
 from lora_jax.tree import Params, differences, flat, nested
 
 FORMAT = 1
+COMMITTED = "commit_success.txt"  # what orbax writes last in a bucket
 _TENSORSTORE = re.compile(r": ([^:]+) \[os_error_code=")  # how orbax's writer ends its message
 _NAME_WIDTH = 12  # characters of a fingerprint shown in messages
 
@@ -275,10 +277,14 @@ def _absolute(directory: str | epath.PathLike) -> epath.Path:
 
 
 def _steps(directory: epath.Path) -> set[int]:
-    """Complete checkpoints; one being written has a longer name."""
+    """Complete checkpoints; one being written has a longer name, or in a bucket no `COMMITTED` yet."""
     if not directory.is_dir():
         return set()
-    return {int(entry.name) for entry in directory.iterdir() if entry.name.isdigit() and entry.is_dir()}
+    return {int(entry.name) for entry in directory.iterdir() if entry.name.isdigit() and _is_whole(entry)}
+
+
+def _is_whole(step: epath.Path) -> bool:
+    return (step / COMMITTED).exists() if is_remote(step) else step.is_dir()
 
 
 def _manager(directory: epath.Path) -> ocp.CheckpointManager:

@@ -32,6 +32,7 @@ from lora_jax import (
 )
 from lora_jax.errors import CheckpointError
 from lora_jax.models.mlp import MLP
+from tests.bucket import unfinished
 from tests.cases import flat, randomised
 
 CONFIG = LoRAConfig(rank=2, alpha=4, dropout=0.3, rank_pattern={"classifier": 1})
@@ -302,6 +303,33 @@ def test_a_kill_during_saving_leaves_the_previous_checkpoint(tmp_path):
     assert_equal(checkpoint.restore_state(tmp_path, like, {}, None), {"w": jnp.ones(3)})
     checkpoint.save_state(tmp_path, like, {}, None, step=2)
     assert_equal(checkpoint.restore_state(tmp_path, like, {}, None), like)
+
+
+# Buckets
+
+
+def test_in_a_bucket_a_step_that_was_not_finished_is_not_there(orbax_bucket):
+    folder, like = "gs://bucket/run", {"w": jnp.zeros(3)}
+    for step in (1, 2, 3):
+        checkpoint.save_state(folder, {"w": jnp.full(3, float(step))}, {}, None, step=step)
+    assert checkpoint.steps(folder) == [2, 3]
+    unfinished(orbax_bucket / "run" / "3")
+    assert checkpoint.steps(folder) == [2] and checkpoint.latest_step(folder) == 2
+    assert_equal(checkpoint.restore_state(folder, like, {}, None), {"w": jnp.full(3, 2.0)})
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 3 in gs://bucket/run; there are steps 2\.$"):
+        checkpoint.restore_state(folder, like, {}, None, step=3)
+
+
+def test_in_a_bucket_a_step_that_was_not_finished_is_saved_again(orbax_bucket):
+    checkpoint.save_adapter("gs://bucket/run", trained(), CONFIG, mask=None)
+    unfinished(orbax_bucket / "run" / "0")
+    (orbax_bucket / "run" / "0" / "left").touch()
+    assert checkpoint.latest_step("gs://bucket/run") is None
+    checkpoint.save_adapter("gs://bucket/run", trained(), CONFIG, mask=None)
+    assert_equal(checkpoint.restore_adapter("gs://bucket/run", fresh(), CONFIG), trained())
+    assert not (orbax_bucket / "run" / "0" / "left").exists()
+    with pytest.raises(CheckpointError, match="at least step 1"):
+        checkpoint.save_adapter("gs://bucket/run", trained(), CONFIG, mask=None)
 
 
 # Resuming

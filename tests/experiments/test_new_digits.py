@@ -14,7 +14,8 @@ from experiments.common.recording import RunFolder
 from experiments.data import mnist
 from experiments.studies import new_digits, new_digits_jobs
 from experiments.studies.new_digits import LATER, STUDY, Recipe, Settings
-from lora_jax import report
+from lora_jax import checkpoint, report
+from tests.bucket import unfinished
 
 TINY = Settings(hidden=(16,), base_epochs=6, batch_size=16, seeds=2, epoch_share=3.0)
 ENTRY, PRESET = "mnist_new_digits.py", "--preset=smoke"
@@ -168,6 +169,25 @@ def test_a_complete_run_is_not_run_again(run_entry, tiny, workdir, monkeypatch):
 
 
 # What is damaged, and mended as the sentence says.
+
+
+def test_bases_in_a_bucket_that_were_not_finished_are_made_again(orbax_bucket, monkeypatch, small_mnist):
+    made = []
+
+    def pretrain(folder, settings, data):
+        made.append({"w": jnp.full(3, float(len(made)))})
+        return made[-1], {"scores": len(made)}
+
+    monkeypatch.setattr(new_digits, "pretrain", pretrain)
+    folder = RunFolder("gs://bucket/runs", "run", {"settings": {}})
+    new_digits_jobs.pretrain(folder, TINY, small_mnist)
+    (saved,) = orbax_bucket.glob("runs/*/bases/0")
+    unfinished(saved)
+    for _ in range(2):  # the second finds them whole
+        new_digits_jobs.pretrain(folder, TINY, small_mnist)
+    assert len(made) == 2
+    restored = checkpoint.restore_state(folder.path / "bases", made[0], {}, None)
+    assert np.array_equal(restored["w"], made[1]["w"])
 
 
 def test_damaged_bases(run_entry, tiny, workdir):
