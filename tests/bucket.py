@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from etils.epath import backend, gpath
-from orbax.checkpoint._src.path import gcs_utils
 
 NAME = "gs://bucket"
+ORBAX = "orbax.checkpoint._src.path.gcs_utils"
 FUNCTIONS = ["open", "exists", "isdir", "listdir", "glob", "makedirs", "mkdir", "rmtree", "remove", "rename", "replace"]
 
 
@@ -47,10 +47,10 @@ def orbax_bucket(bucket, monkeypatch):
     """A bucket to orbax, too, which speaks to Cloud Storage itself."""
 
     def in_folder(path):
-        return {"driver": "file", "path": f"{path.replace('gs://bucket', str(bucket), 1)}/"}
+        return {"driver": "file", "path": f"{path.replace(NAME, str(bucket), 1)}/"}
 
-    monkeypatch.setattr(gcs_utils, "get_kvstore_for_gcs", in_folder)
-    monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)
+    monkeypatch.setattr(f"{ORBAX}.get_kvstore_for_gcs", in_folder)
+    monkeypatch.setattr(f"{ORBAX}.is_hierarchical_namespace_enabled", lambda path: False)
     return bucket
 
 
