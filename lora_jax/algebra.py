@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lora_jax import decompositions
 from lora_jax.adapter import adapter_alone
 from lora_jax.errors import TreeError
 from lora_jax.leaves import Adapter, adapter_at, as_leaves, modules
@@ -196,9 +197,9 @@ def _concatenated(layers: Sequence[Adapter], weights: Sequence[int | float]) -> 
 
 def _truncated(layer: Adapter, rank: Any) -> Adapter:
     """By the singular value decomposition of T S^T, where a = Q T and b^T = P S."""
-    q, t = jnp.linalg.qr(layer.a)
-    p, s = jnp.linalg.qr(layer.b.mT)
-    u, values, v = jnp.linalg.svd(layer.scale[..., None, None] * (t @ s.mT), full_matrices=False)
+    q, t = decompositions.qr(layer.a)
+    p, s = decompositions.qr(layer.b.mT)
+    u, values, v = decompositions.svd(layer.scale[..., None, None] * (t @ s.mT))
     root = jnp.sqrt(values[..., :rank])
     return Adapter(
         q @ (u[..., :rank] * root[..., None, :]),
@@ -209,7 +210,7 @@ def _truncated(layer: Adapter, rank: Any) -> Adapter:
 
 def _compressed(update: jax.Array, rank: Any) -> Adapter:
     """The best adapter of this rank for an update [*L, D, K]."""
-    u, values, v = jnp.linalg.svd(update, full_matrices=False)
+    u, values, v = decompositions.svd(update)
     root = jnp.sqrt(values[..., :rank])
     return Adapter(u[..., :rank] * root[..., None, :], root[..., None] * v[..., :rank, :], jnp.ones(update.shape[:-2]))
 

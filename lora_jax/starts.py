@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lora_jax import dora
+from lora_jax import decompositions, dora
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError
 from lora_jax.leaves import Adapter, adapter_at, as_leaves, kernel_path, modules
@@ -41,7 +41,7 @@ def orthogonal(key: jax.Array, d: int, k: int, rank: int) -> tuple[jax.Array, ja
     (True, True)
     """
     turn, left, right = jax.random.split(key, 3)
-    q = jnp.linalg.qr(jax.random.normal(turn, (rank, rank)))[0]
+    q, _ = decompositions.qr(jax.random.normal(turn, (rank, rank)))
     a = jax.random.normal(left, (d, rank // 2)) @ q[0::2] / 10
     return a, q[1::2].T @ jax.random.normal(right, (rank // 2, k)) / 10
 
@@ -55,7 +55,7 @@ def pissa(kernel: jax.Array, rank: int, scale: jax.Array) -> tuple[jax.Array, ja
     >>> jnp.round(a @ b, 4).tolist()
     [[3.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    u, s, v = jnp.linalg.svd(kernel, full_matrices=False)
+    u, s, v = decompositions.svd(kernel)
     root = jnp.sqrt(s[:rank] / scale)
     return u[:, :rank] * root[None], root[:, None] * v[:rank]
 
@@ -65,7 +65,7 @@ def olora(kernel: jax.Array, rank: int, scale: jax.Array) -> tuple[jax.Array, ja
 
     OLoRA: Büyükakyüz 2024 (arXiv:2406.01775), section 3; PEFT's "olora".
     """
-    q, r = jnp.linalg.qr(kernel.T)
+    q, r = decompositions.qr(kernel.T)
     return r[:rank].T, q[:, :rank].T
 
 

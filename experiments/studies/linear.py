@@ -138,17 +138,22 @@ def _teachers(members: list[sweep.Member]) -> tuple[jax.Array, jax.Array]:
     @jax.vmap
     def draw(seed):
         base_key, left_key, right_key = jax.random.split(jax.random.key(seed), 3)
-        left, right = jax.random.orthogonal(left_key, D), jax.random.orthogonal(right_key, D)
-        return jax.random.normal(base_key, (D, D)) / jnp.sqrt(D), left, right
+        return jax.random.normal(base_key, (D, D)) / jnp.sqrt(D), _rotation(left_key), _rotation(right_key)
 
     start, left, right = draw(np.asarray([1000 + member.seed for member in members], np.uint32))
-    return start, start + (left * DECAY ** jnp.arange(D)[None]) @ right
+    return start, start + (left * DECAY ** jnp.arange(D)[None, None]) @ right
+
+
+@jax.custom_batching.sequential_vmap  # for the reason that lora_jax.decompositions gives
+def _rotation(key: jax.Array) -> jax.Array:
+    """An orthogonal matrix [D, D]."""
+    return jax.random.orthogonal(key, D)
 
 
 @jax.jit
 def _white_inputs() -> jax.Array:
     """X [D, D] with X^T X = D I."""
-    return jnp.sqrt(float(D)) * jax.random.orthogonal(jax.random.key(7), D)
+    return jnp.sqrt(float(D)) * _rotation(jax.random.key(7))
 
 
 def _loss(model: nn.Module):

@@ -238,5 +238,5 @@ def member_params(state: SweepState, shared: Params, index: int) -> dict:
     >>> {name: float(leaf) for name, leaf in member_params(state, {"base": jnp.ones(())}, 1).items()}
     {'base': 1.0, 'w': 2.0}
     """
-    own, trainable = everywhere((state.own, state.train.trainable), lambda leaf: leaf[index])
+    own, trainable = jax.tree.map(lambda leaf: leaf[index], everywhere((state.own, state.train.trainable)))
     return combine(shared, own, trainable)

@@ -1,0 +1,38 @@
+"""QR and singular value decompositions of one matrix or a stack, in any number in one program.
+
+jaxlib's own batched ones hand each matrix to the thread pool and wait there. Where a program holds several, as one with layers stacked by
+`nn.scan` has one for each module, and the pool has two threads, as on a machine of two cores, they wait for each other for ever
+(jaxlib 0.10.2). So a stack is decomposed one matrix after another.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_batching.sequential_vmap
+def _qr(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return tuple(jnp.linalg.qr(matrix))
+
+
+@jax.custom_batching.sequential_vmap
+def _svd(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return tuple(jnp.linalg.svd(matrix, full_matrices=False))
+
+
+def qr(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(q [..., D, n], r [..., n, K]) with n = min(D, K), of matrices [..., D, K].
+
+    >>> q, r = qr(jnp.arange(12.0).reshape(2, 3, 2))
+    >>> q.shape, bool(jnp.allclose(q @ r, jnp.arange(12.0).reshape(2, 3, 2), atol=1e-5))
+    ((2, 3, 2), True)
+    """
+    return jnp.vectorize(_qr, signature="(d,k)->(d,n),(n,k)")(matrices)
+
+
+def svd(matrices: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(u [..., D, n], s [..., n], v [..., n, K]) with n = min(D, K), of matrices [..., D, K]; s falls.
+
+    >>> svd(jnp.stack([jnp.eye(2), 2 * jnp.eye(2)]))[1].tolist()
+    [[1.0, 1.0], [2.0, 2.0]]
+    """
+    return jnp.vectorize(_svd, signature="(d,k)->(d,n),(n),(n,k)")(matrices)
