@@ -3,6 +3,9 @@
 python experiments/benchmark.py                                  # 17 minutes on 2 cores, 21 with PEFT's parts
 python experiments/benchmark.py --peft_python=/path/to/python    # an interpreter that has torch and peft
 python experiments/benchmark.py --only=bert_step --only=bert_sweep
+
+The same command goes on after the parts that are measured, while code, versions, devices and preset stay the same; remove the
+folder to measure again.
 """
 
 import sys
@@ -12,9 +15,10 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from experiments.common import cli, devices, main
+from experiments.benchmarks import record
+from experiments.common import cli, devices, main, preemption
 from experiments.common.flags import define_common
-from experiments.common.recording import environment, make_folder, write_json, write_text
+from experiments.common.recording import make_folder, write_text
 
 TITLES = {
     "step": "LoRA against full fine-tuning, per step",
@@ -64,17 +68,30 @@ def run() -> None:
     # A choice of parts goes to a folder of its own: what was measured in one run stays together.
     folder = epath.Path(FLAGS.workdir) / "-".join(["benchmark", platform, *(chosen if FLAGS.only else [])])
     make_folder(folder)
-    measure = parts(FLAGS.preset, FLAGS.peft_python)
-    about, results = environment(), {}
-    for name in chosen:
-        print(f"measuring: {TITLES[name]}", file=sys.stderr, flush=True)
-        results[TITLES[name]] = measure[name]() if has_peft or name not in NEED_PEFT else None
-        # What is measured stays.
-        write_json(folder / "benchmark.json", {"environment": about, "results": results})
-    table = report.table(results)
+    found = record.Record(folder / "benchmark.json", record.conditions(FLAGS.preset))
+    measure_missing(chosen, found, has_peft)
+    table = report.table(found.of([TITLES[name] for name in chosen]))
     write_text(folder / "table.txt", table + "\n")
     print(table)
-    print(f"benchmark: {folder / 'benchmark.json'}")
+    print(f"benchmark: {found.path}")
+
+
+def measure_missing(chosen: list[str], found: record.Record, has_peft: bool) -> None:
+    """Adds to the record the parts that it lacks; one that needs PEFT where there is none as None."""
+    taken = [name for name in chosen if found.has(TITLES[name], FLAGS.peft_python if has_peft else None)]
+    absent = [name for name in chosen if name in NEED_PEFT and not has_peft]
+    if taken and not set(chosen) - {*taken, *absent}:
+        print(f"{found.path.parent} is complete; remove the folder to measure again", file=sys.stderr, flush=True)
+    elif taken:
+        print(f"taking up {len(taken)} of {len(chosen)} parts from {found.path}", file=sys.stderr, flush=True)
+    measure = parts(FLAGS.preset, FLAGS.peft_python)
+    for name in chosen:
+        if name in taken:
+            continue
+        print(f"measuring: {TITLES[name]}", file=sys.stderr, flush=True)
+        found.add(TITLES[name], None if name in absent else measure[name]())  # what is measured stays
+        if preemption.is_due():
+            preemption.stop(f"{TITLES[name]}, in {found.path}")
 
 
 def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | None]]:

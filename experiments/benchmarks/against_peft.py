@@ -119,4 +119,4 @@ def in_turns(
     rows |= {way: floor.against(rows[way], operations, rate) for way in works}
     rows["PEFT"]["times_the_floor"] = rows["PEFT"]["median_ms"] * rate / operations / 1e3  # of what ours computes
     ratio = {f"PEFT / {way}": rows["PEFT"]["median_ms"] / rows[way]["median_ms"] for way in works}
-    return {"rows": rows, "ratio": ratio, **{key: about[key] for key in ABOUT}}
+    return {"rows": rows, "ratio": ratio, "python": python, **{key: about[key] for key in ABOUT}}

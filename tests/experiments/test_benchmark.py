@@ -23,12 +23,14 @@ from experiments.benchmarks import (
     lm_setting,
     lm_steps,
     many_adapters,
+    record,
     report,
     setting,
     steps,
     sweeps,
     variants,
 )
+from experiments.common import preemption
 from lora_jax.models import bert
 from lora_jax.models.causal_lm import CausalLMConfig
 
@@ -155,6 +157,90 @@ def test_peft_that_fails(worker, capsys):
     worker.write_text("raise SystemExit('no such layer')")
     assert against_peft.in_turns(sys.executable, "bert", {"lora_jax": lambda: 0}, 1, 1, operations=1.0) is None
     assert capsys.readouterr().err == "PEFT fails: no such layer\n"
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[str]:
+    """The parts "step", "scan" and "peft" take no time; which of them were measured."""
+    names = []
+
+    def part(name):
+        def measure(first, *_):
+            names.append(name)
+            row = {"median_ms": float(len(names)), "quartile_low_ms": 1.0, "quartile_high_ms": 1.0, "n": 1}
+            return {"rows": {name: row}, "ratio": {}, **({"python": first} if name == "peft" else {})}
+
+        return measure
+
+    monkeypatch.setattr(steps, "lora_against_full", part("step"))
+    monkeypatch.setattr(steps, "scan_against_loop", part("scan"))
+    monkeypatch.setattr(against_peft, "mlp", part("peft"))
+    monkeypatch.setattr(against_peft, "is_installed", lambda python: True)
+    return names
+
+
+@pytest.fixture
+def benchmark(run_entry, tmp_path):
+    """`benchmark(*flags) -> (status, stdout, stderr)` of three parts."""
+    only = [f"--only={name}" for name in ("step", "scan", "peft")]
+    return lambda *flags: run_entry("benchmark.py", f"--workdir={tmp_path}", "--preset=smoke", *only, *flags)
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def test_what_is_measured_is_taken_up_and_never_measured_twice(measured, benchmark, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "scan_against_loop", killed)
+        with pytest.raises(KeyboardInterrupt):
+            benchmark()
+    assert measured == ["step"]
+    status, table, said = benchmark()
+    folder = tmp_path / "benchmark-cpu-step-scan-peft"
+    assert status == 0 and measured == ["step", "scan", "peft"]
+    assert f"taking up 1 of 3 parts from {folder / 'benchmark.json'}\nmeasuring: scanned epoch" in said
+    status, again, said = benchmark()
+    assert status == 0 and len(measured) == 3 and again == table
+    assert said == f"{folder} is complete; remove the folder to measure again\n"
+    results = json.loads((folder / "benchmark.json").read_text())["results"]
+    assert all(result["measured_at"].endswith("Z") for result in results.values())
+
+
+def test_parts_of_another_run_are_not_taken_up(measured, benchmark, monkeypatch, tmp_path):
+    benchmark()
+    status, _, said = benchmark("--preset=quick")
+    path = tmp_path / "benchmark-cpu-step-scan-peft" / "benchmark.json"
+    assert status == 0 and measured == ["step", "scan", "peft"] * 2
+    assert said.startswith(f"measuring anew: {path} is of another run, which differs in preset\nmeasuring: LoRA")
+    path.write_text(json.dumps({"environment": {}, "results": {}}))  # as files of before the conditions were recorded
+    assert "differs in commit, python, packages" in benchmark()[2] and len(measured) == 9
+    monkeypatch.setattr(record, "_sources", lambda: "edited")
+    assert "differs in sources\n" in benchmark()[2] and len(measured) == 12
+
+
+def test_parts_against_peft_are_of_the_interpreter_that_is_named(measured, benchmark, monkeypatch):
+    """One that fails is tried again; where there is no PEFT, what was measured stays."""
+    with monkeypatch.context() as patch:
+        patch.setattr(against_peft, "mlp", lambda *_: None)
+        assert report.NOT_MEASURED in benchmark()[1]
+    assert "taking up 2 of 3 parts" in benchmark()[2] and measured == ["step", "scan", "peft"]
+    assert "taking up 2 of 3 parts" in benchmark("--peft_python=another")[2] and measured[3:] == ["peft"]
+    monkeypatch.setattr(against_peft, "is_installed", lambda python: False)
+    status, table, said = benchmark()
+    assert status == 0 and "is complete" in said and report.NOT_MEASURED not in table and len(measured) == 4
+
+
+def test_sigterm_ends_it_between_parts(measured, benchmark, monkeypatch):
+    def stop(where):
+        raise SystemExit(f"saved {where}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption, "is_due", lambda: bool(measured))
+        patch.setattr(preemption, "stop", stop)
+        assert benchmark()[0].startswith("saved LoRA against full fine-tuning, per step, in ")
+    assert measured == ["step"]
+    assert benchmark()[0] == 0 and measured == ["step", "scan", "peft"]
 
 
 def test_table():
