@@ -5,7 +5,6 @@ python experiments/pretrain_bert.py --corpus=a.jsonl.gz --method=mlm --vocab_siz
 """
 
 import importlib.util
-import shutil
 
 from absl import flags
 from etils import epath
@@ -13,7 +12,7 @@ from etils import epath
 from experiments.common import cli, devices, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common
-from experiments.common.recording import make_folder
+from experiments.common.recording import make_folder, write_bytes
 from experiments.data import text
 from experiments.figures import pretraining as figures
 from experiments.studies import bert_corpus, bert_pretraining
@@ -56,8 +55,8 @@ def run() -> None:
         NAME, settings, lambda folder: bert_pretraining.run(folder, settings, material), figures, data=material
     )
     model = main.run_folder(NAME, settings, material).path / "model"
-    if FLAGS.export:
-        shutil.copytree(model, FLAGS.export, dirs_exist_ok=True)
+    for path in model.iterdir() if FLAGS.export else ():
+        write_bytes(epath.Path(FLAGS.export) / path.name, path.read_bytes())
     print(f"model: {FLAGS.export or model}")
 
 

@@ -7,12 +7,11 @@ python experiments/reproduce.py --from_results=experiments/results    # runs not
 
 import dataclasses
 import json
-import pathlib
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
+from etils import epath
 
 from experiments.claims import digit9 as digit9_claims
 from experiments.claims import ledger
@@ -20,10 +19,10 @@ from experiments.claims import linear as linear_claims
 from experiments.claims import lm as lm_claims
 from experiments.claims import new_digits as new_digits_claims
 from experiments.claims import sst2 as sst2_claims
-from experiments.common import cli, devices, lm, main
+from experiments.common import cli, devices, lm, main, processes
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common, define_data
-from experiments.common.recording import environment, make_folder, write_json
+from experiments.common.recording import environment, make_folder, write_bytes, write_json
 from experiments.data.bert_base import Inputs
 from experiments.data.mnist import Mnist
 from experiments.figures import digit9 as digit9_figures
@@ -40,13 +39,15 @@ flags.DEFINE_multi_enum("only", None, ["s0", "s1", "s2", "sst2", "s3", "s4", "ra
 flags.DEFINE_string("from_results", None, "run nothing; draw the verdicts anew from the summaries kept in this folder")
 lm.define_text()
 FLAGS = flags.FLAGS
-RESULTS = pathlib.Path(__file__).parent / "results"
+RESULTS = epath.Path(__file__).parent / "results"
 
 
 def run() -> None:
     chosen = {key: study for key, study in STUDIES.items() if FLAGS.only is None or key in FLAGS.only}
+    folder, data = _prepared(chosen) if FLAGS.from_results is None else (_as_kept(), None)
     about = environment()  # before the results folder changes: a commit that is clean should be said to be
-    folder = _run_all(chosen) if FLAGS.from_results is None else _as_kept()
+    for study in chosen.values() if data else ():
+        study.run(folder, data)  # what is missing
     claims = [claim for study in chosen.values() for claim in study.claims(folder)]
     for path in ledger.write(claims, about, folder) if FLAGS.only is None else []:
         print(f"ledger: {path}")
@@ -54,17 +55,17 @@ def run() -> None:
         print(f"{claim.id:<7} {claim.verdict}: {claim.statement}")
 
 
-def _as_kept() -> pathlib.Path:
+def _as_kept() -> epath.Path:
     given = ("preset", "seeds", "workdir", "accelerator", "data_dir", "download", *lm.TEXT_FLAGS)
     main.refuse(given, "with --from_results")
-    folder = pathlib.Path(FLAGS.from_results)
+    folder = epath.Path(FLAGS.from_results)
     if not any((folder / name).is_dir() for study in STUDIES.values() for name in study.kept):
         raise UserError(f"--from_results={folder} keeps no study; name a folder that a run without this flag wrote.")
     return folder
 
 
-def _run_all(chosen: dict[str, "Study"]) -> pathlib.Path:
-    """Runs what is missing; returns the folder where the summaries now are."""
+def _prepared(chosen: dict[str, "Study"]) -> tuple[epath.Path, "Data"]:
+    """The folder where the summaries will be, and what the studies learn from; the devices are settled."""
     if FLAGS.seeds == 1:
         raise UserError("--seeds=1: a verdict needs an interval, and an interval needs at least 2 seeds.")
     if "s4" not in chosen:
@@ -76,23 +77,21 @@ def _run_all(chosen: dict[str, "Study"]) -> pathlib.Path:
         main.load_mnist(), main.load_sst2() if "sst2" in chosen else None, lm.sources() if "s4" in chosen else None
     )
     is_reference = FLAGS.preset == "full" and data.is_full
-    folder = RESULTS if is_reference else pathlib.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
+    folder = RESULTS if is_reference else epath.Path(FLAGS.workdir) / f"claims-{FLAGS.preset}"
     make_folder(folder)
-    for study in chosen.values():
-        study.run(folder, data)
-    return folder
+    return folder, data
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
     """What runs and keeps its summaries, their names, what claims follow from them, and the entry that runs it alone."""
 
-    run: Callable[[pathlib.Path, "Data"], object]
+    run: Callable[[epath.Path, "Data"], object]
     kept: tuple[str, ...]
     claims_of: Callable[..., list[ledger.Claim]]
     entry: str
 
-    def claims(self, folder: pathlib.Path) -> list[ledger.Claim]:
+    def claims(self, folder: epath.Path) -> list[ledger.Claim]:
         """None, and a line, where the study is not among what is kept."""
         if self.kept and not any((folder / name).is_dir() for name in self.kept):
             print(f"not in {folder}: {', '.join(self.kept)}")
@@ -102,7 +101,7 @@ class Study:
         return self.claims_of(*(_summary(folder / name / "summary.json") for name in self.kept), command)
 
 
-def _summary(path: pathlib.Path) -> dict[str, Any]:
+def _summary(path: epath.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -126,25 +125,31 @@ class Data:
         return self.mnist.is_full and sst2_is_full and (self.language is None or self.language.is_full)
 
 
-def _keep(folder: pathlib.Path, name: str, summary: dict[str, Any], run_path: pathlib.Path) -> None:
+def _keep(folder: epath.Path, name: str, summary: dict[str, Any], run_path: epath.Path) -> None:
     """The small files of a run that the repository keeps."""
     kept = folder / name
-    kept.mkdir(exist_ok=True)
+    make_folder(kept)
     write_json(kept / "summary.json", summary)
     drawn = [path for path in run_path.glob("*.png") if path.name != "predictions.png"]  # that one shows MNIST itself
-    for path in [*drawn, run_path / "table.txt", run_path / "environment.json"]:
-        shutil.copy(path, kept / path.name)
+    _copy([*drawn, run_path / "table.txt", run_path / "environment.json"], kept)
+
+
+def _copy(files: Sequence[epath.Path], folder: epath.Path) -> None:
+    """By the first process, which has written them."""
+    for path in files if processes.is_first() else ():
+        write_bytes(folder / path.name, path.read_bytes())
+    processes.wait(f"copied to {folder}")
 
 
 def _run(
-    folder: pathlib.Path, name: str, settings, study, figures, data, *, keep_as: str | None = None
+    folder: epath.Path, name: str, settings, study, figures, data, *, keep_as: str | None = None
 ) -> dict[str, Any]:
     summary = main.execute(name, settings, study, figures, data=data)
     _keep(folder, keep_as or name, summary, main.run_folder(name, settings, data).path)
     return summary
 
 
-def _linear(folder: pathlib.Path, data: Data) -> None:
+def _linear(folder: epath.Path, data: Data) -> None:
     settings = main.settings_from_flags(linear.PRESETS)
     _run(folder, "linear_teacher", settings, lambda f: linear.summary(f, settings), linear_figures, None)
 
@@ -152,14 +157,14 @@ def _linear(folder: pathlib.Path, data: Data) -> None:
 def _digit9(study: digit9.Settings, claims) -> Study:
     name = f"mnist_digit9_{study.study}"
 
-    def run(folder: pathlib.Path, data: Data) -> None:
+    def run(folder: epath.Path, data: Data) -> None:
         settings = main.settings_from_flags(digit9.presets(study))
         _run(folder, name, settings, lambda f: digit9.run(f, settings, data.mnist), digit9_figures, data.mnist)
 
     return Study(run, (name,), claims, f"mnist_digit9.py --study={study.study}")
 
 
-def _sst2(folder: pathlib.Path, data: Data) -> None:
+def _sst2(folder: epath.Path, data: Data) -> None:
     """As it is, and LoRA with one learning rate for all ranks."""
     settings = main.settings_from_flags(sst2.PRESETS, control_seeds=FLAGS.seeds)
     inputs = data.sentences
@@ -171,7 +176,7 @@ def _sst2(folder: pathlib.Path, data: Data) -> None:
     )  # fmt: skip
 
 
-def _new_digits(folder: pathlib.Path, data: Data) -> None:
+def _new_digits(folder: epath.Path, data: Data) -> None:
     settings = main.settings_from_flags(new_digits.PRESETS)
 
     def study(f):
@@ -181,15 +186,15 @@ def _new_digits(folder: pathlib.Path, data: Data) -> None:
     _run(folder, "mnist_new_digits", settings, study, new_digits_figures, data.mnist)
 
 
-def _tiny_lm(folder: pathlib.Path, data: Data) -> None:
+def _tiny_lm(folder: epath.Path, data: Data) -> None:
     settings = main.settings_from_flags(lm_study.PRESETS)
     summary = lm.execute("tiny_lm_study", settings, data.language)
     run_path = main.run_folder("tiny_lm_study", settings, data.language).path
     _keep(folder, "tiny_lm", summary, run_path)
-    shutil.copy(run_path / lm_figures.OUTPUTS, folder / lm_figures.OUTPUTS)
+    _copy([run_path / lm_figures.OUTPUTS], folder)
 
 
-def _rank(folder: pathlib.Path, data: Data) -> None:
+def _rank(folder: epath.Path, data: Data) -> None:
     settings = main.settings_from_flags(rank_mnist.PRESETS)
     _run(
         folder, "rank_sweep_mnist", settings, lambda f: rank_mnist.run(f, settings, data.mnist), rank_figures, data.mnist

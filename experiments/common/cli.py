@@ -6,12 +6,14 @@ import pathlib
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 # Before any library logs: XLA's and absl's chatter is not what a user came for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags, logging  # noqa: E402
 
+from experiments.common import processes  # noqa: E402
 from experiments.common.errors import UserError  # noqa: E402
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -39,7 +41,7 @@ def run(main: Callable[[], None]) -> None:
     """Runs an experiment's `main()`: status 0 when done, 1 for bad flags, 2 for a user's mistake, 130 for Ctrl-C."""
 
     def guarded(argv: list[str]) -> None:
-        from lora_jax.errors import LoRAError
+        from lora_jax.errors import LoRAError, first_line
 
         if len(argv) > 1:
             _fail(f"there is no argument {argv[1]!r}; settings are flags, see --help.")
@@ -53,6 +55,12 @@ def run(main: Callable[[], None]) -> None:
                 raise
             where = error.filename or "the disk"
             _fail(f"cannot write to {where}: {error.strerror}; mend that, and the same command goes on.")
+        except Exception as error:
+            if not processes.is_ended_by_another(error):
+                raise
+            _fail(
+                f"another process of this run has ended ({first_line(error)}); see what it said, and begin all again."
+            )
 
     app.run(guarded, flags_parser=_parse)
 
@@ -65,6 +73,5 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(1)
 
 
-def _fail(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(2)
+def _fail(sentence: str) -> NoReturn:
+    processes.leave(f"error: {sentence}", 2)

@@ -43,6 +43,10 @@ def settle(*, with_cores: bool = False) -> str:
     platform = accelerator.settle(
         FLAGS.accelerator, cpu_devices=min(cores, MOST_CORES) if with_cores and not asked else 1
     )
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise UserError(
+            "JAX finds several processes that have not been joined; pass --accelerator=tpu, or --coordinator."
+        )
     draws.fuse_on_cpu()
     preemption.listen()
     mesh()

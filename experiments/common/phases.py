@@ -83,9 +83,10 @@ def train_blocks(
         _measure(folder, phase, 0, follow(state))
     saved_at = time.monotonic()
     started = time.monotonic()
-    with tqdm(total=blocks, initial=done, desc=phase, unit="block", leave=False, disable=None) as bar:
+    bar = tqdm(total=blocks, initial=done, desc=phase, unit="block", leave=False, disable=None)
+    with bar, preemption.saving():
         for block in range(done, blocks):
-            with profiling.block(folder.path / "profile" / slug(phase), is_second=block == done + 1):
+            with profiling.block(folder.path / "profile" / slug(phase), block == min(done + 1, blocks - 1)):
                 state, values = advance(state, block)
             _measure(folder, phase, block + 1, {**values, **follow(state)})
             bar.update()

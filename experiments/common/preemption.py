@@ -1,10 +1,11 @@
-"""A machine that is taken away: SIGTERM is noted, the next save is made at once, and the program ends."""
+"""A machine that is taken away: on SIGTERM training saves and the program ends; where nothing trains, it ends at once."""
 
 import contextlib
 import itertools
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 import jax
@@ -12,8 +13,10 @@ from jax.experimental import multihost_utils
 
 STATUS = 143  # 128 + SIGTERM, as shells have it
 GRACE_S = 25.0  # clouds kill 30 s after SIGTERM
+NOTHING_LOST = "what is saved stays"
 
 _asked = threading.Event()
+_saving = threading.Event()  # set where a save is to be waited for
 _points = itertools.count()
 
 
@@ -23,7 +26,21 @@ def listen() -> None:
         signal.signal(signal.SIGTERM, _note)
 
 
+@contextlib.contextmanager
+def saving() -> Iterator[None]:
+    """Within it SIGTERM waits for the next point that asks `is_due`; elsewhere there is nothing to save, and it ends the program at once."""
+    _saving.set()
+    try:
+        yield
+    finally:
+        _saving.clear()
+    if _asked.is_set():  # after the last such point
+        _leave(NOTHING_LOST)
+
+
 def _note(*_: object) -> None:
+    if not _saving.is_set():
+        _leave(NOTHING_LOST)
     if not _asked.is_set():
         timer = threading.Timer(GRACE_S, _leave, ["no save was due in time; what was saved before stays"])
         timer.daemon = True

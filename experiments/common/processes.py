@@ -6,12 +6,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from experiments.common.errors import UserError
 
+MOST_PORTS = 65535
+LATE = ("DEADLINE_EXCEEDED", "timed out", "UNAVAILABLE")  # what JAX says of processes that did not come
 SCHEDULERS = (("SLURM_NTASKS", "SLURM_JOB_ID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_MCA_orte_hnp_uri"))
 
 
@@ -34,7 +36,7 @@ def join(coordinator: str | None, number: int | None, index: int | None, *, on_t
     if not 0 <= index < number:
         raise UserError(f"--process_id={index} is none of --num_processes={number}; they are counted from 0.")
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) <= MOST_PORTS:
         raise UserError(f"--coordinator={coordinator}: expected host:port of process 0, such as 10.0.0.2:8476.")
     if number > 1:
         _initialize(
@@ -48,9 +50,14 @@ def _join_as_found(on_tpu: bool, timeout_s: int) -> None:
     if scheduled or (on_tpu and importlib.util.find_spec("libtpu")):
         try:
             _initialize("the processes that the scheduler names", timeout_s)
-        except ValueError:  # one machine by itself
+        except ValueError as error:  # one machine by itself
+            from lora_jax.errors import first_line
+
             if scheduled:
-                raise
+                raise UserError(
+                    f"the processes that the scheduler names cannot be joined ({first_line(error)}); "
+                    "name them by --coordinator, --num_processes and --process_id."
+                ) from error
 
 
 def _initialize(who: str, timeout_s: int, **how: Any) -> None:
@@ -64,12 +71,16 @@ def _initialize(who: str, timeout_s: int, **how: Any) -> None:
     late.start()
     import jax
 
+    from lora_jax.errors import first_line
+
     try:
         jax.distributed.initialize(initialization_timeout=timeout_s, **how)
     except ValueError:
         raise
     except Exception as error:  # of several kinds, by JAX's version
-        raise UserError(missing.removeprefix("error: ").strip().rstrip(".")) from error
+        if any(sign in str(error) for sign in LATE):
+            raise UserError(missing.removeprefix("error: ").strip().rstrip(".")) from error
+        raise UserError(f"{who}: they cannot be joined ({type(error).__name__}: {first_line(error)}).") from error
     finally:
         late.cancel()
 
@@ -97,7 +108,7 @@ def agreed_by_first(look: Callable[[], Any]) -> Any:
     """What process 0 finds, on all of them: any JSON value. So nobody acts on another state of a file.
 
     Raises:
-      UserError: on all of them, when `look` does so on process 0.
+      UserError, OSError: on all of them, when `look` does so on process 0.
     """
     if not _are_several():
         return look()
@@ -106,11 +117,30 @@ def agreed_by_first(look: Callable[[], Any]) -> Any:
         try:
             said = {"value": look()}
         except UserError as error:
-            said = {"error": str(error)}
+            said = {"mistake": str(error)}
+        except OSError as error:
+            said = {"disk": (error.errno, error.strerror or str(error), str(error.filename or ""))}
     said = _broadcast(said)
-    if "error" in said:
-        raise UserError(said["error"])
+    if "mistake" in said:
+        raise UserError(said["mistake"])
+    if "disk" in said:
+        number, problem, filename = said["disk"]
+        raise OSError(number, problem, filename or None)
     return said["value"]
+
+
+def leave(sentence: str, status: int) -> NoReturn:
+    """Says why on stderr, and ends. One of several processes does not wait for the others, which may be waiting for it."""
+    print(sentence, file=sys.stderr, flush=True)
+    if _are_several():
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def is_ended_by_another(error: Exception) -> bool:
+    """Whether it is what JAX raises in one of several processes when another has ended."""
+    return _are_several() and type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" not in str(error)
 
 
 def _broadcast(value: Any) -> Any:

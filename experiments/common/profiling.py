@@ -3,11 +3,14 @@
 import contextlib
 import resource
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import jax
 from absl import flags
 from etils import epath
+
+from lora_jax.files import is_remote
 
 FLAGS = flags.FLAGS
 
@@ -20,17 +23,37 @@ def define() -> None:
 
 
 @contextlib.contextmanager
-def block(where: epath.Path, is_second: bool) -> Iterator[None]:
-    """Traces the second block of a phase, which finds everything compiled; into a folder of its own."""
-    if not (is_second and "profile" in FLAGS and FLAGS["profile"].value):
+def block(where: epath.Path, is_chosen: bool) -> Iterator[None]:
+    """Traces a block of a phase if it is the chosen one: the second, which finds everything compiled, or the only one.
+
+    Args:
+      where: the trace's folder; of several processes each has one of its own in it.
+    """
+    if not (is_chosen and "profile" in FLAGS and FLAGS["profile"].value):
         yield
         return
-    with jax.profiler.trace(str(where), create_perfetto_trace=True):
+    where = where / f"process_{jax.process_index()}" if jax.process_count() > 1 else where
+    with _local(where) as folder, jax.profiler.trace(folder, create_perfetto_trace=True):
         yield
     print(
         f"profile: {where} (tensorboard --logdir {where}, or perfetto_trace.json.gz at https://ui.perfetto.dev)",
         flush=True,
     )
+
+
+@contextlib.contextmanager
+def _local(where: epath.Path) -> Iterator[str]:
+    """The folder itself; of one in a bucket, where JAX writes no traces for Perfetto, a local one that is copied there."""
+    if not is_remote(where):
+        yield str(where)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+        for path in epath.Path(folder).glob("**/*"):
+            if path.is_file():
+                target = where / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
 
 
 def peak_memory() -> dict[str, int]:

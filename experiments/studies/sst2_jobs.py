@@ -13,7 +13,7 @@ import optax
 from etils import epath
 
 import lora_jax
-from experiments.common import phases
+from experiments.common import phases, processes
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, write_json
 from experiments.data import buckets as length_buckets
@@ -117,10 +117,12 @@ def _train(folder: RunFolder, classifier: Classifier, train, score, batch_size: 
 
 def _write_merged(path: epath.Path, base: Base, params: dict[str, Any]) -> None:
     """A Hugging Face folder: the base's own config and tokenizer, so that it cuts words as the base does."""
-    bert_folder.write(path, base.folder.config, params)
-    for name in TOKENIZER_FILES:
-        if (base.folder.path / name).is_file():
-            write_atomically(path / name, (base.folder.path / name).read_bytes())
+    if processes.is_first():
+        bert_folder.write(path, base.folder.config, params)
+        for name in TOKENIZER_FILES:
+            if (base.folder.path / name).is_file():
+                write_atomically(path / name, (base.folder.path / name).read_bytes())
+    processes.wait("merged")
 
 
 def predict(folder: RunFolder, settings: Settings, base: Base, sentences: Sequence[str]) -> list[dict[str, Any]]:
