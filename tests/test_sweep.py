@@ -17,6 +17,7 @@ from lora_jax import (
     adapter_of,
     combine,
     merge,
+    mesh,
     partition,
     strip,
     sweep,
@@ -24,7 +25,7 @@ from lora_jax import (
     training,
 )
 from lora_jax.models.mlp import MLP
-from lora_jax.sweep import Member, Sweep
+from lora_jax.sweep import Member, Sweep, stacks
 from tests.cases import assert_trees_close, case_named, flat
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -306,3 +307,13 @@ def test_members_that_begin_at_the_base_are_those_of_adapt(fields):
             np.testing.assert_allclose(flat(own)[path][tuple(map(slice, leaf.shape))], leaf, atol=2e-5)
     with pytest.raises(LoRAError, match="base_params="):
         sweep.init_adapters(model, members, x)
+
+
+def test_what_is_spread_over_processes_is_gathered_by_one_program(monkeypatch):
+    """A program for each leaf is more than a device takes at a time, and processes wait for each other for ever."""
+    monkeypatch.setattr(stacks, "_is_spread", lambda leaf: True)
+    tree = {str(i): mesh.put(np.arange(4.0) + i, mesh.make()) for i in range(40)}
+    before = stacks._gathered._cache_size()
+    got = sweep.first(tree, 3)
+    assert stacks._gathered._cache_size() == before + 1
+    assert {name: leaf.tolist() for name, leaf in got.items()} == {str(i): [i, i + 1, i + 2] for i in range(40)}

@@ -1,6 +1,7 @@
 """What a run costs its devices: a trace of one block of each phase (--profile), and the peak of memory."""
 
 import contextlib
+import pathlib
 import resource
 import sys
 import tempfile
@@ -49,7 +50,7 @@ def _local(where: epath.Path) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         yield folder
-        for path in epath.Path(folder).glob("**/*"):
+        for path in pathlib.Path(folder).rglob("*"):
             if path.is_file():
                 target = where / path.relative_to(folder)
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,7 @@ MISTAKES = [
     (LINEAR, ["--num_processes=2"], "--coordinator, --num_processes and --process_id belong together"),
     (LINEAR, ["--coordinator=host", "--num_processes=2", "--process_id=0"], "--coordinator=host: expected host:port"),
     (LINEAR, ["--coordinator=h:1", "--num_processes=2", "--process_id=2"], "--process_id=2 is none of --num_processes=2"),
+    (LINEAR, ["--coordinator=h:99999", "--num_processes=2", "--process_id=0"], "expected host:port of process 0"),
     ("benchmark.py", ["--mesh=data:1"], "--mesh has no meaning here"),
     (NEW, ["--new_digits=8,12"], "'12' is no choice of one to nine digits"),
     (NEW, ["--new_digits=²"], "'²' is no choice"),
