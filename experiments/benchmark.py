@@ -89,9 +89,10 @@ def measure_missing(chosen: list[str], found: record.Record, has_peft: bool) -> 
         if name in taken:
             continue
         print(f"measuring: {TITLES[name]}", file=sys.stderr, flush=True)
-        found.add(TITLES[name], None if name in absent else measure[name]())  # what is measured stays
-        if preemption.is_due():
-            preemption.stop(f"{TITLES[name]}, in {found.path}")
+        with preemption.saving():
+            found.add(TITLES[name], None if name in absent else measure[name]())  # what is measured stays
+            if preemption.is_due():
+                preemption.stop(f"{TITLES[name]}, in {found.path}")
 
 
 def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | None]]:
