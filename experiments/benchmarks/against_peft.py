@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.benchmarks import bert_setting, floor, flops, lm_setting, lm_steps, setting, steps, timing
+from experiments.benchmarks.record import digest
 from experiments.common.errors import UserError
 
 WORKER = pathlib.Path(__file__).with_name("peft_steps.py")
@@ -119,4 +120,4 @@ def in_turns(
     rows |= {way: floor.against(rows[way], operations, rate) for way in works}
     rows["PEFT"]["times_the_floor"] = rows["PEFT"]["median_ms"] * rate / operations / 1e3  # of what ours computes
     ratio = {f"PEFT / {way}": rows["PEFT"]["median_ms"] / rows[way]["median_ms"] for way in works}
-    return {"rows": rows, "ratio": ratio, "python": python, **{key: about[key] for key in ABOUT}}
+    return {"rows": rows, "ratio": ratio, "python": digest(python), **{key: about[key] for key in ABOUT}}
