@@ -31,10 +31,12 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from experiments.common import draws  # noqa: E402
+from tests import thrift  # noqa: E402
 from tests.bucket import bucket, orbax_bucket  # noqa: E402, F401  (fixtures)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+thrift.save_time_and_memory()
 draws.fuse_on_cpu()  # as the entries do: the same bits, and less to compile
 jax.devices()  # starts JAX with one device, before an entry that is tested makes one of each core
 

@@ -21,6 +21,7 @@ from experiments.common import phases, recording
 from experiments.figures import linear as figures
 from experiments.studies import linear
 from lora_jax import checkpoint
+from tests import thrift
 from tests.experiments import entries
 
 ENTRY = ("rank_sweep.py", "--task=linear_teacher", "--preset=smoke")
@@ -151,6 +152,7 @@ def two_processes(home: pathlib.Path) -> dict:
 
 
 def main() -> None:
+    thrift.save_time_and_memory()
     with tempfile.TemporaryDirectory() as folder:
         home = pathlib.Path(folder)
         jax.config.update("jax_compilation_cache_dir", str(home / "cache"))
