@@ -59,6 +59,10 @@ def signalling(block: int, number: int) -> Callable[..., None]:
         record(folder, **values)
         if values["step"] == block:
             os.kill(os.getpid(), number)
+            if (
+                jax.process_count() > 1
+            ):  # JAX looks for a SIGTERM once a second, and the processes have yet to agree on where to stop
+                time.sleep(5)
 
     return record_and_send
 
@@ -146,7 +150,7 @@ def two_processes(home: pathlib.Path) -> dict:
     workdir, facts = home / "two", {}
     facts["two"] = {"status": together(workdir), "result": result(workdir)}
     workdir = home / "two_lives"
-    ends = [together(workdir, [(3, signal.SIGKILL)] * 2), together(workdir, [None, (4, signal.SIGTERM)])]
+    ends = [together(workdir, [(2, signal.SIGKILL)] * 2), together(workdir, [None, (3, signal.SIGTERM)])]
     facts["two lives"] = {"ends": ends, "status": together(workdir), "result": result(workdir)}
     return facts
 
