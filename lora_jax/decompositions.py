@@ -5,18 +5,21 @@ jaxlib's own batched ones hand each matrix to the thread pool and wait there. Wh
 (jaxlib 0.10.2). So a stack is decomposed one matrix after another.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 
-@jax.custom_batching.sequential_vmap
-def _qr(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return tuple(jnp.linalg.qr(matrix))
+def _one_after_another(decompose: Callable) -> Callable:
+    """`decompose` of a matrix, under `vmap` of each in its turn. Its derivative is JAX's own, and batched."""
+    in_turn = jax.custom_jvp(jax.custom_batching.sequential_vmap(decompose))
+    in_turn.defjvp(lambda matrices, changes: jax.jvp(decompose, matrices, changes))
+    return in_turn
 
 
-@jax.custom_batching.sequential_vmap
-def _svd(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return tuple(jnp.linalg.svd(matrix, full_matrices=False))
+_qr = _one_after_another(lambda matrix: tuple(jnp.linalg.qr(matrix)))
+_svd = _one_after_another(lambda matrix: tuple(jnp.linalg.svd(matrix, full_matrices=False)))
 
 
 def qr(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:

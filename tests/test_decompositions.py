@@ -57,3 +57,13 @@ def test_stacked_adapters_are_recompressed_one_after_another(key):
         "lora_scale": jnp.ones(3),
     }
     assert axes_of_operands(lambda adapter: algebra.recompress(adapter, 2), wide) == {2}
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 5, 3)])
+def test_derivatives_are_jax_s(key, shape):
+    matrices = jax.random.normal(key, shape)
+    for own, theirs in ((decompositions.qr, jnp.linalg.qr), (decompositions.svd, jnp.linalg.svd)):
+        sizes = {} if own is decompositions.qr else {"full_matrices": False}
+        got = jax.grad(lambda x, own=own: own(x)[1].sum())(matrices)
+        expected = jax.grad(lambda x, theirs=theirs, sizes=sizes: theirs(x, **sizes)[1].sum())(matrices)
+        np.testing.assert_allclose(got, expected, atol=1e-6)
