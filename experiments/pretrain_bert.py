@@ -12,7 +12,7 @@ from etils import epath
 from experiments.common import cli, devices, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common
-from experiments.common.recording import make_folder, write_bytes
+from experiments.common.recording import copy, make_folder
 from experiments.data import text
 from experiments.figures import pretraining as figures
 from experiments.studies import bert_corpus, bert_pretraining
@@ -55,8 +55,8 @@ def run() -> None:
         NAME, settings, lambda folder: bert_pretraining.run(folder, settings, material), figures, data=material
     )
     model = main.run_folder(NAME, settings, material).path / "model"
-    for path in model.iterdir() if FLAGS.export else ():
-        write_bytes(epath.Path(FLAGS.export) / path.name, path.read_bytes())
+    if FLAGS.export:
+        copy(list(model.iterdir()), epath.Path(FLAGS.export))
     print(f"model: {FLAGS.export or model}")
 
 

@@ -7,7 +7,7 @@ python experiments/reproduce.py --from_results=experiments/results    # runs not
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -19,10 +19,10 @@ from experiments.claims import linear as linear_claims
 from experiments.claims import lm as lm_claims
 from experiments.claims import new_digits as new_digits_claims
 from experiments.claims import sst2 as sst2_claims
-from experiments.common import cli, devices, lm, main, processes
+from experiments.common import cli, devices, lm, main
 from experiments.common.errors import UserError
 from experiments.common.flags import define_common, define_data
-from experiments.common.recording import environment, make_folder, write_bytes, write_json
+from experiments.common.recording import copy, environment, make_folder, write_json
 from experiments.data.bert_base import Inputs
 from experiments.data.mnist import Mnist
 from experiments.figures import digit9 as digit9_figures
@@ -131,14 +131,7 @@ def _keep(folder: epath.Path, name: str, summary: dict[str, Any], run_path: epat
     make_folder(kept)
     write_json(kept / "summary.json", summary)
     drawn = [path for path in run_path.glob("*.png") if path.name != "predictions.png"]  # that one shows MNIST itself
-    _copy([*drawn, run_path / "table.txt", run_path / "environment.json"], kept)
-
-
-def _copy(files: Sequence[epath.Path], folder: epath.Path) -> None:
-    """By the first process, which has written them."""
-    for path in files if processes.is_first() else ():
-        write_bytes(folder / path.name, path.read_bytes())
-    processes.wait(f"copied to {folder}")
+    copy([*drawn, run_path / "table.txt", run_path / "environment.json"], kept)
 
 
 def _run(
@@ -191,7 +184,7 @@ def _tiny_lm(folder: epath.Path, data: Data) -> None:
     summary = lm.execute("tiny_lm_study", settings, data.language)
     run_path = main.run_folder("tiny_lm_study", settings, data.language).path
     _keep(folder, "tiny_lm", summary, run_path)
-    _copy([run_path / lm_figures.OUTPUTS], folder)
+    copy([run_path / lm_figures.OUTPUTS], folder)
 
 
 def _rank(folder: epath.Path, data: Data) -> None:

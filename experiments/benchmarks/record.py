@@ -56,11 +56,11 @@ def conditions(preset: str) -> dict[str, Any]:
 @functools.cache  # of the code that this process has loaded
 def _sources() -> str:
     """A digest of the library and the experiments: a commit says nothing about what is not committed."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for package in (lora_jax, experiments):
         for path in sorted(pathlib.Path(package.__path__[0]).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+            found.update(path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def _of_the_same(path: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:

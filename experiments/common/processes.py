@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import numpy as np
-
 from experiments.common.errors import UserError
 
 MOST_PORTS = 65535
@@ -144,6 +142,7 @@ def is_ended_by_another(error: Exception) -> bool:
 
 
 def _broadcast(value: Any) -> Any:
+    import numpy as np
     from jax.experimental import multihost_utils
 
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)

@@ -8,7 +8,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -193,6 +193,14 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy(files: Sequence[epath.Path], folder: epath.Path) -> None:
+    """Files under their own names, by the first process, which has written them; all wait for it."""
+    if processes.is_first():
+        for path in files:
+            write_bytes(folder / path.name, path.read_bytes())
+    processes.wait(f"copied to {folder}")
 
 
 def read_json(path: epath.Path) -> Any:

@@ -15,7 +15,7 @@ from etils import epath
 import lora_jax
 from experiments.common import phases, processes
 from experiments.common.errors import UserError
-from experiments.common.recording import RunFolder, write_json
+from experiments.common.recording import RunFolder, copy, write_json
 from experiments.data import buckets as length_buckets
 from experiments.data.bert_base import Base, Inputs
 from experiments.data.buckets import Bucket
@@ -25,7 +25,6 @@ from experiments.studies.sst2 import limited
 from experiments.studies.sst2_classifier import Classifier, Settings
 from experiments.studies.sst2_training import STEPS, Outcome, Recipe, Task
 from lora_jax import sweep
-from lora_jax.files import write_atomically
 from lora_jax.models import bert_folder
 
 BATCH_SIZES = (32, 16, 8, 4, 2, 1)
@@ -119,10 +118,7 @@ def _write_merged(path: epath.Path, base: Base, params: dict[str, Any]) -> None:
     """A Hugging Face folder: the base's own config and tokenizer, so that it cuts words as the base does."""
     if processes.is_first():
         bert_folder.write(path, base.folder.config, params)
-        for name in TOKENIZER_FILES:
-            if (base.folder.path / name).is_file():
-                write_atomically(path / name, (base.folder.path / name).read_bytes())
-    processes.wait("merged")
+    copy([file for file in (base.folder.path / name for name in TOKENIZER_FILES) if file.is_file()], path)
 
 
 def predict(folder: RunFolder, settings: Settings, base: Base, sentences: Sequence[str]) -> list[dict[str, Any]]:

@@ -96,18 +96,21 @@ class Sweep:
         if len(sizes) > 1:
             raise TreeError(f"the members' leaves, learning rates and seeds disagree on their number: {sorted(sizes)}.")
 
-        def begin(trainable, rate, seed):
+        return self._spread(
+            self._begin(own, trainable, np.asarray(learning_rates, np.float32), np.asarray(seeds, np.uint32))
+        )
+
+    @functools.cached_property
+    def _begin(self) -> Callable:
+        """`start`, as one program: by itself each leaf would be several. Nothing of the caller's is in the state, which is donated."""
+
+        def begin(trainable, rate, seed):  # init_state copies the trainable leaves
             return training.init_state(trainable, self.optimizer(rate), jax.random.key(seed))
 
-        @jax.jit  # one program; by itself each leaf would be several
         def begin_all(own, trainable, rates, seeds):
-            own = jax.tree.map(
-                jnp.array, own
-            )  # copied, as the state is donated; init_state copies the trainable leaves
-            return SweepState(jax.vmap(begin)(trainable, rates, seeds), own, jnp.array(rates))
+            return SweepState(jax.vmap(begin)(trainable, rates, seeds), jax.tree.map(jnp.array, own), jnp.array(rates))
 
-        rates, numbers = np.asarray(learning_rates, np.float32), np.asarray(seeds, np.uint32)
-        return self._spread(begin_all(own, trainable, rates, numbers))
+        return jax.jit(begin_all)
 
     def filled(self, state: SweepState) -> SweepState:
         """The state with its last member again until the devices share the members evenly, and each device's members laid on it.

@@ -59,9 +59,8 @@ def signalling(block: int, number: int) -> Callable[..., None]:
         record(folder, **values)
         if values["step"] == block:
             os.kill(os.getpid(), number)
-            if (
-                jax.process_count() > 1
-            ):  # JAX looks for a SIGTERM once a second, and the processes have yet to agree on where to stop
+            # JAX looks for a SIGTERM once a second, and the processes have yet to agree on where to stop.
+            if jax.process_count() > 1:
                 time.sleep(5)
 
     return record_and_send
