@@ -1,31 +1,15 @@
 """Strict JAX for every test: on the CPU, no silent rank promotion; warnings are errors (pyproject.toml)."""
 
-import importlib.util
-import mmap
 import os
-import pathlib
 import tempfile
 import zlib
 
 
-def xla_knows(flag: str) -> bool:
-    """Whether the installed XLA has such a flag: it ends the process on one that it does not know."""
-    library = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent / "libjax_common.so"
-    if not library.exists():
-        return False
-    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(flag.encode()) >= 0
-
-
 os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX starts a backend
-# The suite's many tiny programs compile in two thirds of the time without fusion emitters, and a tenth less where their code is not cut up for
-# several threads.
-QUICK = (
-    "xla_cpu_use_fusion_emitters=false",
-    "xla_cpu_parallel_codegen_split_count=1",
-)
-known = [f"--{flag}" for flag in QUICK if xla_knows(flag.partition("=")[0])]
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known])
+
+from tests import xla_flags  # noqa: E402
+
+xla_flags.use_quick()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
