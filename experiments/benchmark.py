@@ -8,7 +8,11 @@ The same command goes on after the parts that are measured, while code, versions
 folder to measure again.
 """
 
+import pathlib
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
+
 from collections.abc import Callable
 from typing import Any
 

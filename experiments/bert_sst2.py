@@ -6,6 +6,11 @@ python experiments/bert_sst2.py --job=finetune --bert=bert-base-uncased --train_
 python experiments/bert_sst2.py --job=predict --bert=bert-base-uncased --train_file=mine.tsv --sentences=lines.txt
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
+
 from absl import flags
 
 from experiments.common import cli, devices, main

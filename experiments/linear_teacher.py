@@ -3,6 +3,11 @@
 python experiments/linear_teacher.py --preset=quick     # 30 s on 2 cores: writes runs/linear_teacher-*/
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
+
 from absl import flags
 
 from experiments.common import cli, main

@@ -4,6 +4,11 @@ python experiments/mnist_digit9.py --study=s1 --preset=full   # the exact settin
 python experiments/mnist_digit9.py --study=s0 --preset=full   # a table of all mitigations
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
+
 from absl import flags
 
 from experiments.common import cli, main

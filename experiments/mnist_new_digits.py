@@ -4,6 +4,11 @@ python experiments/mnist_new_digits.py --job=all --preset=full
 python experiments/mnist_new_digits.py --job=inference --preset=full --images=my_nine.png
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
+
 from absl import flags
 
 from experiments.common import cli, main

@@ -4,6 +4,11 @@ python experiments/pretrain_bert.py --corpus=a.jsonl.gz,b.txt --teacher=sentence
 python experiments/pretrain_bert.py --corpus=a.jsonl.gz --method=mlm --vocab_size=8192
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
+
 import importlib.util
 
 from absl import flags

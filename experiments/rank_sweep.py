@@ -6,6 +6,11 @@ python experiments/rank_sweep.py --task=sst2            # BERT on SST-2, the who
 python experiments/rank_sweep.py --task=tiny_lm         # a language model: LoRA against full fine-tuning at every rank
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
+
 import dataclasses
 
 from absl import flags
@@ -18,7 +23,7 @@ from experiments.figures import sst2 as sst2_figures
 from experiments.studies import linear, lm_study, rank_mnist, sst2
 
 define_common()
-define_data("of the task's data")
+define_data("data set of the task")
 define_bert()
 define_integers("ranks", None, "ranks of the sweep, e.g. 1,2,4,8")
 define_numbers(

@@ -5,6 +5,11 @@ python experiments/reproduce.py --preset=smoke   # to see it work: writes runs/c
 python experiments/reproduce.py --from_results=experiments/results    # runs nothing: verdicts anew from the summaries there
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
+
 import dataclasses
 import json
 from collections.abc import Callable

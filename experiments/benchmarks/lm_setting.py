@@ -46,10 +46,10 @@ def wrapped(of: CausalLM | None = None) -> lora_jax.LoRA:
     return lora_jax.LoRA(of or model(), lora_jax.LoRAConfig(rank=RANK, alpha=RANK, targets=lm_training.LINEAR))
 
 
-def full_rows(tokens: int | None = None, rows: int | None = None) -> dict[str, jax.Array]:
-    """Noise, one document a row, every token but the first to be predicted."""
+def full_rows(tokens: int | None = None, rows: int | None = None, below: int | None = None) -> dict[str, jax.Array]:
+    """Noise, ids below the vocabulary's size or another; one document a row, every token but the first to be predicted."""
     shape = rows or ROWS, tokens or TOKENS
-    ids = jax.random.randint(jax.random.key(0), shape, 0, CONFIG.vocab_size, jnp.int32)
+    ids = jax.random.randint(jax.random.key(0), shape, 0, below or CONFIG.vocab_size, jnp.int32)
     scored = jnp.ones(shape, bool).at[:, -1].set(False)
     return {"ids": ids, "segments": jnp.ones_like(ids), "scored": scored}
 
@@ -63,8 +63,9 @@ def lora(data: dict[str, jax.Array] | None = None, batch: int = BATCH, of: Causa
     return _rival(objective(adapted), params, "", data, batch)
 
 
-def full(batch: int = BATCH, of: CausalLM | None = None) -> setting.Rival:
-    return _rival(lm_objective.whole_rows(of or model()), base(of), "*", full_rows(), batch)
+def full(batch: int = BATCH, of: CausalLM | None = None, data: dict[str, jax.Array] | None = None) -> setting.Rival:
+    data = full_rows() if data is None else data
+    return _rival(lm_objective.whole_rows(of or model()), base(of), "*", data, batch)
 
 
 def _rival(loss, params, train: str, data, batch: int) -> setting.Rival:

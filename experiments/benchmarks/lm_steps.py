@@ -17,7 +17,7 @@ FEW_ROWS = 4
 def lora_against_full(count: int, rounds: int) -> dict[str, Any]:
     """As `steps.lora_against_full`."""
     rows, rate = steps.measured({"LoRA": lm_setting.lora(), "full": lm_setting.full()}, count, rounds)
-    return {"rows": rows, "ratio": steps.ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate / 1e9}
+    return {"rows": rows, "ratio": steps.ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate.flops / 1e9}
 
 
 def large_lora_against_full(count: int, rounds: int) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def large_lora_against_full(count: int, rounds: int) -> dict[str, Any]:
         "full": lm_setting.full(FEW_ROWS, lm_setting.large()),
     }
     rows, rate = steps.measured(rivals, count, rounds)
-    return {"rows": rows, "ratio": steps.ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate / 1e9}
+    return {"rows": rows, "ratio": steps.ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate.flops / 1e9}
 
 
 def instructions(lengths: list[tuple[int, int]]) -> tuple[Callable[[], Any], float]:

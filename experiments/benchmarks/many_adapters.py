@@ -57,24 +57,25 @@ def _repeated(calls: int, work):
     return several
 
 
-def trained(count: int, rounds: int) -> dict[str, Any]:
-    """Eight adapters with heads, each on its own 32 x 16 tokens a step: in one program, and one after another in a program that they share."""
+def trained(steps: int, rounds: int, count: int | None = None) -> dict[str, Any]:
+    """Eight adapters with heads, or `count`, each on its own 32 x 16 tokens a step: in one program, and one after another in one that they share."""
+    count = count or COUNT
     ways = {
-        "one after another": lambda: _serial(count),
+        "one after another": lambda: _serial(count, steps),
         **{
-            name: lambda name=name: bert_sweep.members(name, (COUNT, count, bert_setting.BATCH), COUNT)
+            name: lambda name=name: bert_sweep.members(name, (count, steps, bert_setting.BATCH), count)
             for name in bert_sweep.STRATEGIES
         },
     }
-    return sweeps.with_compilation(ways, COUNT * count, rounds)
+    return sweeps.with_compilation(ways, count * steps, rounds)
 
 
-def _serial(count: int) -> sweeps.Way:
+def _serial(count: int, steps: int) -> sweeps.Way:
     """Runs of one compiled epoch, as a careful user has them."""
     model, shared = bert_setting.wrapped(), bert_setting.base()
-    data, orders = bert_setting.data(TOKENS), setting.order((COUNT, count, bert_setting.BATCH), bert_setting.EXAMPLES)
+    data, orders = bert_setting.data(TOKENS), setting.order((count, steps, bert_setting.BATCH), bert_setting.EXAMPLES)
     runs: list[list] = []
-    for member in sweep.grid(ranks=(bert_setting.RANK,), learning_rates=(bert_setting.RATE,), seeds=range(COUNT)):
+    for member in sweep.grid(ranks=(bert_setting.RANK,), learning_rates=(bert_setting.RATE,), seeds=range(count)):
         params = lora_jax.adapt(jax.random.key(member.seed), shared, model, bert_setting.example())
         mask = lora_jax.trainable_mask(params, train=bert_setting.HEAD)
         frozen, trainable = lora_jax.partition(params, mask)
@@ -87,4 +88,4 @@ def _serial(count: int) -> sweeps.Way:
             run[1], _ = run[0](run[1], run[2], data, order)
         return [run[1].trainable for run in runs]
 
-    return sweeps.Way(work, lambda: COUNT * count * floor.of_step(bert_setting.lora(), data))
+    return sweeps.Way(work, lambda: count * steps * floor.of_step(bert_setting.lora(), data))

@@ -1,10 +1,10 @@
 """LoRA training in PyTorch with Hugging Face PEFT; a program of its own, as the two must not share threads.
 
-    python experiments/benchmarks/peft_steps.py SETTING STEPS ROUNDS     # prints {"seconds": [...], ...} as JSON
+    python experiments/benchmarks/peft_steps.py SETTING STEPS ROUNDS DEVICE     # prints {"seconds": [...], ...} as JSON
 
-SETTING is mlp (S3's, see setting.py), bert (see bert_setting.py), lm or instructions (see lm_setting.py), or "generation, B" for
-B prompts, where STEPS are new tokens. It imports nothing of this project, so any
-interpreter that has torch and peft can run it.
+SETTING is mlp (S3's, see setting.py), bert (see bert_setting.py), lm, lm26 or instructions (see lm_setting.py), or "generation, B" for
+B prompts, where STEPS are new tokens. DEVICE is cpu or cuda, where float32 products run in TF32, as JAX's do. It imports nothing of this
+project, so any interpreter that has torch and peft can run it.
 """
 
 import json
@@ -51,21 +51,43 @@ def bert():
 
 def lm():
     """A Llama-like decoder of the same sizes as ours (lm_setting.py): 16 rows of 256 tokens, r = 8 on every linear layer."""
+
+    return _language_model(_llama(), rows=64, tokens=256, batch=16)
+
+
+def lm26():
+    """The study's own size: 32 rows of 512 tokens; computed in bfloat16, which the base is kept in, adapters in float32."""
     import torch
 
-    model = _llama()
+    large = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
+    heads = {"num_attention_heads": 8, "max_position_embeddings": 512}
+    model = _llama(**large, **heads).to(torch.bfloat16)
+    for parameter in _trainable(model):
+        parameter.data = parameter.data.float()
+    model, optimizer, batch, loss = _language_model(model, rows=64, tokens=512, batch=32)
+
+    def autocast(rows):
+        with torch.autocast(model.device.type, dtype=torch.bfloat16):
+            return loss(rows)
+
+    return model, optimizer, batch, autocast
+
+
+def _language_model(model, *, rows: int, tokens: int, batch: int):
+    import torch
+
     optimizer = torch.optim.AdamW(_trainable(model), lr=1e-3, weight_decay=1e-4)
-    x = torch.randint(0, model.config.vocab_size, (64, 256))
-    return model, optimizer, 16, lambda rows: model(input_ids=x[rows % 64], labels=x[rows % 64]).loss
+    x = torch.randint(0, model.config.vocab_size, (rows, tokens))
+    return model, optimizer, batch, lambda of: model(input_ids=x[of % rows], labels=x[of % rows]).loss
 
 
-def _llama():
+def _llama(**more):
     import peft
     import transformers
 
     sizes = {"vocab_size": 6400, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6}
     heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256}
-    config = transformers.LlamaConfig(**sizes, **heads, tie_word_embeddings=True)
+    config = transformers.LlamaConfig(**{**sizes, **heads, **more}, tie_word_embeddings=True)
     lora = peft.LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=8, target_modules="all-linear")
     return peft.get_peft_model(transformers.LlamaForCausalLM(config), lora)
 
@@ -128,31 +150,40 @@ def steps_of(setting, steps: int):
     return model, lambda: _train(optimizer, [lambda rows=rows: loss_of(rows) for rows in batches])
 
 
-def main(setting: str, steps: int, rounds: int) -> None:
+def main(setting: str, steps: int, rounds: int, device: str) -> None:
     import peft
     import torch
     import transformers
 
     torch.manual_seed(0)
+    torch.set_default_device(device)
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
     ways = {
         "mlp": lambda: steps_of(mlp, steps),
         "bert": lambda: steps_of(bert, steps),
         "lm": lambda: steps_of(lm, steps),
+        "lm26": lambda: steps_of(lm26, steps),
         "instructions": instructions,
         "generation, 1": lambda: generation(1, steps),
         "generation, 16": lambda: generation(16, steps),
     }
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
     model, work = ways[setting]()
     work()
     seconds = []
     for _ in range(rounds):
+        finish()
         start = time.perf_counter()
         work()
+        finish()
         seconds.append(time.perf_counter() - start)
     about = {module.__name__: module.__version__ for module in (torch, peft, transformers)}
     about |= {"threads": torch.get_num_threads(), "trainable": sum(p.numel() for p in _trainable(model))}
+    if device == "cuda":
+        about["peak_bytes"] = torch.cuda.max_memory_allocated()
     print(json.dumps({"seconds": seconds, **about}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

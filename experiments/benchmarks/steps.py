@@ -14,21 +14,21 @@ COMPARED = ("median_ms", "flops", "optimizer_bytes", "temporary_bytes")
 def lora_against_full(steps: int, rounds: int) -> dict[str, Any]:
     """See `measured`."""
     rows, rate = measured({"LoRA": setting.lora(), "full": setting.full()}, steps, rounds)
-    return {"rows": rows, "ratio": ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate / 1e9}
+    return {"rows": rows, "ratio": ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate.flops / 1e9}
 
 
-def measured(rivals: dict[str, setting.Rival], steps: int, rounds: int) -> tuple[dict[str, Any], float]:
-    """Each rival's time per step in a scanned epoch, what a step costs, and FLOP/s of a matrix product.
+def measured(rivals: dict[str, setting.Rival], steps: int, rounds: int) -> tuple[dict[str, Any], floor.Rates]:
+    """Each rival's time per step in a scanned epoch, what a step costs, and the rates that the device reaches.
 
     Of a step: the FLOPs of its matrix products, and the bytes it allocates beside its arguments and results. The share of
-    the rate of a matrix product, timed in turns with the steps, is what a step reaches of the hardware. The floor is the time of
-    the FLOPs at this rate.
+    the rate of a matrix product, timed in turns with the steps, is what a step reaches of the hardware; see `floor`.
     """
     times, rate = floor.alternate({name: scanned_epoch(rival, steps) for name, rival in rivals.items()}, rounds)
     rows = {}
     for name, rival in rivals.items():
-        row = timing.summarise(times[name], per=steps) | _memory(rival)
-        rows[name] = floor.against(row, floor.of_step(rival), rate)
+        memory = _memory(rival)
+        row = timing.summarise(times[name], per=steps) | memory
+        rows[name] = floor.against(row, floor.of_step(rival), rate, memory["passed_bytes"])
     return rows, rate
 
 
@@ -75,7 +75,7 @@ def loop(rival: setting.Rival, steps: int):
 
 
 def _memory(rival: setting.Rival) -> dict[str, float]:
-    """XLA's own analysis of the step's memory; the size of the optimiser's state."""
+    """XLA's own analysis of the step's memory, what it is given and gives back included; the size of the optimiser's state."""
     batch = jax.tree.map(lambda leaf: leaf[: rival.batch], rival.data)
     state = rival.state()
     step = training.make_train_step(rival.loss, rival.tx)
@@ -83,4 +83,5 @@ def _memory(rival: setting.Rival) -> dict[str, float]:
     return {
         "optimizer_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)),
         "temporary_bytes": memory.temp_size_in_bytes,
+        "passed_bytes": memory.argument_size_in_bytes + memory.output_size_in_bytes,
     }

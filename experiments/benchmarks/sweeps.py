@@ -23,14 +23,18 @@ class Way(NamedTuple):
     operations: Callable[[], float]
 
 
-def one_program_against_serial(steps: int, rounds: int) -> dict[str, Any]:
-    """See `with_compilation`."""
+def one_program_against_serial(
+    steps: int, rounds: int, ranks: tuple[int, ...] | None = None, seeds: int | None = None
+) -> dict[str, Any]:
+    """Every rank with every seed, by default those of RANKS and SEEDS; see `with_compilation`."""
+    ranks, seeds = ranks or RANKS, seeds or SEEDS
+    members = sweep.grid(ranks=ranks, learning_rates=(setting.RATE,), seeds=range(seeds))
     contestants = {
-        "serial": lambda: _serial(steps),
-        "vmap": lambda: _sweep("vmap", steps),
-        "sequential": lambda: _sweep("sequential", steps),
+        "serial": lambda: _serial(steps, ranks, seeds),
+        "vmap": lambda: _sweep("vmap", steps, members),
+        "sequential": lambda: _sweep("sequential", steps, members),
     }
-    runs = len(RANKS) * SEEDS
+    runs = len(members)
     found = with_compilation(contestants, runs * steps, rounds)
     rows = {name: row | {"members": runs} for name, row in found["rows"].items()}
     return {"rows": rows, "ratio": found["ratio"], "steps": steps}
@@ -61,12 +65,8 @@ def with_compilation(contestants: dict[str, Callable[[], Way]], per: int, rounds
     return {"rows": rows, "ratio": ratio}
 
 
-def _members() -> list[sweep.Member]:
-    return sweep.grid(ranks=RANKS, learning_rates=(setting.RATE,), seeds=range(SEEDS))
-
-
-def _sweep(strategy: str, steps: int) -> Way:
-    model, members = setting.wrapped(), _members()
+def _sweep(strategy: str, steps: int, members: list[sweep.Member]) -> Way:
+    model = setting.wrapped()
     trainer = sweep.Sweep(cross_entropy(model), optax.adam, strategy)
     stacked = sweep.init_adapters(model, members, jnp.ones((1, 784)))
     return training_of(trainer, members, stacked, shared=setting.base(), data=setting.data(), order=_order(steps))
@@ -96,17 +96,17 @@ def _order(steps: int) -> jax.Array:
     return setting.order((steps, setting.BATCH), setting.EXAMPLES)
 
 
-def _serial(steps: int) -> Way:
+def _serial(steps: int, ranks: tuple[int, ...], seeds: int) -> Way:
     """Runs one by one, each a scanned epoch; those of a rank share its compiled programs, as a careful user's would."""
     shared, data, order = setting.base(), setting.data(), _order(steps)
     runs = []
-    for rank in RANKS:
+    for rank in ranks:
         model = setting.wrapped(rank)
         draw = jax.jit(lambda key, model=model: lora_jax.adapter_of(model.init(key, jnp.ones((1, 784)))["params"]))
         mask = lora_jax.trainable_mask(jax.eval_shape(draw, jax.random.key(0)))
         tx = lora_jax.lora_optimizer(optax.adam(setting.RATE), mask)
         epoch = training.make_epoch(cross_entropy(model), tx)
-        for seed in range(SEEDS):
+        for seed in range(seeds):
             scales, trainable = lora_jax.partition(draw(jax.random.key(seed)), mask)
             frozen = lora_jax.combine(shared, scales)
             runs.append([epoch, training.init_state(trainable, tx, jax.random.key(seed)), frozen])
@@ -116,4 +116,4 @@ def _serial(steps: int) -> Way:
             run[1], (losses, _) = run[0](run[1], run[2], data, order)
         return [run[1].trainable for run in runs]
 
-    return Way(work, lambda: steps * SEEDS * sum(floor.of_step(setting.lora(rank)) for rank in RANKS))
+    return Way(work, lambda: steps * seeds * sum(floor.of_step(setting.lora(rank)) for rank in ranks))

@@ -28,7 +28,7 @@ def compared(count: int, rounds: int) -> dict[str, Any]:
         kernels = _kernels(base)
         ratio[f"bytes of the kernels, {method} / float32"] = _bytes(kernels) / _bytes(whole)
         ratio[f"relative error of the kernels, {method}"] = _error(kernels, whole)
-    return {"rows": rows, "ratio": dict(sorted(ratio.items())), "matmul_gflops": rate / 1e9}
+    return {"rows": rows, "ratio": dict(sorted(ratio.items())), "matmul_gflops": rate.flops / 1e9}
 
 
 def _rival(base: dict, fields: dict[str, Any]) -> setting.Rival:

@@ -45,7 +45,7 @@ def _require(name: str) -> None:
         found = []
     if _default() != name or not found:
         here = ", ".join(sorted({device.platform for device in jax.devices()}))
-        extra = {"gpu": "cuda", "tpu": "tpu"}[name]
+        extra = {"gpu": "cuda13", "tpu": "tpu"}[name]
         raise UserError(
             f"--accelerator={name}: JAX finds no {name.upper()} on this machine, only {here}; "
             f"use --accelerator=auto, or install the driver and `pip install -e '.[{extra}]'`."

@@ -70,8 +70,9 @@ def define_common() -> None:
 
 def define_data(name: str = "mnist") -> None:
     """--data_dir, --download."""
+    or_file = "" if name == "glue/sst2" else "; of MNIST also a file mnist.npz"
     flags.DEFINE_string(
-        "data_dir", None, f"folder of TensorFlow Datasets that holds a prepared {name}; default $TFDS_DATA_DIR"
+        "data_dir", None, f"folder of TensorFlow Datasets that holds a prepared {name}; default $TFDS_DATA_DIR{or_file}"
     )
     flags.DEFINE_bool(
         "download", False, f"prepare {name} in --data_dir first; needs the internet and the extra `prepare`"

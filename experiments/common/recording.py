@@ -16,7 +16,7 @@ from etils import epath
 from experiments.common import processes
 from experiments.common.errors import UserError
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lora_jax")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def path_of(workdir: str, name: str, config: dict[str, Any]) -> epath.Path:
@@ -103,10 +103,13 @@ def environment() -> dict[str, Any]:
     """Commit, versions and device of this process."""
     import jax
 
+    import lora_jax
+
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "commit": _commit(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {**versions, "lora_jax": lora_jax.__version__},  # which need not be installed
         "device": str(jax.devices()[0]),
         "platform": jax.default_backend(),
         "cores": os.cpu_count(),

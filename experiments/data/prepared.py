@@ -95,9 +95,13 @@ def read(info: epath.Path, splits: Sequence[str], decode: Callable[[Any], Any]) 
     Raises:
       UserError: where the folder cannot be read, or `decode` fails on what is in it.
     """
-    import tensorflow_datasets as tfds
-
     folder = info.parent
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"{folder} is read by TensorFlow Datasets, which is not installed ({first_line(error)}): pip install -e '.[experiments]'."
+        ) from error
     try:
         builder = tfds.builder_from_directory(folder)
         return [decode(builder.as_data_source(split=name)) for name in splits]

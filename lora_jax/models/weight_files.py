@@ -36,8 +36,12 @@ def locate(name: str | os.PathLike) -> epath.Path:
         return path
     if path.exists():
         raise ModelError(no_name)
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
+    try:
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        raise ModelError(
+            f"{name}: there is no such folder here, and the Hugging Face hub is asked only where huggingface_hub is: pip install huggingface_hub."
+        ) from None
     try:
         return _fetched(str(name))
     except HFValidationError as error:

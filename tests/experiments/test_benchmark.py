@@ -47,7 +47,8 @@ WORKER = """
 import json, sys
 assert sys.argv[1] in ("mlp", "bert", "lm", "instructions", "generation, 1", "generation, 16"), sys.argv
 assert sys.argv[1] != "instructions" or len(json.load(sys.stdin)) == 32
-steps, rounds = map(int, sys.argv[2:])
+steps, rounds = map(int, sys.argv[2:4])
+assert sys.argv[4] == "cpu"
 about = dict(torch="2", peft="0", transformers="5", threads=2, trainable=9)
 print("a warning"); print(json.dumps(dict(seconds=[steps] * rounds, **about)))
 """
@@ -359,9 +360,17 @@ def test_a_pass_over_instructions_leaves_none_out(tiny):
 
 
 def test_the_floor_is_the_time_of_the_flops_at_the_rate_of_a_product():
-    row = floor.against({"median_ms": 8.0}, 4e9, 2e12)  # 2 ms at that rate
+    row = floor.against(
+        {"median_ms": 8.0}, 4e9, floor.Rates(2e12), 1e12
+    )  # 2 ms at that rate; bytes are no floor on a CPU
     assert row["times_the_floor"] == pytest.approx(4) and row["share_of_matmul_rate"] == pytest.approx(1 / 4)
     assert row["gflops_per_s"] == pytest.approx(500)
+
+
+@pytest.mark.parametrize(("moved", "times"), [(1e9, 4), (8e9, 1), (None, 4)])
+def test_on_an_accelerator_the_floor_is_the_longer_of_flops_and_bytes(moved, times):
+    row = floor.against({"median_ms": 8.0}, 4e9, floor.Rates(2e12, 1e12), moved)
+    assert row["times_the_floor"] == pytest.approx(times) and row.get("moved_bytes") == moved
 
 
 def test_products_are_counted_as_often_as_they_run():

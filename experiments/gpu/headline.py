@@ -1,0 +1,106 @@
+"""The headline command on this device, `rank_sweep.py --accelerator=... --preset=full`: seconds, table, and whether it agrees with a CPU."""
+
+import math
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+from etils import epath
+from scipy import stats
+
+from experiments.common.errors import UserError
+from experiments.common.recording import read_json, write_bytes
+from experiments.gpu.checks import check
+
+EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
+ENTRY = EXPERIMENTS / "rank_sweep.py"
+REFERENCE = EXPERIMENTS / "results" / "rank_sweep_mnist" / "summary.json"
+NAME, TITLE, ABOUT_S = "rank_sweep", "rank sweep on MNIST, the headline command", 150
+SAVING_S = 15.0  # what a run that is stopped gets, to save
+APART = 3.0  # standard errors of a difference, the largest of all rows; written down before any accelerator was at hand
+
+
+def measure(
+    folder: epath.Path, workdir: epath.Path, *, accelerator: str, preset: str, data_dir: str | None, seconds: float
+) -> dict[str, Any] | None:
+    """Runs the command for so many seconds at most; its figures and table go to `folder`. None, and a line, where it did not end in time: the next
+    call goes on from what it saved.
+
+    Raises:
+      UserError: when the command fails.
+    """
+    command = [sys.executable, str(ENTRY), f"--accelerator={accelerator}", f"--preset={preset}", f"--workdir={workdir}"]
+    command += [f"--data_dir={data_dir}"] if data_dir else []
+    is_resumed = any(workdir.glob("rank_sweep_mnist-*/metrics.jsonl")) if workdir.exists() else False
+    start = time.monotonic()
+    if not _run(command, seconds):
+        print("rank_sweep was stopped: its time is up; the same command goes on with it.", file=sys.stderr, flush=True)
+        return None
+    run = max(workdir.glob("rank_sweep_mnist-*/summary.json"), key=lambda path: path.stat().mtime).parent
+    for path in (run / "table.txt", *sorted(run.glob("*.png"))):
+        write_bytes(folder / f"rank_sweep_{path.name}", path.read_bytes())
+    summary = read_json(run / "summary.json")
+    found = {"rows": {}, "ratio": {}, "accuracies": _accuracies(summary["rows"]), "data": summary["data"]}
+    # A run that was taken up says nothing of how long a whole one takes.
+    return {
+        **found,
+        "seconds": None if is_resumed else time.monotonic() - start,
+        **agreement(summary, read_json(epath.Path(REFERENCE))),
+    }
+
+
+def _run(command: list[str], seconds: float) -> bool:
+    """Whether the command ended by itself; one that takes too long is told to save and stop."""
+    child = subprocess.Popen(command)
+    try:
+        status = child.wait(max(1.0, seconds - SAVING_S))
+    except subprocess.TimeoutExpired:
+        child.terminate()
+        try:
+            child.wait(SAVING_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        return False
+    finally:
+        child.kill()  # without effect on one that has ended
+    if status:
+        raise UserError(f"{' '.join(command[1:])} ended with status {status}; see what it said.")
+    return True
+
+
+def _accuracies(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {_name(row): row["accuracy"] | {"learning_rate": row["learning_rate"]} for row in rows}
+
+
+def _name(row: dict[str, Any]) -> str:
+    return row["regime"] if row["rank"] is None else f"{row['regime']}, r = {row['rank']}"
+
+
+def agreement(summary: dict[str, Any], reference: dict[str, Any] | None) -> dict[str, Any]:
+    """{"checks", "apart"}: how far each row's accuracy lies from the CPU's, in points and in standard errors of the difference over seeds.
+
+    Both have one base of their own, whose training rounds differently; the seeds' noise does not tell of that. Nothing where data or settings differ.
+    """
+    if reference is None or any(summary[key] != reference[key] for key in ("data", "settings")):
+        return {"not_compared": "the CPU's run of reference is of other data or settings"}
+    theirs = _accuracies(reference["rows"])
+    apart = {name: _apart(row, theirs[name]) for name, row in _accuracies(summary["rows"]).items()}
+    largest = max(abs(row["standard_errors"]) for row in apart.values())
+    return {
+        "apart": apart,
+        "checks": {"accuracies against the CPU's, largest difference in standard errors": check(largest, APART)},
+    }
+
+
+def _apart(row: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    difference = row["mean"] - other["mean"]
+    return {
+        "points": 100 * difference,
+        "standard_errors": difference / math.hypot(_standard_error(row), _standard_error(other)),
+    }
+
+
+def _standard_error(e: dict[str, Any]) -> float:
+    return (e["high"] - e["low"]) / 2 / float(stats.t.ppf(0.975, e["n"] - 1))

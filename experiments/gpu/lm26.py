@@ -1,0 +1,85 @@
+"""The 26 M language model in bfloat16: a LoRA step against a full step in time and memory, and against PEFT on the same device."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.benchmarks import against_peft as peft
+from experiments.benchmarks import floor, lm_setting, setting, steps
+from experiments.common import profiling
+from experiments.gpu.parts import Size
+from lora_jax.leaves import is_adapter_leaf
+from lora_jax.models.causal_lm import PRESETS, CausalLM, CausalLMConfig
+from lora_jax.tree import flat, nested
+
+ROWS, TOKENS = 32, 512  # of a batch
+SMOKE = (CausalLMConfig(1600, 64, 176, 2, 2, 1, 64), 2, 64)
+
+
+def lora_against_full(size: Size) -> dict[str, Any]:
+    """Three ways: LoRA over a base kept in bfloat16, LoRA over one kept in float32, and full fine-tuning, whose weights are float32.
+
+    `peak_bytes` is the most that the device has held up to the end of that way's first epoch. The ways come in the order of what they need, so it is
+    the way's own wherever it is more than the way's before; a CPU does not tell.
+    """
+    ways = {
+        "LoRA": lambda: in_bfloat16(lora(size)),
+        "LoRA, base in float32": lambda: lora(size),
+        "full": lambda: full(size),
+    }
+    tells = "process" not in profiling.peak_memory()
+    peaks = {name: _peak(make(), size.steps) if tells else {} for name, make in ways.items()}
+    rows, rates = steps.measured({name: make() for name, make in ways.items()}, size.steps, size.rounds)
+    rows = {name: row | peaks[name] for name, row in rows.items()}
+    ratio = {f"LoRA / full, {key}": value for key, value in steps.ratios(rows["LoRA"], rows["full"]).items()}
+    if "peak_bytes" in rows["LoRA"]:
+        ratio["LoRA / full, peak_bytes"] = rows["LoRA"]["peak_bytes"] / rows["full"]["peak_bytes"]
+    found = {
+        "rows": rows,
+        "ratio": ratio,
+        "tokens_a_step": _of(size)[1] * _of(size)[2],
+        "matmul_tflops": rates.flops / 1e12,
+    }
+    return found if rates.bytes is None else {**found, "copy_gb_per_s": rates.bytes / 1e9}
+
+
+def _peak(rival: setting.Rival, count: int) -> dict[str, int]:
+    """Of a first epoch; what it held is free again afterwards."""
+    jax.block_until_ready(steps.scanned_epoch(rival, count)())
+    return {"peak_bytes": max(profiling.peak_memory().values())}
+
+
+def against_peft(size: Size) -> dict[str, Any] | None:
+    """LoRA over the base in bfloat16; None where PEFT is not installed or fails."""
+    rival = in_bfloat16(lora(size))
+    works = {"lora_jax": steps.scanned_epoch(rival, size.steps)}
+    return peft.in_turns(size.python, "lm26", works, size.steps, 2, operations=floor.of_step(rival))
+
+
+def _of(size: Size) -> tuple[CausalLMConfig, int, int]:
+    return SMOKE if size.is_smoke else (PRESETS["26M"], ROWS, TOKENS)
+
+
+def lora(size: Size) -> setting.Rival:
+    """r = 8 on every linear layer; computed in bfloat16, parameters float32."""
+    config, rows, tokens = _of(size)
+    return lm_setting.lora(_data(config, rows, tokens), rows, CausalLM(config, dtype=jnp.bfloat16))
+
+
+def full(size: Size) -> setting.Rival:
+    """All of it; the same."""
+    config, rows, tokens = _of(size)
+    return lm_setting.full(rows, CausalLM(config, dtype=jnp.bfloat16), _data(config, rows, tokens))
+
+
+def _data(config: CausalLMConfig, rows: int, tokens: int) -> dict[str, jax.Array]:
+    return lm_setting.full_rows(tokens, rows=2 * rows, below=config.vocab_size)
+
+
+def in_bfloat16(rival: setting.Rival) -> setting.Rival:
+    """Its frozen base kept in bfloat16; what belongs to adapters stays float32."""
+    kept = {
+        path: leaf if is_adapter_leaf(path) else leaf.astype(jnp.bfloat16) for path, leaf in flat(rival.frozen).items()
+    }
+    return rival._replace(frozen=nested(kept))

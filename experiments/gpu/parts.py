@@ -1,0 +1,91 @@
+"""The parts, the most valuable first. Each is `measure(size) -> {"rows": ..., "ratio": ..., "checks": ...}`, of which any may be missing.
+
+`rows`: name -> what `benchmarks.timing.summarise` and `benchmarks.floor.against` say. `ratio`: name -> number. `checks`: name -> `exactness.check`.
+To add one: a function in a module of this folder, a `Part` here, its seconds on a GPU as far as they are known.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Size(NamedTuple):
+    """How much a part does: steps of a call that is timed, timings of each rival, and whether it is only to be seen to work."""
+
+    steps: int
+    rounds: int
+    is_smoke: bool
+    python: str  # an interpreter with torch and peft, "" where there is none
+
+
+SIZES = {"smoke": (1, 2, True), "full": (50, 10, False)}
+
+
+class Part(NamedTuple):
+    """`about_s`: seconds that it takes on a GPU, compilation included; it is begun only where as many are left."""
+
+    title: str
+    about_s: int
+    measure: Callable[[Size], dict[str, Any]]
+
+
+def _exactness(size: Size) -> dict[str, Any]:
+    from experiments.gpu import exactness
+
+    return exactness.measure(size)
+
+
+def _lm26(size: Size) -> dict[str, Any]:
+    from experiments.gpu import lm26
+
+    return lm26.lora_against_full(size)
+
+
+def _sweep(size: Size) -> dict[str, Any]:
+    from experiments.benchmarks import sweeps
+
+    few = {"ranks": (2,), "seeds": 2} if size.is_smoke else {}
+    return sweeps.one_program_against_serial(2 * size.steps, size.rounds, **few)
+
+
+def _many_adapters(size: Size) -> dict[str, Any]:
+    from experiments.benchmarks import many_adapters
+
+    return many_adapters.trained(size.steps, size.rounds, count=2 if size.is_smoke else many_adapters.COUNT)
+
+
+def _mixed_batch(size: Size) -> dict[str, Any]:
+    from experiments.benchmarks import many_adapters
+
+    return many_adapters.mixed_batch(size.steps, size.rounds)
+
+
+def _attention(size: Size) -> dict[str, Any]:
+    from experiments.gpu import attention
+
+    return attention.compared(size)
+
+
+def _lm26_peft(size: Size) -> dict[str, Any]:
+    from experiments.gpu import lm26
+
+    return lm26.against_peft(size)
+
+
+def _bert_peft(size: Size) -> dict[str, Any] | None:
+    from experiments.benchmarks import against_peft
+
+    return against_peft.bert(size.python, size.steps, turns=2)
+
+
+# The headline, `rank_sweep`, is a command of its own and comes before these (`headline.py`).
+PARTS = {
+    "exactness": Part("exactness on the device", 70, _exactness),
+    "lm26": Part("26 M language model in bfloat16: LoRA against full fine-tuning, per step", 60, _lm26),
+    "sweep": Part("30 members of an MLP: one program against one by one, per member step", 60, _sweep),
+    "many_adapters": Part("BERT-tiny, 8 adapters: together against one after another, per member step", 50, _many_adapters),
+    "mixed_batch": Part("BERT-tiny, 8 adapters in one batch of 32 sentences, per batch", 20, _mixed_batch),
+    "attention": Part("causal attention in bfloat16, forward and backward: XLA against cuDNN, per call", 40, _attention),
+    "lm26_peft": Part("26 M language model in bfloat16: LoRA training against PEFT, per step", 60, _lm26_peft),
+    "bert_peft": Part("BERT-tiny: LoRA training against PEFT, per step", 60, _bert_peft),
+}  # fmt: skip
+NEED_PEFT = ("lm26_peft", "bert_peft")
