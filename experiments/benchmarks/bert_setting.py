@@ -37,7 +37,7 @@ def data(tokens: int = TOKENS) -> dict[str, jax.Array]:
 
 
 def base() -> dict:
-    return bert.BertForSequenceClassification(CONFIG).init(jax.random.key(3), example())["params"]
+    return jax.jit(bert.BertForSequenceClassification(CONFIG).init)(jax.random.key(3), example())["params"]
 
 
 def example() -> jax.Array:
@@ -56,7 +56,7 @@ def optimizer(rate: float | jax.Array = RATE) -> optax.GradientTransformation:
 
 def lora(classifier=bert.BertForSequenceClassification) -> setting.Rival:
     model = wrapped(classifier)
-    params = lora_jax.adapt(jax.random.key(4), base(), model, example())
+    params = setting.adapted(model, base(), example())
     return _rival(model, params, HEAD)
 
 

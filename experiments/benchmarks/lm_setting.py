@@ -59,7 +59,7 @@ def lora(data: dict[str, jax.Array] | None = None, batch: int = BATCH, of: Causa
     data = full_rows() if data is None else data
     objective = lm_objective.whole_rows if "scored" in data else lm_objective.gathered
     adapted = wrapped(of)
-    params = lora_jax.adapt(jax.random.key(4), base(of), adapted, example())
+    params = setting.adapted(adapted, base(of), example())
     return _rival(objective(adapted), params, "", data, batch)
 
 

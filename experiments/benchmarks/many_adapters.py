@@ -16,7 +16,7 @@ COUNT, TOKENS = 8, 16
 def mixed_batch(calls: int, rounds: int) -> dict[str, Any]:
     """Inference on 32 sentences of 64 tokens, four for each adapter."""
     model, base = bert_setting.wrapped(), bert_setting.base()
-    params = lora_jax.adapt(jax.random.key(4), base, model, bert_setting.example())
+    params = setting.adapted(model, base, bert_setting.example())
     adapters = [_moved(lora_jax.adapter_of(params), seed) for seed in range(COUNT)]
     stacked = bank.stack(base, adapters)
     x = bert_setting.data()["x"][: bert_setting.BATCH]
@@ -76,7 +76,7 @@ def _serial(count: int, steps: int) -> sweeps.Way:
     data, orders = bert_setting.data(TOKENS), setting.order((count, steps, bert_setting.BATCH), bert_setting.EXAMPLES)
     runs: list[list] = []
     for member in sweep.grid(ranks=(bert_setting.RANK,), learning_rates=(bert_setting.RATE,), seeds=range(count)):
-        params = lora_jax.adapt(jax.random.key(member.seed), shared, model, bert_setting.example())
+        params = setting.adapted(model, shared, bert_setting.example(), member.seed)
         mask = lora_jax.trainable_mask(params, train=bert_setting.HEAD)
         frozen, trainable = lora_jax.partition(params, mask)
         tx = lora_jax.lora_optimizer(bert_setting.optimizer(), mask)

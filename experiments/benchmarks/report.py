@@ -6,6 +6,7 @@ WORTH_A_COLUMN = (
     "flops",
     "optimizer_bytes",
     "temporary_bytes",
+    "peak_bytes",
     "gflops_per_s",
     "share_of_matmul_rate",
     "times_the_floor",
@@ -24,7 +25,7 @@ def table(results: dict[str, Any]) -> str:
         if result is None:
             lines.append(f"  not measured: {NOT_MEASURED}")
             continue
-        width = max(12, *map(len, result["rows"]))
+        width = max([12, *map(len, result["rows"])])
         lines += [_line(name.ljust(width), row) for name, row in result["rows"].items()]
         lines += [f"  {name}: {_ratio(value)}" for name, value in result["ratio"].items()]
     return "\n".join(lines)

@@ -37,6 +37,11 @@ class Rival(NamedTuple):
         return order((steps, self.batch), len(jax.tree.leaves(self.data)[0]))
 
 
+def adapted(model, params: dict, x: jax.Array, seed: int = 4) -> dict:
+    """`lora_jax.adapt` in one program: by itself each leaf would be some, and a start takes seconds."""
+    return jax.jit(lambda key, params: lora_jax.adapt(key, params, model, x))(jax.random.key(seed), params)
+
+
 def rival(loss: training.LossFn, optimizer: optax.GradientTransformation, params: dict, mask: dict, data, batch: int):
     """The rival that trains what `mask` marks of `params`."""
     frozen, trainable = lora_jax.partition(params, mask)
@@ -55,7 +60,7 @@ def data() -> dict[str, jax.Array]:
 
 
 def base() -> dict:
-    return MLP(HIDDEN, dropout=DROPOUT).init(jax.random.key(3), jnp.ones((1, 784)))["params"]
+    return jax.jit(MLP(HIDDEN, dropout=DROPOUT).init)(jax.random.key(3), jnp.ones((1, 784)))["params"]
 
 
 def wrapped(rank: int = RANK) -> lora_jax.LoRA:
@@ -64,7 +69,7 @@ def wrapped(rank: int = RANK) -> lora_jax.LoRA:
 
 def lora(rank: int = RANK) -> Rival:
     model = wrapped(rank)
-    params = lora_jax.adapt(jax.random.key(4), base(), model, jnp.ones((1, 784)))
+    params = adapted(model, base(), jnp.ones((1, 784)))
     return _rival(model, params, lora_jax.trainable_mask(params))
 
 

@@ -38,6 +38,7 @@ def read(path: str) -> tuple[Images, Images]:
     try:
         content = io.BytesIO(file.read_bytes())
         zipfile.ZipFile(content).testzip()  # numpy would also take an array by itself, or a pickle
+        content.seek(0)
         with np.load(content, allow_pickle=False) as found:
             arrays = {name: found[name] for name in NAMES if name in found}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

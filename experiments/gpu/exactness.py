@@ -22,6 +22,7 @@ from lora_jax.models.mlp import MLP
 # Bars written down before any accelerator was at hand. In bfloat16 merging rounds every entry of W + s a b to eight bits.
 FLOAT32, BFLOAT16, LOSSES = 1e-5, 3e-2, 1e-5
 RANKS, STEPS, SEED = (1, 2, 4, 16), 20, 0
+IDS = 100  # of tokens, in every vocabulary
 
 
 class Case(NamedTuple):
@@ -51,14 +52,16 @@ def measure(size: Size) -> dict[str, Any]:
 
 
 def cases(dtype: Any, is_smoke: bool) -> dict[str, Case]:
-    """A plain MLP, BERT-tiny, and a decoder whose layers are scanned and whose embedding is tied."""
+    """A plain MLP, a decoder whose layers are scanned and whose embedding is tied, and BERT-tiny."""
     decoder = PRESETS["0.3M" if is_smoke else "3M"]
-    ids = jax.random.randint(jax.random.key(0), (4, 32), 1, 1000, jnp.int32)
-    return {
+    ids = jax.random.randint(jax.random.key(0), (4, 32), 1, IDS, jnp.int32)
+    found = {
         "MLP": Case(MLP(setting.HIDDEN), jax.random.normal(jax.random.key(0), (64, 784)).astype(dtype)),
-        "BERT-tiny": Case(bert.BertForSequenceClassification(bert_setting.CONFIG), ids),
         "decoder": Case(CausalLM(decoder, dtype=dtype), ids),
     }
+    if not is_smoke:
+        found["BERT-tiny"] = Case(bert.BertForSequenceClassification(bert_setting.CONFIG), ids)
+    return found
 
 
 def adapted(case: Case, dtype: Any) -> tuple[lora_jax.LoRA, dict[str, Any]]:
@@ -116,9 +119,7 @@ def apart_from_solo(ranks: tuple[int, ...], steps: int) -> float:
     alone = []
     for rank in ranks:
         model = wrapped.with_config(dataclasses.replace(wrapped.config, rank=rank))
-        params = jax.jit(lambda key, model=model: lora_jax.adapt(key, setting.base(), model, jnp.ones((1, 784))))(
-            jax.random.key(SEED)
-        )
+        params = setting.adapted(model, setting.base(), jnp.ones((1, 784)), SEED)
         mask = lora_jax.trainable_mask(params)
         rival = setting.rival(
             cross_entropy(model), optax.adam(setting.RATE), params, mask, setting.data(), setting.BATCH
@@ -162,4 +163,4 @@ def _language_model(is_smoke: bool) -> setting.Rival:
     from experiments.gpu import lm26
 
     model = CausalLM(PRESETS["0.3M" if is_smoke else "3M"], dtype=jnp.bfloat16)
-    return lm26.in_bfloat16(lm_setting.lora(lm_setting.full_rows(64, rows=8, below=1000), 4, model))
+    return lm26.in_bfloat16(lm_setting.lora(lm_setting.full_rows(64, rows=8, below=IDS), 4, model))

@@ -12,6 +12,7 @@ from scipy import stats
 
 from experiments.common.errors import UserError
 from experiments.common.recording import read_json, write_bytes
+from experiments.gpu import children
 from experiments.gpu.checks import check
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
@@ -24,9 +25,13 @@ APART = 3.0  # standard errors of a difference, the largest of all rows; written
 
 def measure(
     folder: epath.Path, workdir: epath.Path, *, accelerator: str, preset: str, data_dir: str | None, seconds: float
-) -> dict[str, Any] | None:
-    """Runs the command for so many seconds at most; its figures and table go to `folder`. None, and a line, where it did not end in time: the next
-    call goes on from what it saved.
+) -> tuple[dict[str, Any], float | None] | None:
+    """(result, seconds) of the command; its figures and table go to `folder`. The seconds are None where it went on from an earlier call's saves.
+
+    None, and a line, where it did not end in time: the next call goes on from what it saved.
+
+    Args:
+      seconds: that it may take.
 
     Raises:
       UserError: when the command fails.
@@ -42,18 +47,14 @@ def measure(
     for path in (run / "table.txt", *sorted(run.glob("*.png"))):
         write_bytes(folder / f"rank_sweep_{path.name}", path.read_bytes())
     summary = read_json(run / "summary.json")
-    found = {"rows": {}, "ratio": {}, "accuracies": _accuracies(summary["rows"]), "data": summary["data"]}
-    # A run that was taken up says nothing of how long a whole one takes.
-    return {
-        **found,
-        "seconds": None if is_resumed else time.monotonic() - start,
-        **agreement(summary, read_json(epath.Path(REFERENCE))),
-    }
+    found = {"accuracies": _accuracies(summary["rows"]), "data": summary["data"]}
+    taken = None if is_resumed else time.monotonic() - start
+    return found | agreement(summary, read_json(epath.Path(REFERENCE))), taken
 
 
 def _run(command: list[str], seconds: float) -> bool:
     """Whether the command ended by itself; one that takes too long is told to save and stop."""
-    child = subprocess.Popen(command)
+    child = children.start(command)
     try:
         status = child.wait(max(1.0, seconds - SAVING_S))
     except subprocess.TimeoutExpired:

@@ -28,6 +28,8 @@ def lora_against_full(size: Size) -> dict[str, Any]:
         "LoRA, base in float32": lambda: lora(size),
         "full": lambda: full(size),
     }
+    if size.is_smoke:
+        del ways["LoRA, base in float32"]
     tells = "process" not in profiling.peak_memory()
     peaks = {name: _peak(make(), size.steps) if tells else {} for name, make in ways.items()}
     rows, rates = steps.measured({name: make() for name, make in ways.items()}, size.steps, size.rounds)

@@ -1,0 +1,67 @@
+"""Processes that measure, and that end with the one that asks."""
+
+import ctypes
+import json
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import IO, Any
+
+from experiments.gpu.worker import MARK, Order
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+MEMORY_SHARE = "0.5"  # of the device, for JAX: PyTorch measures beside it
+
+
+def start(command: Sequence[str], **more: Any) -> subprocess.Popen:
+    """A child that gets SIGTERM when this process ends, however it ends, where the system can do that."""
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE, **os.environ}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    tie = _end_with_parent if sys.platform == "linux" else None
+    return subprocess.Popen(command, env=environment, preexec_fn=tie, **more)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def listen(order: Order, hear: Callable[[dict[str, Any]], None]) -> int | None:
+    """Starts a worker and passes on what it says until it ends; its exit status, None where the deadline came first and it was ended."""
+    command = [sys.executable, "-m", "experiments.gpu.worker", json.dumps(order._asdict())]
+    child = start(command, stdout=subprocess.PIPE, text=True)
+    said: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_read, args=(child.stdout, said), daemon=True).start()
+    try:
+        while (line := said.get(timeout=max(0.1, order.deadline - time.time()))) is not None:
+            if line.startswith(MARK):
+                hear(json.loads(line.removeprefix(MARK)))
+            else:
+                print(line, end="", flush=True)
+        return child.wait()
+    except queue.Empty:
+        return None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _read(lines: IO[str], said: "queue.Queue[str | None]") -> None:
+    for line in lines:
+        said.put(line)
+    said.put(None)
+
+
+def has_peft(python: str) -> bool:
+    """Whether that interpreter has torch and peft, without waiting for them to be imported; False where there is no such interpreter."""
+    look = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('torch', 'peft', 'transformers'))))"
+    try:
+        return not subprocess.run([python, "-c", look], capture_output=True).returncode
+    except OSError:
+        return False

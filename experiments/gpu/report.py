@@ -1,0 +1,48 @@
+"""What was measured, as text."""
+
+from typing import Any
+
+from experiments.benchmarks import report
+from experiments.common.statistics import text
+from experiments.gpu import headline, parts
+
+TITLES = {headline.NAME: headline.TITLE, **{name: part.title for name, part in parts.PARTS.items()}}
+SMOKE = "A smoke test: it shows that every part runs, and says nothing about speed."
+
+
+def table(about: dict[str, Any], found: dict[str, Any]) -> str:
+    """Of each part its rows, ratios and checks, or why it is not there."""
+    lines = [f"{about['device_kind']}, {about['devices']} device(s), jax {about['packages']['jax']}"]
+    lines += [SMOKE] if about["preset"] == "smoke" else []
+    for name, title in TITLES.items():
+        lines += ["", *_part(title, found.get(name))]
+    return "\n".join(lines)
+
+
+def _part(title: str, part: dict[str, Any] | None) -> list[str]:
+    if part is None:
+        return [title, "  not measured yet"]
+    if "failed" in part:
+        return [title, f"  not measured: {part['failed']}"]
+    result = {"rows": {}, "ratio": {}, **part["result"]}
+    said = report.table({title: result}).split("\n")
+    said += [f"  {name}: {_accuracy(row)}" for name, row in result.get("accuracies", {}).items()]
+    said += [_difference(name, row) for name, row in result.get("apart", {}).items()]
+    said += [_check(name, found) for name, found in result.get("checks", {}).items()]
+    said += [f"  {name}: not run here: {why}" for name, why in result.get("not_run", {}).items()]
+    said += [f"  {key}: {result[key]}" for key in ("not_compared", "torch", "peft", "peak_bytes") if key in result]
+    took = "" if part["seconds"] is None else f"{part['seconds']:.0f} s, "
+    return [*said, f"  ({took}commit {part['commit']}, {part['measured_at']})"]
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    return f"{text(row, digits=2, factor=100)} %, n = {row['n']}, learning rate {row['learning_rate']:g}"
+
+
+def _difference(name: str, row: dict[str, float]) -> str:
+    return f"  {name}, minus the CPU's: {row['points']:+.2f} points, {row['standard_errors']:+.1f} standard errors"
+
+
+def _check(name: str, found: dict[str, Any]) -> str:
+    verdict = "holds" if found["holds"] else "DOES NOT HOLD"
+    return f"  {name}: {found['value']:.2g}, at most {found['bar']:g}: {verdict}"
