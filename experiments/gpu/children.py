@@ -1,11 +1,9 @@
 """Processes that measure, and that end with the one that asks."""
 
-import ctypes
 import json
 import os
 import pathlib
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +14,6 @@ from typing import IO, Any
 from experiments.gpu.worker import MARK, Order
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 MEMORY_SHARE = "0.5"  # of the device, for JAX: PyTorch measures beside it
 
 
@@ -24,12 +21,7 @@ def start(command: Sequence[str], **more: Any) -> subprocess.Popen:
     """A child that gets SIGTERM when this process ends, however it ends, where the system can do that."""
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE, **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    tie = _end_with_parent if sys.platform == "linux" else None
-    return subprocess.Popen(command, env=environment, preexec_fn=tie, **more)
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    return subprocess.Popen([sys.executable, "-m", "experiments.gpu.tied", *command], env=environment, **more)
 
 
 def listen(order: Order, hear: Callable[[dict[str, Any]], None]) -> int | None:
@@ -37,7 +29,8 @@ def listen(order: Order, hear: Callable[[dict[str, Any]], None]) -> int | None:
     command = [sys.executable, "-m", "experiments.gpu.worker", json.dumps(order._asdict())]
     child = start(command, stdout=subprocess.PIPE, text=True)
     said: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(child.stdout, said), daemon=True).start()
+    reader = threading.Thread(target=_read, args=(child.stdout, said), daemon=True)
+    reader.start()
     try:
         while (line := said.get(timeout=max(0.1, order.deadline - time.time()))) is not None:
             if line.startswith(MARK):
@@ -50,6 +43,8 @@ def listen(order: Order, hear: Callable[[dict[str, Any]], None]) -> int | None:
     finally:
         child.kill()
         child.wait()
+        reader.join()
+        child.stdout.close()
 
 
 def _read(lines: IO[str], said: "queue.Queue[str | None]") -> None:

@@ -24,11 +24,8 @@ def shrink() -> None:
     """Makes models smaller for a smoke test: on a CPU compiling them is what it costs."""
     import dataclasses
 
-    import jax
-
     from experiments.benchmarks import bert_setting, setting
 
-    jax.config.update("jax_disable_most_optimizations", True)
     bert_setting.CONFIG = dataclasses.replace(bert_setting.CONFIG, vocab_size=100, num_hidden_layers=1)
     setting.HIDDEN = (32,)
 

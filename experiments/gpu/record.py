@@ -22,7 +22,8 @@ class Record:
 
     def add(self, name: str, **measured: Any) -> None:
         """`result` and `seconds`, or `failed`; what is there of the part already is replaced only by a result."""
-        if "failed" in measured and "result" in self.parts.get(name, {}):
+        known = self.parts.get(name, {})
+        if "failed" in measured and ("result" in known or known.get("failed") == measured["failed"]):
             return
         stamp = {"commit": self.about["commit"], "sources": self.about["sources"], "packages": self.about["packages"]}
         stamp |= {"measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
