@@ -11,6 +11,7 @@ import jax
 
 from experiments.benchmarks import bert_setting, floor, flops, lm_setting, lm_steps, setting, steps, timing
 from experiments.benchmarks.record import digest
+from experiments.common import tied
 from experiments.common.errors import UserError
 
 WORKER = pathlib.Path(__file__).with_name("peft_steps.py")
@@ -113,7 +114,7 @@ def in_turns(
         for way, work in references.items():
             of_references[way] += [timing.seconds(work) for _ in range(ROUNDS_A_TURN)]
         command = [python, str(WORKER), name, str(step_count), str(ROUNDS_A_TURN), _device()]
-        done = subprocess.run(command, capture_output=True, text=True, input=stdin)
+        done = subprocess.run(tied.command(command), capture_output=True, text=True, input=stdin)
         if done.returncode:
             print(f"PEFT fails: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", file=sys.stderr)
             return None

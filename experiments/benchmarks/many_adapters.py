@@ -74,9 +74,10 @@ def _serial(count: int, steps: int) -> sweeps.Way:
     """Runs of one compiled epoch, as a careful user has them."""
     model, shared = bert_setting.wrapped(), bert_setting.base()
     data, orders = bert_setting.data(TOKENS), setting.order((count, steps, bert_setting.BATCH), bert_setting.EXAMPLES)
+    draw = jax.jit(lambda key, params: lora_jax.adapt(key, params, model, bert_setting.example()))
     runs: list[list] = []
     for member in sweep.grid(ranks=(bert_setting.RANK,), learning_rates=(bert_setting.RATE,), seeds=range(count)):
-        params = setting.adapted(model, shared, bert_setting.example(), member.seed)
+        params = draw(jax.random.key(member.seed), shared)
         mask = lora_jax.trainable_mask(params, train=bert_setting.HEAD)
         frozen, trainable = lora_jax.partition(params, mask)
         tx = lora_jax.lora_optimizer(bert_setting.optimizer(), mask)

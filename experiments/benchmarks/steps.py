@@ -1,5 +1,6 @@
 """A LoRA step against a full fine-tuning step, and a scanned epoch against a Python loop of jitted steps."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,13 +18,19 @@ def lora_against_full(steps: int, rounds: int) -> dict[str, Any]:
     return {"rows": rows, "ratio": ratios(rows["LoRA"], rows["full"]), "matmul_gflops": rate.flops / 1e9}
 
 
-def measured(rivals: dict[str, setting.Rival], steps: int, rounds: int) -> tuple[dict[str, Any], floor.Rates]:
+def measured(
+    rivals: dict[str, setting.Rival], steps: int, rounds: int, works: dict[str, Callable] | None = None
+) -> tuple[dict[str, Any], floor.Rates]:
     """Each rival's time per step in a scanned epoch, what a step costs, and the rates that the device reaches.
 
     Of a step: the FLOPs of its matrix products, and the bytes it allocates beside its arguments and results. The share of
     the rate of a matrix product, timed in turns with the steps, is what a step reaches of the hardware; see `floor`.
+
+    Args:
+      works: the rivals' `scanned_epoch`s, where they are made already.
     """
-    times, rate = floor.alternate({name: scanned_epoch(rival, steps) for name, rival in rivals.items()}, rounds)
+    works = works or {name: scanned_epoch(rival, steps) for name, rival in rivals.items()}
+    times, rate = floor.alternate(works, rounds)
     rows = {}
     for name, rival in rivals.items():
         memory = _memory(rival)

@@ -15,7 +15,6 @@ from experiments.common.errors import UserError
 from experiments.data import mnist_file, prepared
 
 MEAN, STD = 0.1307, 0.3081  # of the training pixels in [0, 1], as study S1 normalises
-SIZES = 60_000, 10_000  # training and test images
 TEST_SHARE = 0.2  # of the 5,000 images
 PREPARED = prepared.Prepared(
     "mnist", "MNIST", module="tensorflow_datasets.image_classification.mnist", host="storage.googleapis.com"
@@ -93,7 +92,7 @@ def raw(data_dir: str | None = None, *, download: bool = False) -> Raw:
                 f"--download prepares a folder, and --data_dir={data_dir} is a file; leave one of them out."
             )
         train, test = mnist_file.read(data_dir)
-        return _described(train, test, is_full=(len(train[1]), len(test[1])) == SIZES)
+        return _described(train, test, is_full=mnist_file.are_all_of_mnist(train, test))
     root, info = PREPARED.find(data_dir, download=download)
     if info is None:
         return _carried(root)

@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
+from experiments.common import tied
+from experiments.common.errors import UserError
 from experiments.gpu.worker import MARK, Order
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+ANSWER_S = 60.0  # that an interpreter gets to start
 MEMORY_SHARE = "0.5"  # of the device, for JAX: PyTorch measures beside it
 
 
@@ -21,13 +24,13 @@ def start(command: Sequence[str], **more: Any) -> subprocess.Popen:
     """A child that gets SIGTERM when this process ends, however it ends, where the system can do that."""
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE, **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen([sys.executable, "-m", "experiments.gpu.tied", *command], env=environment, **more)
+    return subprocess.Popen(tied.command(command), env=environment, **more)
 
 
 def listen(order: Order, hear: Callable[[dict[str, Any]], None]) -> int | None:
     """Starts a worker and passes on what it says until it ends; its exit status, None where the deadline came first and it was ended."""
     command = [sys.executable, "-m", "experiments.gpu.worker", json.dumps(order._asdict())]
-    child = start(command, stdout=subprocess.PIPE, text=True)
+    child = start(command, stdout=subprocess.PIPE, text=True, errors="replace")
     said: queue.Queue[str | None] = queue.Queue()
     reader = threading.Thread(target=_read, args=(child.stdout, said), daemon=True)
     reader.start()
@@ -48,15 +51,26 @@ def listen(order: Order, hear: Callable[[dict[str, Any]], None]) -> int | None:
 
 
 def _read(lines: IO[str], said: "queue.Queue[str | None]") -> None:
-    for line in lines:
-        said.put(line)
-    said.put(None)
-
-
-def has_peft(python: str) -> bool:
-    """Whether that interpreter has torch and peft, without waiting for them to be imported; False where there is no such interpreter."""
-    look = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('torch', 'peft', 'transformers'))))"
     try:
-        return not subprocess.run([python, "-c", look], capture_output=True).returncode
-    except OSError:
+        for line in lines:
+            said.put(line)
+    finally:
+        said.put(None)
+
+
+def has_peft(python: str, *, is_named: bool) -> bool:
+    """Whether that interpreter has torch and peft, without waiting for them to be imported.
+
+    Raises:
+      UserError: where the interpreter was named, and is none.
+    """
+    look = "import importlib.util as u; print('peft', all(map(u.find_spec, ('torch', 'peft', 'transformers'))))"
+    try:
+        said = subprocess.run([python, "-c", look], capture_output=True, text=True, timeout=ANSWER_S).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        if is_named:
+            raise UserError(f"--peft_python={python} cannot be run ({error}); name a Python interpreter.") from error
         return False
+    if is_named and not said.startswith("peft "):
+        raise UserError(f"--peft_python={python} is no Python interpreter; name one that has torch and peft.")
+    return said.strip() == "peft True"

@@ -1,5 +1,6 @@
 """The headline command on this device, `rank_sweep.py --accelerator=... --preset=full`: seconds, table, and whether it agrees with a CPU."""
 
+import hashlib
 import math
 import pathlib
 import subprocess
@@ -13,22 +14,23 @@ from scipy import stats
 from experiments.common.errors import UserError
 from experiments.common.recording import read_json, write_bytes
 from experiments.gpu import children
-from experiments.gpu.checks import check
+from experiments.gpu.record import Record
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
 ENTRY = EXPERIMENTS / "rank_sweep.py"
 REFERENCE = EXPERIMENTS / "results" / "rank_sweep_mnist" / "summary.json"
-NAME, TITLE, ABOUT_S = "rank_sweep", "rank sweep on MNIST, the headline command", 150
+NAME, TITLE, ABOUT_S = "rank_sweep", "rank sweep on MNIST, the headline command", 120
 SAVING_S = 15.0  # what a run that is stopped gets, to save
 APART = 3.0  # standard errors of a difference, the largest of all rows; written down before any accelerator was at hand
 
 
 def measure(
-    folder: epath.Path, workdir: epath.Path, *, accelerator: str, preset: str, data_dir: str | None, seconds: float
+    found: Record, *, preset: str, data_dir: str | None, seconds: float
 ) -> tuple[dict[str, Any], float | None] | None:
-    """(result, seconds) of the command; its figures and table go to `folder`. The seconds are None where it went on from an earlier call's saves.
+    """(result, seconds) of the command; its figures and table go to the record's folder. The seconds are None where it went on from a save.
 
-    None, and a line, where it did not end in time: the next call goes on from what it saved.
+    The run lies in that folder, too, by code and data: one of other code, data or another device is never taken for it. None, and a line, where it
+    did not end in time: the next call goes on from what it saved.
 
     Args:
       seconds: that it may take.
@@ -36,20 +38,30 @@ def measure(
     Raises:
       UserError: when the command fails.
     """
-    command = [sys.executable, str(ENTRY), f"--accelerator={accelerator}", f"--preset={preset}", f"--workdir={workdir}"]
+    about, data = found.about, hashlib.sha256(str(data_dir).encode()).hexdigest()[:8]
+    workdir = found.folder / "headline" / f"{about['sources']}-{data}"
+    command = [
+        sys.executable,
+        str(ENTRY),
+        f"--accelerator={about['platform']}",
+        f"--preset={preset}",
+        f"--workdir={workdir}",
+    ]
     command += [f"--data_dir={data_dir}"] if data_dir else []
-    is_resumed = any(workdir.glob("rank_sweep_mnist-*/metrics.jsonl")) if workdir.exists() else False
+    is_resumed = workdir.is_dir() and any(workdir.glob("*/metrics.jsonl"))
     start = time.monotonic()
     if not _run(command, seconds):
         print("rank_sweep was stopped: its time is up; the same command goes on with it.", file=sys.stderr, flush=True)
         return None
-    run = max(workdir.glob("rank_sweep_mnist-*/summary.json"), key=lambda path: path.stat().mtime).parent
-    for path in (run / "table.txt", *sorted(run.glob("*.png"))):
-        write_bytes(folder / f"rank_sweep_{path.name}", path.read_bytes())
-    summary = read_json(run / "summary.json")
-    found = {"accuracies": _accuracies(summary["rows"]), "data": summary["data"]}
-    taken = None if is_resumed else time.monotonic() - start
-    return found | agreement(summary, read_json(epath.Path(REFERENCE))), taken
+    (summary_path,) = workdir.glob("rank_sweep_mnist-*/summary.json")
+    for path in (summary_path.parent / "table.txt", *sorted(summary_path.parent.glob("*.png"))):
+        write_bytes(found.folder / f"rank_sweep_{path.name}", path.read_bytes())
+    summary = read_json(summary_path)
+    taken = (
+        None if is_resumed else time.monotonic() - start
+    )  # one that was taken up says nothing of how long a whole one takes
+    result = {"accuracies": _accuracies(summary["rows"]), "data": summary["data"]}
+    return result | agreement(summary, read_json(epath.Path(REFERENCE))), taken
 
 
 def _run(command: list[str], seconds: float) -> bool:
@@ -80,19 +92,22 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def agreement(summary: dict[str, Any], reference: dict[str, Any] | None) -> dict[str, Any]:
-    """{"checks", "apart"}: how far each row's accuracy lies from the CPU's, in points and in standard errors of the difference over seeds.
+    """How far each row's accuracy lies from the CPU's, in points and in standard errors of the difference over seeds, and what that says.
 
-    Both have one base of their own, whose training rounds differently; the seeds' noise does not tell of that. Nothing where data or settings differ.
+    Both have one base of their own, whose training rounds differently, and the seeds' noise does not tell of that: within it they agree, beyond it
+    nothing is settled.
     """
     if reference is None or any(summary[key] != reference[key] for key in ("data", "settings")):
-        return {"not_compared": "the CPU's run of reference is of other data or settings"}
+        return {"agreement": "not compared: the CPU's run of reference is of other data or settings"}
     theirs = _accuracies(reference["rows"])
     apart = {name: _apart(row, theirs[name]) for name, row in _accuracies(summary["rows"]).items()}
     largest = max(abs(row["standard_errors"]) for row in apart.values())
-    return {
-        "apart": apart,
-        "checks": {"accuracies against the CPU's, largest difference in standard errors": check(largest, APART)},
-    }
+    said = (
+        "within the noise of the seeds"
+        if largest <= APART
+        else "not settled: beyond the noise of the seeds, and each has one base of its own"
+    )
+    return {"apart": apart, "agreement": f"with the CPU's run: at most {largest:.1f} standard errors apart; {said}"}
 
 
 def _apart(row: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:

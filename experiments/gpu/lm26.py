@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from experiments.benchmarks import against_peft as peft
 from experiments.benchmarks import floor, lm_setting, setting, steps
-from experiments.common import profiling
 from experiments.gpu.parts import Size
 from lora_jax.leaves import is_adapter_leaf
 from lora_jax.models.causal_lm import PRESETS, CausalLM, CausalLMConfig
@@ -20,8 +19,8 @@ SMOKE = (CausalLMConfig(1600, 64, 176, 2, 2, 1, 64), 2, 64)
 def lora_against_full(size: Size) -> dict[str, Any]:
     """Three ways: LoRA over a base kept in bfloat16, LoRA over one kept in float32, and full fine-tuning, whose weights are float32.
 
-    `peak_bytes` is the most that the device has held up to the end of that way's first epoch. The ways come in the order of what they need, so it is
-    the way's own wherever it is more than the way's before; a CPU does not tell.
+    `peak_bytes` is what the device held at most during that way's first epoch, without what others held already. It is known only where the
+    device's peak rose then; a CPU does not tell.
     """
     ways = {
         "LoRA": lambda: in_bfloat16(lora(size)),
@@ -30,13 +29,19 @@ def lora_against_full(size: Size) -> dict[str, Any]:
     }
     if size.is_smoke:
         del ways["LoRA, base in float32"]
-    tells = "process" not in profiling.peak_memory()
-    peaks = {name: _peak(make(), size.steps) if tells else {} for name, make in ways.items()}
-    rows, rates = steps.measured({name: make() for name, make in ways.items()}, size.steps, size.rounds)
+    rivals, works, peaks = {}, {}, {}
+    for name, make in ways.items():
+        held, peak = _memory()
+        rivals[name] = make()
+        works[name] = steps.scanned_epoch(rivals[name], size.steps)
+        jax.block_until_ready(works[name]())
+        after = _memory()[1]
+        peaks[name] = {"peak_bytes": after - held} if after > peak else {}
+    rows, rates = steps.measured(rivals, size.steps, size.rounds, works)
     rows = {name: row | peaks[name] for name, row in rows.items()}
     ratio = {f"LoRA / full, {key}": value for key, value in steps.ratios(rows["LoRA"], rows["full"]).items()}
-    if "peak_bytes" in rows["LoRA"]:
-        ratio["LoRA / full, peak_bytes"] = rows["LoRA"]["peak_bytes"] / rows["full"]["peak_bytes"]
+    if peaks["LoRA"] and peaks["full"]:
+        ratio["LoRA / full, peak_bytes"] = peaks["LoRA"]["peak_bytes"] / peaks["full"]["peak_bytes"]
     found = {
         "rows": rows,
         "ratio": ratio,
@@ -46,10 +51,10 @@ def lora_against_full(size: Size) -> dict[str, Any]:
     return found if rates.bytes is None else {**found, "copy_gb_per_s": rates.bytes / 1e9}
 
 
-def _peak(rival: setting.Rival, count: int) -> dict[str, int]:
-    """Of a first epoch; what it held is free again afterwards."""
-    jax.block_until_ready(steps.scanned_epoch(rival, count)())
-    return {"peak_bytes": max(profiling.peak_memory().values())}
+def _memory() -> tuple[int, int]:
+    """Bytes that the device holds now, and has held at most; zeros where it does not tell."""
+    told = jax.local_devices()[0].memory_stats() or {}
+    return told.get("bytes_in_use", 0), told.get("peak_bytes_in_use", 0)
 
 
 def against_peft(size: Size) -> dict[str, Any] | None:

