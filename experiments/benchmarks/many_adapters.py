@@ -57,7 +57,7 @@ def _repeated(calls: int, work):
     return several
 
 
-def trained(steps: int, rounds: int, count: int | None = None) -> dict[str, Any]:
+def trained(steps: int, rounds: int, count: int | None = None, *, afresh: bool = True) -> dict[str, Any]:
     """Eight adapters with heads, or `count`, each on its own 32 x 16 tokens a step: in one program, and one after another in one that they share."""
     count = count or COUNT
     ways = {
@@ -67,7 +67,7 @@ def trained(steps: int, rounds: int, count: int | None = None) -> dict[str, Any]
             for name in bert_sweep.STRATEGIES
         },
     }
-    return sweeps.with_compilation(ways, count * steps, rounds)
+    return sweeps.compared(ways, count * steps, rounds, afresh=afresh)
 
 
 def _serial(count: int, steps: int) -> sweeps.Way:

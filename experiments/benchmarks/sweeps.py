@@ -24,9 +24,9 @@ class Way(NamedTuple):
 
 
 def one_program_against_serial(
-    steps: int, rounds: int, ranks: tuple[int, ...] | None = None, seeds: int | None = None
+    steps: int, rounds: int, ranks: tuple[int, ...] | None = None, seeds: int | None = None, *, afresh: bool = True
 ) -> dict[str, Any]:
-    """Every rank with every seed, by default those of RANKS and SEEDS; see `with_compilation`."""
+    """Every rank with every seed, by default those of RANKS and SEEDS; see `compared`."""
     ranks, seeds = ranks or RANKS, seeds or SEEDS
     members = sweep.grid(ranks=ranks, learning_rates=(setting.RATE,), seeds=range(seeds))
     contestants = {
@@ -35,24 +35,28 @@ def one_program_against_serial(
         "sequential": lambda: _sweep("sequential", steps, members),
     }
     runs = len(members)
-    found = with_compilation(contestants, runs * steps, rounds)
+    found = compared(contestants, runs * steps, rounds, afresh=afresh)
     rows = {name: row | {"members": runs} for name, row in found["rows"].items()}
     return {"rows": rows, "ratio": found["ratio"], "steps": steps}
 
 
-def with_compilation(contestants: dict[str, Callable[[], Way]], per: int, rounds: int) -> dict[str, Any]:
-    """Seconds of making each way and its first call, compilation included; time per unit of later calls; the first way over the others.
+def compared(
+    contestants: dict[str, Callable[[], Way]], per: int, rounds: int, *, afresh: bool = True
+) -> dict[str, Any]:
+    """Time per unit of work; the first way over the others.
 
     Args:
       per: units of work in a call.
+      afresh: whether each way is compiled anew, so that the seconds of making it and of its first call can be compared, too.
     """
     rows, ways, operations = {}, {}, {}
     for name, make in contestants.items():
-        jax.clear_caches()  # each contestant pays for its own compilation
+        if afresh:
+            jax.clear_caches()  # each contestant pays for its own compilation
         start = time.perf_counter()
         ways[name] = make()
         jax.block_until_ready(ways[name].work())
-        rows[name] = {"with_compilation_s": time.perf_counter() - start}
+        rows[name] = {"with_compilation_s": time.perf_counter() - start} if afresh else {}
         operations[name] = ways[name].operations()  # our own counting is no part of what is timed
     times, rate = floor.alternate({name: way.work for name, way in ways.items()}, rounds)
     for name, values in times.items():
@@ -60,7 +64,8 @@ def with_compilation(contestants: dict[str, Callable[[], Way]], per: int, rounds
     (first, start), *others = rows.items()
     ratio = {}
     for name, row in others:
-        ratio[f"{first} / {name}, with compilation"] = start["with_compilation_s"] / row["with_compilation_s"]
+        if afresh:
+            ratio[f"{first} / {name}, with compilation"] = start["with_compilation_s"] / row["with_compilation_s"]
         ratio[f"{first} / {name}, compiled"] = start["median_ms"] / row["median_ms"]
     return {"rows": rows, "ratio": ratio}
 
