@@ -3,7 +3,7 @@
 The front door; `lora_jax.training`, `lora_jax.sweep` and `lora_jax.checkpoint` hold the rest.
 """
 
-from lora_jax import algebra, bank, checkpoint, eva, initializers, mesh, peft, quantised, sweep, training
+from lora_jax import algebra, bank, checkpoint, eva, initializers, mesh, peft, products, quantised, sweep, training
 from lora_jax.adapter import adapt, adapter_of, rebase, scaled, strip, swap
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import LoRAError
@@ -12,8 +12,10 @@ from lora_jax.merge import merge, rounding_error
 from lora_jax.module import LoRA
 from lora_jax.optim import lora_optimizer, lora_plus
 from lora_jax.partition import combine, partition, trainable_mask
+from lora_jax.products.function import lora
 from lora_jax.report import report
 from lora_jax.spectrum import spectrum
+from lora_jax.verify import verify
 
 __version__ = "0.1.0"
 
@@ -30,12 +32,14 @@ __all__ = [
     "eva",
     "initializers",
     "layout",
+    "lora",
     "lora_optimizer",
     "lora_plus",
     "merge",
     "mesh",
     "partition",
     "peft",
+    "products",
     "quantised",
     "rebase",
     "report",
@@ -47,4 +51,5 @@ __all__ = [
     "sweep",
     "trainable_mask",
     "training",
+    "verify",
 ]

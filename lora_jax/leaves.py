@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lora_jax import axes
 from lora_jax.errors import TreeError
 from lora_jax.tree import opened
 
@@ -20,6 +21,7 @@ MAGNITUDE, NORM = "lora_magnitude", "lora_norm"
 TRAINABLE = (A, B, MAGNITUDE)
 PARTNER = {A: B, START_A: START_B}  # factors whose ranks belong together
 KERNELS = ("kernel", "embedding")
+OPENED = "lora_jax.opened"  # the tag of a quantised kernel where it is opened
 
 
 class Adapter(NamedTuple):
@@ -108,7 +110,9 @@ def kernel_path(leaves: Mapping[str, Any], module: str) -> str:
     Raises:
       TreeError: when there is none, as in an adapter without its base.
     """
-    path = next((module + name for name in KERNELS if module + name in leaves), None)
+    told = axes.roles_in(module)
+    paths = [module + name for name in KERNELS] if told is None else [told[0]]
+    path = next((path for path in paths if path in leaves), None)
     if path is None:
         raise TreeError(
             f"there is an adapter at {module + A} and no kernel beside it; pass the whole tree, base and adapter: "
@@ -132,10 +136,16 @@ def require_whole(leaves: Mapping[str, Any]) -> None:
             )
 
 
-def require_fit(path: str, kernel_shape: tuple[int, ...], adapter: Adapter) -> None:
-    """Raises TreeError where the factors, the scale or the magnitude are not those of a kernel of this shape."""
+def require_fit(path: str, kernel_shape: tuple[int, ...], adapter: Adapter, roles: str | None = None) -> None:
+    """Raises TreeError where the factors, the scale or the magnitude are not those of a kernel of this shape.
+
+    Args:
+      roles: of the kernel's axes, where the name of the adapter's place tells them (`axes.roles_in`).
+    """
     shapes = Adapter(*(None if leaf is None else tuple(np.shape(opened(leaf))) for leaf in adapter))
-    if not (_factors_fit(tuple(kernel_shape), shapes) and _magnitude_fits(tuple(kernel_shape), shapes)):
+    kernel = tuple(kernel_shape)
+    fits = _factors_fit(kernel, shapes) if roles is None else axes.fit(kernel, roles, *shapes[:3])
+    if not (fits and _magnitude_fits(kernel, shapes)):
         found = ", ".join(f"{name} {shape}" for name, shape in as_leaves(shapes).items())
         raise TreeError(
             f"{path} {tuple(kernel_shape)} does not fit {found}: they are of another layer, or transposed; layers may be stacked along "

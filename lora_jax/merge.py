@@ -4,10 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lora_jax import dora, lowrank
+from lora_jax import axes, dora, lowrank
 from lora_jax.adapter import strip
 from lora_jax.errors import TreeError
 from lora_jax.leaves import Adapter, adapter_at, kernel_path, modules, require_fit, require_whole
+from lora_jax.products import places
+from lora_jax.products.marked import total
 from lora_jax.tree import Params, flat, nested, reboxed
 
 
@@ -34,20 +36,33 @@ def merge(params: Params) -> dict:
     for module in modules(leaves):
         path = kernel_path(leaves, module)
         kernel = nn.meta.unbox(leaves[path])  # a quantised kernel is merged in the dtype it had
-        merged[path] = reboxed(leaves[path], _merged_kernel(path, kernel, adapter_at(leaves, module)))
+        value = _merged_kernel(path, kernel, adapter_at(leaves, module), _roles(module))
+        merged[path] = reboxed(leaves[path], value)
     return nested(merged)
 
 
-def _merged_kernel(path: str, kernel, adapter: Adapter) -> jax.Array:
-    require_fit(path, kernel.shape, adapter)
+def _roles(module: str) -> str | None:
+    """Of the kernel's axes, where they are not in an order that shapes tell."""
+    told = axes.roles_in(module)
+    return None if told is None else told[1]
+
+
+def _merged_kernel(path: str, kernel, adapter: Adapter, roles: str | None) -> jax.Array:
+    require_fit(path, kernel.shape, adapter, roles)
     value = jnp.asarray(kernel, jnp.promote_types(jnp.float32, kernel.dtype))
-    value = value + lowrank.delta(*adapter.factors(), adapter.scale).reshape(kernel.shape)
+    value = value + _update(kernel.shape, adapter, roles)
     if adapter.magnitude is not None:
         value = dora.merged(kernel, value, adapter)
     value = value.astype(kernel.dtype)
     if not isinstance(value, jax.core.Tracer) and not bool(jnp.isfinite(value).all()):
         raise TreeError(f"merge: {path} has non-finite values once its adapter is added; the adapter diverged.")
     return value
+
+
+def _update(shape: tuple[int, ...], adapter: Adapter, roles: str | None) -> jax.Array:
+    if roles is None:
+        return lowrank.delta(*adapter.factors(), adapter.scale).reshape(shape)
+    return total(places.term(adapter, shape, roles), shape)
 
 
 def rounding_error(params: Params) -> dict[str, float]:
@@ -67,7 +82,7 @@ def rounding_error(params: Params) -> dict[str, float]:
     for module in modules(leaves):
         path = kernel_path(leaves, module)
         kernel = nn.meta.unbox(leaves[path])
-        whole = _merged_kernel(path, kernel.astype(jnp.float32), adapter_at(leaves, module))
+        whole = _merged_kernel(path, kernel.astype(jnp.float32), adapter_at(leaves, module), _roles(module))
         cast = whole.astype(kernel.dtype).astype(jnp.float32)
         errors[path] = float(
             jnp.abs(cast - whole).max() / jnp.maximum(jnp.abs(whole).max(), jnp.finfo(jnp.float32).tiny)

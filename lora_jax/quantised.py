@@ -13,10 +13,12 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, TargetError, TreeError
 from lora_jax.layout import Site
+from lora_jax.leaves import OPENED
 from lora_jax.targets import count_matches, is_target
 from lora_jax.tree import Params, flat, nested
 
@@ -73,7 +75,7 @@ class Quantised(flax.struct.PyTreeNode, nn.meta.AxisMetadata):
         maxima = _opened(self.maxima, self.codes.shape[-2]) if isinstance(self.maxima, Maxima) else self.maxima
         values = _decoded(self.codes, self.method) * maxima[..., None]
         values = values.reshape(*stack, -1)[..., : math.prod(self.kernel_shape)]
-        return values.reshape(self.shape).astype(self.dtype)
+        return checkpoint_name(values.reshape(self.shape).astype(self.dtype), OPENED)
 
     def replace_boxed(self, val: Any) -> Any:
         """A changed value is no longer rounded to the format, so it leaves the box."""

@@ -1,0 +1,10 @@
+"""LoRA by following each parameter to the products that eat it: rules for products, and none for layers.
+
+`find` tells what becomes of each leaf of a function's parameters, `adapt` puts fresh adapters beside the leaves that a config targets, and
+`lora_jax.lora` is the transformation.
+"""
+
+from lora_jax.products.find import Site, find
+from lora_jax.products.function import adapt
+
+__all__ = ["Site", "adapt", "find"]

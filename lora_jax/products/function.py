@@ -1,0 +1,176 @@
+"""LoRA for any function of a parameter tree: the adapters lie beside their kernels, and the function never hears of them."""
+
+import functools
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lora_jax import axes, dora, starts, targets
+from lora_jax.config import LoRAConfig
+from lora_jax.errors import ConfigError, TreeError
+from lora_jax.leaves import (
+    Adapter,
+    adapter_at,
+    as_leaves,
+    is_adapter_leaf,
+    kernel_path,
+    modules,
+    require_fit,
+    require_whole,
+)  # fmt: skip
+from lora_jax.products import places
+from lora_jax.products.find import Site, find
+from lora_jax.products.sides import Dense, Sides
+from lora_jax.products.targeting import chosen, names_of
+from lora_jax.products.trees import Mark, divided, named, replayed
+from lora_jax.tree import flat, nested, opened
+
+
+def lora(
+    fn: Callable,
+    *,
+    like: Any = None,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
+    may_form: bool = True,
+    dense_uses: list[Dense] | None = None,
+) -> Callable:
+    """`fn(params, *args, **kwargs)`, of parameters among which adapters lie: every product with an adapted leaf gets its side path.
+
+    Where a leaf goes on its way to a product does not matter: transposed, reshaped, sliced, cast, scanned over, shared, stacked. Before an operation
+    without a rule `W + scale * a @ b` is formed, which is exact and dear (or refused, see `may_form`).
+
+    Args:
+      like: a tree of the structure that `fn` takes, where that is no nested dict (a list, an Equinox module); `params` is a nested dict whose
+        paths are those of that tree's arrays.
+      dropout: rate on the input of `a`; active where a key is given.
+      may_form: False refuses, by a TargetError, what would form W + delta.
+      dense_uses: a list that is filled with the places where W + delta was formed.
+
+    Raises (when the result is called):
+      TreeError: for an adapter that is not whole, has no kernel, or is of another kernel's shape.
+      TargetError: see `may_form`.
+
+    >>> def fn(params, x):
+    ...     return x @ params["w"]
+    >>> config = LoRAConfig(rank=2, targets="w")
+    >>> params = adapt(jax.random.key(0), {"w": jnp.ones((3, 4))}, fn, config, jnp.ones((1, 3)))
+    >>> {path: leaf.shape for path, leaf in params["w:io"].items()}
+    {'lora_a': (3, 2), 'lora_b': (2, 4), 'lora_scale': ()}
+    >>> lora(fn)(params, jnp.ones((1, 3))).tolist()
+    [[3.0, 3.0, 3.0, 3.0]]
+    """
+
+    @functools.wraps(fn)
+    def adapted(params: Any, *args: Any, **kwargs: Any) -> Any:
+        base, marks = apart(params, like)
+        sides = Sides(dropout=dropout, key=key, may_form=may_form)
+        result = replayed(sides, fn, base, marks, args, kwargs)
+        if dense_uses is not None:
+            dense_uses[:] = sides.dense_uses
+        return result
+
+    return adapted
+
+
+def apart(params: Mapping[str, Any], like: Any = None) -> tuple[Any, dict[str, Mark]]:
+    """(the base's tree, array of it -> what is added). Raises TreeError as `lora` says."""
+    leaves = flat(params)
+    require_whole(leaves)
+    base, marks = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}, {}
+    for module in modules(leaves):
+        path, adapter = kernel_path(leaves, module), adapter_at(leaves, module)
+        told = axes.roles_in(module)
+        shape = tuple(opened(leaves[path]).shape)
+        require_fit(path, shape, adapter, None if told is None else told[1])
+        array, is_latent = _array_of(path, leaves[path])
+        term, gain = places.term(adapter, shape, places.roles_of(module, shape, adapter)), _gain(leaves[path], adapter)
+        if array in marks and (gain is not None or marks[array].gain is not None):
+            raise TreeError(f"{path} has two adapters, of which one has a magnitude (DoRA).")
+        others = marks[array].terms if array in marks else ()
+        marks[array] = Mark(path, [*others, term], gain, is_latent)
+    return _as(base, like), marks
+
+
+def _array_of(path: str, kernel: Any) -> tuple[str, bool]:
+    """The path of the array that is the kernel, and whether it is its codes: in the box that Flax keeps it in, or a quantised one."""
+    if not isinstance(kernel, nn.meta.AxisMetadata):
+        return path, False
+    inside = list(named(kernel))
+    is_latent = len(inside) > 1 or hasattr(kernel, "codes")
+    return f"{path}/{'codes' if is_latent else inside[0]}", is_latent
+
+
+def _gain(kernel: Any, adapter: Adapter) -> jax.Array | None:
+    """DoRA's magnitude over norm along the kernel's axes, and the rank's; None where there is no magnitude."""
+    if adapter.magnitude is None:
+        return None
+    return adapter.per_layer(dora.gain)(nn.meta.unbox(kernel), adapter)[..., None]
+
+
+def _as(base: dict[str, Any], like: Any) -> Any:
+    """The base's leaves in the structure that the function takes."""
+    if like is None:
+        return nested(base)
+    wanted = named(like)
+    strange = sorted(base.keys() ^ wanted.keys())
+    if strange:
+        raise TreeError(f"the parameters are not those of the tree `like`: they differ in {', '.join(strange[:3])}.")
+    _, whole = divided(like)
+    return whole([base[path] for path in wanted])
+
+
+def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The parameters as a nested dict, with fresh adapters of the leaves that the config targets.
+
+    Patterns speak of leaves (`layer/query/w`) or of the modules they are in (`layer/query`); "all-linear" is every leaf that a product eats, but
+    lookups and convolutions.
+
+    Args:
+      params: of `fn`, any pytree of arrays.
+      *args, **kwargs: an example input.
+
+    Raises:
+      TargetError: when a pattern selects no leaf that a product eats; it names the closest paths.
+      ConfigError: for a config whose adapters begin at the base's kernels (PiSSA, OLoRA, DoRA): lora_jax.LoRA has them.
+
+    >>> params = {"table": jnp.ones((5, 3)), "w": jnp.ones((2, 3, 4))}
+    >>> fn = lambda params, ids: jnp.einsum("td,ndh->tnh", params["table"][ids], params["w"])
+    >>> sorted(adapt(jax.random.key(0), params, fn, LoRAConfig(rank=2), jnp.array([1])))
+    ['table', 'w', 'w:oio']
+    """
+    if starts.reads_base(config):
+        raise ConfigError("adapters that begin at the base's kernels (PiSSA, OLoRA, DoRA) are made by lora_jax.LoRA.")
+    leaves, fresh = named(params), {}
+    sites = find(fn, params, *args, **kwargs)
+    for path in chosen(config, sites):
+        module = places.module_for(path, sites[path].roles)
+        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        fresh |= as_leaves(_fresh(own, path, sites[path], config), module)
+    return nested({**leaves, **fresh})
+
+
+def _fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig) -> Adapter:
+    """The adapter of a leaf, or of each of a stack."""
+    stack, d, k = axes.matrices(site.shape, site.roles)
+    names = names_of(path)
+    rank, alpha = targets.rank_and_alpha(config, next((name for name in names if _is_named(config, name)), path))
+    starts.require_room(path, config, rank, (d, k))
+    is_reversed = places.module_for(path, site.roles) != f"{path}{axes.MARK}{site.roles}/" and "oi" in site.roles
+
+    def drawn(key):
+        shape = (k, d) if is_reversed else (d, k)  # beside its kernel `a` spans the first axes, be they inputs or not
+        return starts.drawn(key, config, shape, rank, random="b" if is_reversed else "a", is_embed=site.is_lookup)
+
+    a, b = drawn(key) if not stack else jax.vmap(drawn)(jax.random.split(key, int(jnp.prod(jnp.array(stack)))))
+    scale = jnp.full(stack, config.scale(rank=rank, alpha=alpha), jnp.float32)
+    return Adapter(a.reshape(*stack, *a.shape[-2:]), b.reshape(*stack, *b.shape[-2:]), scale)
+
+
+def _is_named(config: LoRAConfig, name: str) -> bool:
+    """Whether a pattern for ranks or alphas speaks of this name."""
+    return any(targets.matches(pattern, name) for pattern, _ in (*config.rank_pattern, *config.alpha_pattern))

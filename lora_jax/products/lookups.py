@@ -1,0 +1,92 @@
+"""Rows that are looked up: of a table, which is a product with one-hot rows, or whole matrices out of a stack, which stay weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lora_jax import lowrank
+from lora_jax.products.marked import Marked, NoFactors, Term, spans, squeezed
+
+Array = Any  # of JAX, or of numpy: what a program closes over comes as either
+
+
+def indexed_axes(params: dict[str, Any], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of W along which a `gather` picks.
+
+    Raises:
+      NoFactors: for a gather in batches.
+    """
+    numbers = params["dimension_numbers"]
+    if numbers.operand_batching_dims:
+        raise NoFactors
+    return tuple(axis for axis in numbers.start_index_map if params["slice_sizes"][axis] < shape[axis])
+
+
+def is_table(params: dict[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether what is picked are rows: fewer than two axes are left of W."""
+    picked = indexed_axes(params, shape)
+    return sum(size > 1 for axis, size in enumerate(shape) if axis not in picked) < 2
+
+
+def gathered(marked: Marked, value: Any, indices: Array, params: dict[str, Any]) -> Marked:
+    """The factors, looked up as W was: of a stack of matrices."""
+    picked = indexed_axes(params, marked.shape)
+    return marked.each(value, lambda factor: _of_factor(factor, picked, value.ndim, indices, params))
+
+
+def side_path(
+    term: Term, shape: tuple[int, ...], indices: Array, params: dict[str, Any], value: jax.Array
+) -> jax.Array:
+    """What a term adds to the rows that were looked up, `value`: rows of the factor that spans the table's, times the other.
+
+    Raises:
+      NoFactors: where neither factor spans what is looked up alone.
+    """
+    picked = indexed_axes(params, shape)
+    a, b, scale = term if set(spans(term[0])) & set(picked) else (term[1], term[0], term[2])
+    kept = {axis for axis, size in enumerate(shape) if size > 1 and axis not in picked}
+    if set(spans(a)) - set(picked) or set(spans(b)) != kept or spans(scale):
+        raise NoFactors
+    narrow = _of_factor(a, picked, value.ndim, indices, params)
+    offset = params["dimension_numbers"].offset_dims
+    lead = [size for axis, size in enumerate(value.shape) if axis not in offset]
+    narrow = narrow.reshape(*lead, a.shape[-1]).astype(value.dtype)
+    wide = lowrank.scaled_matmul(narrow, jnp.moveaxis(squeezed(b), -1, 0).reshape(a.shape[-1], -1), scale.reshape(()))
+    ends = [axis for axis in range(value.ndim) if axis not in offset]
+    laid = wide.reshape(*lead, *(value.shape[axis] for axis in offset))
+    order = [*ends, *offset]
+    return laid.transpose([order.index(axis) for axis in range(value.ndim)])
+
+
+def spread(
+    gain: jax.Array, shape: tuple[int, ...], indices: Array, params: dict[str, Any], ndim: int
+) -> tuple[jax.Array, bool]:
+    """A gain of the table laid along the rows that were looked up; always along the result, True."""
+    picked = indexed_axes(params, shape)
+    return _of_factor(gain, picked, ndim, indices, params)[..., 0], True
+
+
+def _of_factor(
+    factor: jax.Array, picked: tuple[int, ...], ndim: int, indices: Array, params: dict[str, Any]
+) -> jax.Array:
+    """[*axes of the result or 1, R]"""
+    numbers, spanned = params["dimension_numbers"], set(spans(factor))
+    if not spanned & set(picked):
+        kept = [axis for axis in range(factor.ndim - 1) if axis not in numbers.collapsed_slice_dims]
+        sizes = dict(zip(numbers.offset_dims, (factor.shape[axis] for axis in kept), strict=True))
+        return factor.reshape(*(sizes.get(axis, 1) for axis in range(ndim)), factor.shape[-1])
+    columns = [k for k, axis in enumerate(numbers.start_index_map) if axis in spanned]
+    if len(columns) < indices.shape[-1]:
+        indices = indices[..., jnp.array(columns)]
+    of_factor = lax.GatherDimensionNumbers(
+        offset_dims=(*numbers.offset_dims, ndim),
+        collapsed_slice_dims=numbers.collapsed_slice_dims,
+        start_index_map=tuple(numbers.start_index_map[k] for k in columns),
+    )
+    sizes = [size if axis in spanned else 1 for axis, size in enumerate(params["slice_sizes"])]
+    return lax.gather(
+        factor, indices, of_factor, (*sizes, factor.shape[-1]),
+        mode=params["mode"], fill_value=params["fill_value"], indices_are_sorted=params["indices_are_sorted"],
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""Leaves of any pytree by name, and a function's program with some of them marked. What is no array stays what it is: a flag, a name, a function."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lora_jax.errors import TreeError
+from lora_jax.products import nested  # noqa: F401  (its rules, and those of `operations`)
+from lora_jax.products.marked import Marked, Term
+from lora_jax.products.replay import Context, run
+
+ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """path -> array, of any pytree; the path is the keys, attributes and positions with "/" between them.
+
+    Raises:
+      TreeError: for two leaves of one path, as a key with "/" in it can make them.
+
+    >>> sorted(named({"layers": [{"w": np.ones(2)}, {"w": np.ones(3), "activation": max}]}))
+    ['layers/0/w', 'layers/1/w']
+    """
+    found: dict[str, Any] = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        path = jax.tree_util.keystr(keys, simple=True, separator="/")
+        if path in found:
+            raise TreeError(f"two leaves of the parameters are called {path}; rename one.")
+        if isinstance(leaf, ARRAYS):
+            found[path] = leaf
+    return found
+
+
+def divided(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """(the arrays of a tree, a function that puts others in their places).
+
+    >>> arrays, whole = divided({"x": np.ones(2), "train": True})
+    >>> len(arrays), whole(["y"])
+    (1, {'train': True, 'x': 'y'})
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, ARRAYS)]
+
+    def whole(arrays: list[Any]) -> Any:
+        filled = list(leaves)
+        for place, array in zip(places, arrays, strict=True):
+            filled[place] = array
+        return jax.tree.unflatten(structure, filled)
+
+    return [leaves[place] for place in places], whole
+
+
+class Mark(NamedTuple):
+    """What is added to an array of the parameters: terms and gain of the kernel at `path`, which the array is, or is the codes of."""
+
+    path: str
+    terms: Sequence[Term]
+    gain: Any = None
+    is_latent: bool = False
+
+
+def replayed(
+    context: Context, fn: Callable, params: Any, marks: Mapping[str, Mark], args: tuple, kwargs: Mapping[str, Any]
+) -> Any:
+    """`fn(params, *args, **kwargs)` with these arrays of the parameters marked."""
+    (leaves, params_of), (inputs, call_of) = divided(params), divided((args, dict(kwargs)))
+    outputs_of: list[Callable] = []
+
+    def flat(leaves: list[Any], inputs: list[Any]) -> list[Any]:
+        args, kwargs = call_of(inputs)
+        arrays, whole = divided(fn(params_of(leaves), *args, **kwargs))
+        outputs_of[:] = [whole]
+        return arrays
+
+    traced = jax.make_jaxpr(flat)(leaves, inputs)
+    given = [_marked(leaf, marks.get(path)) for path, leaf in named(params).items()]
+    outputs = run(context, traced.jaxpr, traced.consts, [*given, *inputs])
+    return outputs_of[0]([context.dense(out) for out in outputs])
+
+
+def _marked(leaf: Any, mark: Mark | None) -> Any:
+    return leaf if mark is None else Marked(leaf, mark.terms, [mark.path] * len(mark.terms), mark.gain, mark.is_latent)

@@ -1,0 +1,122 @@
+"""Does `verify` hold on what is right, and name what is not?"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import lora_jax
+from lora_jax import LoRA, LoRAConfig, verify
+from lora_jax.errors import TreeError
+from tests.cases import CASES, DORA, STARTS
+from tests.nnx_cases import PLAIN
+from tests.products.functions import CASES as FUNCTIONS
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+NAMES = (
+    "attention",
+    "conv_2d_groups",
+    "tied_scan_remat",
+    "rnn",
+    "tied_scan_remat-dora=True",
+    "attention-init=pissa",
+    "embed-init=orthogonal",
+)
+SOME = [case for case in (*CASES, *DORA, *STARTS) if case.name in NAMES]
+
+
+@pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
+def test_models_of_linen(case):
+    found = verify(case.model(), case.params(), case.x())
+    assert found.holds, str(found)
+    assert len(found.rows) > 0 and all(row.gradient > 0 for row in found.rows)
+
+
+@pytest.mark.parametrize("case", PLAIN[::6], ids=lambda case: case.name)
+def test_models_of_nnx(case):
+    found = verify(case.model(), case.params(), case.x())
+    assert found.holds, str(found)
+
+
+@pytest.mark.parametrize("name", ["gemma", "scan over axis 1"])
+def test_functions(name):
+    case = FUNCTIONS[name]
+    config = LoRAConfig(rank=2, targets="*")
+    params = lora_jax.products.adapt(jax.random.key(0), case.params(), case.fn, config, case.input())
+    found = verify(case.fn, params, case.input())
+    assert found.holds, str(found)
+    assert {row.path for row in found.rows} == {f"{path}:{roles}" for path, roles in case.roles.items()}
+
+
+class ReadByHand(nn.Module):
+    """A kernel that a layer reads, and the model too: the side path does not reach the second use under the rules per class."""
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.Dense(x.shape[-1], name="layer")
+        y = layer(x)
+        return y @ layer.variables["params"]["kernel"]
+
+
+def test_a_second_use_that_is_missed_is_found():
+    x = jnp.ones((2, 3))
+    model = LoRA(ReadByHand(), LoRAConfig(rank=2, targets="*"))
+    params = model.init(jax.random.key(0), x)["params"]
+    found = verify(model, params, x)
+    assert not found.holds and found.apart > 0.01 and not found.rows[0].holds
+    assert "layer" in str(found) and "is not the merged kernel's" in str(found) and str(found).endswith("DOES NOT HOLD")
+
+
+def test_the_engine_reaches_it():
+    x, base = jnp.ones((2, 3)), ReadByHand()
+    params = base.init(jax.random.key(0), x)["params"]
+    fn = lambda params, x: base.apply({"params": params}, x)  # noqa: E731
+    params = lora_jax.products.adapt(jax.random.key(1), params, fn, LoRAConfig(rank=2, targets="*"), x)
+    assert verify(fn, params, x).holds and sorted(params["layer"]) == [
+        "bias",
+        "kernel",
+        "lora_a",
+        "lora_b",
+        "lora_scale",
+    ]
+
+
+def test_an_adapter_without_effect_is_found():
+    """Its layer's output is thrown away."""
+
+    class Idle(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            nn.Dense(4, name="idle")(x)
+            return nn.Dense(4, name="used")(x)
+
+    x = jnp.ones((2, 3))
+    model = LoRA(Idle(), LoRAConfig(rank=2, targets="*"))
+    found = verify(model, model.init(jax.random.key(0), x)["params"], x)
+    rows = {row.path: row for row in found.rows}
+    assert not rows["idle"].holds and rows["used"].holds and "has no effect" in str(found)
+
+
+def test_a_base_that_moves_is_told():
+    found = dataclasses.replace(verify(*_dense()), moved=("kernel",))
+    assert not found.holds and "moved at kernel" in str(found)
+
+
+def test_bfloat16_by_its_own_tolerance():
+    model = LoRA(nn.Dense(5, dtype=jnp.bfloat16), LoRAConfig(rank=2, targets="*"))
+    x = jnp.linspace(-1, 1, 24).reshape(6, 4)
+    params = model.init(jax.random.key(0), x)["params"]
+    assert not verify(model, params, x, tolerance=1e-6).holds and verify(model, params, x, tolerance=3e-2).holds
+
+
+def test_a_base_is_refused():
+    model, params, x = _dense()
+    with pytest.raises(TreeError, match="verify: these parameters hold no adapter"):
+        verify(model, lora_jax.strip(params), x)
+
+
+def _dense():
+    model, x = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*")), jnp.ones((2, 3))
+    return model, model.init(jax.random.key(0), x)["params"], x
