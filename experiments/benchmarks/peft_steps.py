@@ -57,14 +57,23 @@ def lm():
 
 def lm26():
     """The study's own size: 32 rows of 512 tokens; computed in bfloat16, which the base is kept in, adapters in float32."""
+    large = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
+    return _in_bfloat16(32, 512, **large, num_attention_heads=8, max_position_embeddings=512)
+
+
+def lm26_smoke():
+    """The same, as small as a smoke test has it (gpu/lm26.py)."""
+    small = {"vocab_size": 1600, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2}
+    return _in_bfloat16(2, 64, **small, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
+
+
+def _in_bfloat16(batch: int, tokens: int, **sizes):
     import torch
 
-    large = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
-    heads = {"num_attention_heads": 8, "max_position_embeddings": 512}
-    model = _llama(**large, **heads).to(torch.bfloat16)
+    model = _llama(**sizes).to(torch.bfloat16)
     for parameter in _trainable(model):
         parameter.data = parameter.data.float()
-    model, optimizer, batch, loss = _language_model(model, rows=64, tokens=512, batch=32)
+    model, optimizer, batch, loss = _language_model(model, rows=2 * batch, tokens=tokens, batch=batch)
 
     def autocast(rows):
         with torch.autocast(model.device.type, dtype=torch.bfloat16):
@@ -164,6 +173,7 @@ def main(setting: str, steps: int, rounds: int, device: str) -> None:
         "bert": lambda: steps_of(bert, steps),
         "lm": lambda: steps_of(lm, steps),
         "lm26": lambda: steps_of(lm26, steps),
+        "lm26, smoke": lambda: steps_of(lm26_smoke, steps),
         "instructions": instructions,
         "generation, 1": lambda: generation(1, steps),
         "generation, 16": lambda: generation(16, steps),

@@ -61,7 +61,8 @@ def against_peft(size: Size) -> dict[str, Any] | None:
     """LoRA over the base in bfloat16; None where PEFT is not installed or fails."""
     rival = in_bfloat16(lora(size))
     works = {"lora_jax": steps.scanned_epoch(rival, size.steps)}
-    return peft.in_turns(size.python, "lm26", works, size.steps, 2, operations=floor.of_step(rival))
+    name = "lm26, smoke" if size.is_smoke else "lm26"
+    return peft.in_turns(size.python, name, works, size.steps, 2, operations=floor.of_step(rival))
 
 
 def _of(size: Size) -> tuple[CausalLMConfig, int, int]:
