@@ -1,17 +1,19 @@
 """LoRA: a Flax module around a Flax module, with the same parameter paths and the adapters beside their kernels."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from lora_jax import targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, TargetError
 from lora_jax.interceptor import Seen, make_interceptor
-from lora_jax.leaves import adapter_at, kernel_path, modules, require_fit, require_whole
-from lora_jax.tree import flat, opened
+from lora_jax.leaves import modules, require_whole
+from lora_jax.products.function import lora
+from lora_jax.tree import flat
 
 # lora_scale is one number a layer: L of them have no other axis than 0.
 _SCALAR_STACKED = re.compile(r"axis -?\d+ is out of bounds for array of dimension 1\b")
@@ -85,13 +87,17 @@ class LoRA(nn.Module):
         >>> model.apply(variables, jnp.ones((2, 3))).shape
         (2, 4)
         """
-        method, args = self._routed(method, args)
-        leaves = flat(variables.get("params", {}))
-        require_whole(leaves)  # an adapter of another model would be ignored, or broadcast against what it is not of
-        for module in modules(leaves):
-            path = kernel_path(leaves, module)
-            require_fit(path, opened(leaves[path]).shape, adapter_at(leaves, module))
-        return super().apply(variables, *args, method=method, **kwargs)
+        params = variables.get("params", {})
+        if not modules(flat(params)):
+            require_whole(flat(params))
+            return self.base_module.apply(variables, *args, method=method, **kwargs)
+        others = {name: collection for name, collection in variables.items() if name != "params"}
+
+        def run(base: Any, others: dict[str, Any], *args, **kwargs) -> Any:
+            return self.base_module.apply({**others, "params": base}, *args, method=method, **kwargs)
+
+        adapted = lora(run, dropout=self.config.dropout, key=_dropout_key(kwargs.get("rngs")))
+        return _with_params(adapted(params, others, *args, **kwargs), kwargs.get("mutable", False), params)
 
     def init_with_output(self, rngs, *args, method: Callable | str | None = None, **kwargs) -> Any:
         """As `nn.Module.init_with_output`, with `method` as for `apply`; `init` calls it.
@@ -121,3 +127,20 @@ class LoRA(nn.Module):
             return None, args
         chosen = getattr(type(self.base_module), method) if isinstance(method, str) else method
         return LoRA._adapted, (chosen, *args)
+
+
+_ADAPTER = 0x10BA  # sets the adapters' stream apart from the model's own
+
+
+def _dropout_key(rngs: Any) -> jax.Array | None:
+    """Of the adapters, where `apply` got an rng for dropout."""
+    key = rngs.get("dropout") if isinstance(rngs, Mapping) else None
+    return None if key is None else jax.random.fold_in(key, _ADAPTER)
+
+
+def _with_params(result: Any, mutable: Any, params: Any) -> Any:
+    """What `apply` gives, its "params" those that it was given: on the way through they were kernels with their updates."""
+    if mutable is False or not isinstance(result, tuple):
+        return result
+    y, changed = result
+    return (y, {**changed, "params": params}) if "params" in changed else result

@@ -231,12 +231,9 @@ class Layer(nn.Module):
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_dropout_under_scan_is_either_active_or_refused(split):
+def test_dropout_under_scan_needs_nothing_of_the_model(split):
+    """Whether or not the scan hands on a "dropout" stream: the adapters' keys are split by the engine."""
     model, x = LoRA(Scanned(split), LoRAConfig(rank=2, dropout=0.5)), jnp.ones((2, 4))
     params = randomised(jax.jit(model.init)(jax.random.key(0), x)["params"], seed=3)
-    if not split:
-        with pytest.raises(LoRAError, match="layers/dense.*split_rngs"):
-            model.apply({"params": params}, x, rngs=_rng(1))
-        return
     got = model.apply({"params": params}, x, rngs=_rng(1)) - model.apply({"params": params}, x)
     assert np.abs(got).max() > 1e-2

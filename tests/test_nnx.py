@@ -255,7 +255,17 @@ def misspelt(name: str | None):
 def stacked_dropout():
     case = named("stack")
     model = case.model().with_config(dataclasses.replace(case.config, dropout=0.5))
-    return model.apply({"params": case.params()}, case.x(), rngs={"dropout": jax.random.key(0)})
+    return model.inject(case.params(), rngs={"dropout": jax.random.key(0)})
+
+
+def test_a_stack_of_layers_takes_dropout():
+    case = named("stack")
+    model = case.model().with_config(dataclasses.replace(case.config, dropout=0.5))
+    one, same, other = (
+        model.apply({"params": case.params()}, case.x(), rngs={"dropout": jax.random.key(k)}) for k in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-2 and np.abs(one - case.apply()(case.params(), case.x())).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -300,7 +310,7 @@ def test_the_model_s_own_dropout_follows_the_key(streams):
 
 
 class SplitByType(Stack):
-    """The stack, its scan given the usual axes by type, which do not reach an adapter's settings."""
+    """The stack, its scan given the usual axes by type, which do not reach the settings of an adapter that lies in the model."""
 
     def __call__(self, x):
         @nnx.scan(in_axes=(nnx.Carry, nnx.StateAxes({nnx.Param: 0, ...: None})), out_axes=nnx.Carry)
@@ -310,10 +320,27 @@ class SplitByType(Stack):
         return run(x, self.blocks)
 
 
-def test_a_stack_that_is_not_split_whole_says_so():
+def test_a_stack_that_is_split_by_type():
+    """As a function it needs no axes of its own; with hooks in it the model's scan must split their settings, too."""
     model = lora_nnx.LoRA(SplitByType(jnp.float32, nnx.Rngs(0)), LoRAConfig(rank=3))
+    params = randomised(model.init(jax.random.key(0))["params"], seed=3)
+    got, expected = (model.apply({"params": tree}, jnp.ones((2, 4))) for tree in (params, lora_jax.merge(params)))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(LoRAError, match="must split LoRASetting as it splits Param"):
-        model.apply(model.init(jax.random.key(0)), jnp.ones((2, 4)))
+        model.inject(params)(jnp.ones((2, 4)))
+
+
+class OwnProduct(nnx.Linear):
+    """A layer whose call is its own."""
+
+    def __call__(self, x):
+        return x @ self.kernel[...]
+
+
+def test_a_layer_whose_call_is_its_own():
+    model = lora_nnx.LoRA(OwnProduct(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2))
+    params = model.init(jax.random.key(0))["params"]
+    assert lora_jax.verify(model, params, jnp.ones((2, 3))).holds
 
 
 def test_a_tied_embedding_is_found_by_running_and_kept_out_of_peft(tmp_path):

@@ -14,8 +14,18 @@ from lora_jax import starts, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, TreeError
 from lora_jax.layout import Site
-from lora_jax.leaves import Adapter, adapter_at, as_leaves, is_adapter_leaf, modules, require_fit, require_whole
+from lora_jax.leaves import (
+    Adapter,
+    adapter_at,
+    as_leaves,
+    is_adapter_leaf,
+    kernel_path,
+    modules,
+    require_fit,
+    require_whole,
+)
 from lora_jax.nnx import hooks, sites
+from lora_jax.products.function import lora
 from lora_jax.tree import Params, differences, flat, nested, opened
 
 
@@ -147,27 +157,36 @@ class LoRA:
         ('Linear', (1, 4))
         """
         leaves = flat(params)
+        self._require_own(leaves)
+        adapters = self._adapters(leaves)
+        key = (rngs or {}).get("dropout")
+        model = self._plain(leaves, key)
+        for path, layer in list(sites.layers(model)):
+            if path in adapters:
+                hooks.attach(layer, adapters[path], self._dropout(path, layer, key))
+        return model
+
+    def _require_own(self, leaves: Mapping[str, Any]) -> None:
+        """Raises TreeError where the base part of a flat tree is not this model's, or an adapter is not whole or of no layer of it."""
         require_whole(leaves)
         base = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}
         problems = differences(flat(self.base_params), base, any_dtype=True)
         if problems:
             raise TreeError(f"the parameters do not fit {type(self.base_module).__name__}: {'; '.join(problems)}.")
-        strange = [module for module in modules(leaves) if module.rstrip("/") not in self.layout]
+        strange = [module for module in modules(leaves) if not _has_kernel(leaves, module)]
         if strange:
             raise TreeError(
                 f"there is an adapter at {strange[0]}, where this model has no layer: it is of another model."
             )
-        adapters = self._adapters(leaves)
+
+    def _plain(self, leaves: Mapping[str, Any], key: jax.Array | None) -> nnx.Module:
+        """The model itself with these parameters; with a key its random streams begin at it."""
         state = nnx.from_flat_state(
-            [(path, own.replace(nn.meta.unbox(base[name]))) for name, (path, own) in self._variables.items()]
+            [(path, own.replace(nn.meta.unbox(leaves[name]))) for name, (path, own) in self._variables.items()]
         )
         model = nnx.merge(self._graph, state, self._rest, copy=True)
-        key = (rngs or {}).get("dropout")
         if key is not None:
             nnx.reseed(model, dropout=key, default=key)  # the stream that nnx.Rngs(0) has
-        for path, layer in list(sites.layers(model)):
-            if path in adapters:
-                hooks.attach(layer, adapters[path], self._dropout(path, layer, key))
         return model
 
     def _adapters(self, leaves: Mapping[str, Any]) -> dict[str, Adapter]:
@@ -229,5 +248,23 @@ class LoRA:
         >>> model.apply(model.init(jax.random.key(0)), jnp.ones((2, 3))).shape
         (2, 4)
         """
-        model = self.inject(variables["params"], rngs=rngs)
-        return method(model, *args, **kwargs) if callable(method) else getattr(model, method)(*args, **kwargs)
+        params, key = variables["params"], (rngs or {}).get("dropout")
+        self._require_own(flat(params))
+
+        def run(base: Any, key: jax.Array | None, *args, **kwargs) -> Any:
+            model = self._plain(flat(base), key)
+            return method(model, *args, **kwargs) if callable(method) else getattr(model, method)(*args, **kwargs)
+
+        own = None if key is None else jax.random.fold_in(key, _ADAPTER)
+        return lora(run, dropout=self.config.dropout, key=own)(params, key, *args, **kwargs)
+
+
+_ADAPTER = 0x10BA  # sets the adapters' stream apart from the model's own
+
+
+def _has_kernel(leaves: Mapping[str, Any], module: str) -> bool:
+    try:
+        kernel_path(leaves, module)
+    except TreeError:
+        return False
+    return True
