@@ -137,7 +137,7 @@ def rebase(base_params: Params, adapter: Params) -> dict:
     for module in modules(leaves):
         path, own = kernel_path(leaves, module), adapter_at(leaves, module)
         kernel = nn.meta.unbox(leaves[path])
-        require_fit(path, kernel.shape, own)
+        require_fit(path, kernel.shape, own, module)
         if own.norm is not None:
             leaves[module + NORM] = own.per_layer(dora.norm_like)(own.norm, kernel)
     return nested(leaves)

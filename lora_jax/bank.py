@@ -72,7 +72,7 @@ def _require_of(base: Mapping[str, Any], tree: Mapping[str, Any], position: int)
         require_whole(tree)
         for module in modules(tree):
             path = kernel_path(base, module)
-            require_fit(path, opened(base[path]).shape, adapter_at(tree, module))
+            require_fit(path, opened(base[path]).shape, adapter_at(tree, module), module)
     except TreeError as error:
         raise TreeError(f"adapter {position} is of another base: {error}") from error
 

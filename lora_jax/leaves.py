@@ -136,15 +136,16 @@ def require_whole(leaves: Mapping[str, Any]) -> None:
             )
 
 
-def require_fit(path: str, kernel_shape: tuple[int, ...], adapter: Adapter, roles: str | None = None) -> None:
+def require_fit(path: str, kernel_shape: tuple[int, ...], adapter: Adapter, module: str = "") -> None:
     """Raises TreeError where the factors, the scale or the magnitude are not those of a kernel of this shape.
 
     Args:
-      roles: of the kernel's axes, where the name of the adapter's place tells them (`axes.roles_in`).
+      module: the adapter's place, whose name may tell the roles of the kernel's axes (`axes.roles_in`).
     """
+    told = axes.roles_in(module)
     shapes = Adapter(*(None if leaf is None else tuple(np.shape(opened(leaf))) for leaf in adapter))
     kernel = tuple(kernel_shape)
-    fits = _factors_fit(kernel, shapes) if roles is None else axes.fit(kernel, roles, *shapes[:3])
+    fits = _factors_fit(kernel, shapes) if told is None else axes.fit(kernel, told[1], *shapes[:3])
     if not (fits and _magnitude_fits(kernel, shapes)):
         found = ", ".join(f"{name} {shape}" for name, shape in as_leaves(shapes).items())
         raise TreeError(

@@ -36,21 +36,15 @@ def merge(params: Params) -> dict:
     for module in modules(leaves):
         path = kernel_path(leaves, module)
         kernel = nn.meta.unbox(leaves[path])  # a quantised kernel is merged in the dtype it had
-        value = _merged_kernel(path, kernel, adapter_at(leaves, module), _roles(module))
+        value = _merged_kernel(path, kernel, adapter_at(leaves, module), module)
         merged[path] = reboxed(leaves[path], value)
     return nested(merged)
 
 
-def _roles(module: str) -> str | None:
-    """Of the kernel's axes, where they are not in an order that shapes tell."""
-    told = axes.roles_in(module)
-    return None if told is None else told[1]
-
-
-def _merged_kernel(path: str, kernel, adapter: Adapter, roles: str | None) -> jax.Array:
-    require_fit(path, kernel.shape, adapter, roles)
+def _merged_kernel(path: str, kernel, adapter: Adapter, module: str) -> jax.Array:
+    require_fit(path, kernel.shape, adapter, module)
     value = jnp.asarray(kernel, jnp.promote_types(jnp.float32, kernel.dtype))
-    value = value + _update(kernel.shape, adapter, roles)
+    value = value + _update(kernel.shape, adapter, module)
     if adapter.magnitude is not None:
         value = dora.merged(kernel, value, adapter)
     value = value.astype(kernel.dtype)
@@ -59,10 +53,11 @@ def _merged_kernel(path: str, kernel, adapter: Adapter, roles: str | None) -> ja
     return value
 
 
-def _update(shape: tuple[int, ...], adapter: Adapter, roles: str | None) -> jax.Array:
-    if roles is None:
+def _update(shape: tuple[int, ...], adapter: Adapter, module: str) -> jax.Array:
+    told = axes.roles_in(module)
+    if told is None:
         return lowrank.delta(*adapter.factors(), adapter.scale).reshape(shape)
-    return total(places.term(adapter, shape, roles), shape)
+    return total(places.term(adapter, shape, told[1]), shape)
 
 
 def rounding_error(params: Params) -> dict[str, float]:
@@ -82,7 +77,7 @@ def rounding_error(params: Params) -> dict[str, float]:
     for module in modules(leaves):
         path = kernel_path(leaves, module)
         kernel = nn.meta.unbox(leaves[path])
-        whole = _merged_kernel(path, kernel.astype(jnp.float32), adapter_at(leaves, module), _roles(module))
+        whole = _merged_kernel(path, kernel.astype(jnp.float32), adapter_at(leaves, module), module)
         cast = whole.astype(kernel.dtype).astype(jnp.float32)
         errors[path] = float(
             jnp.abs(cast - whole).max() / jnp.maximum(jnp.abs(whole).max(), jnp.finfo(jnp.float32).tiny)

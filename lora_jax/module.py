@@ -9,14 +9,19 @@ import jax
 
 from lora_jax import targets
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import ConfigError, TargetError
+from lora_jax.errors import ConfigError, TreeError
 from lora_jax.interceptor import Seen, make_interceptor
-from lora_jax.leaves import modules, require_whole
+from lora_jax.leaves import adapter_at, kernel_path, modules, require_fit, require_whole
+from lora_jax.products import outside
 from lora_jax.products.function import lora
-from lora_jax.tree import flat
+from lora_jax.tree import flat, opened
 
 # lora_scale is one number a layer: L of them have no other axis than 0.
 _SCALAR_STACKED = re.compile(r"axis -?\d+ is out of bounds for array of dimension 1\b")
+
+
+class _OutsideOnly(Exception):
+    """Adapters cannot be made while the model is initialised."""
 
 
 class LoRA(nn.Module):
@@ -27,12 +32,15 @@ class LoRA(nn.Module):
     present where these leaves are: `apply` on base parameters alone runs the base. `lora_scale` is data, so another
     alpha, another adapter of the same shapes, or none (scale 0) costs no retrace.
 
-    Works under jit, grad, vmap, nn.remat and nn.scan over axis 0 of the parameters. Adapter dropout is active when
+    Adapted is every kernel that a product eats: of the layers that Flax has, and parameters that a module of yours multiplies itself (an adapter of
+    these lies in a dict beside its kernel, `w:io` for a `w` [D, K]; see `lora_jax.axes`).
+
+    Works under jit, grad, vmap, nn.remat and nn.scan over any axis of the parameters. Adapter dropout is active when
     `apply` gets `rngs={"dropout": key}`. `apply(..., method=...)` takes the name of a method of the base, or a
     function of the base module.
 
     Raises (from `init`):
-      TargetError: when a pattern of the config selects no layer; it names the closest paths. When layers are stacked along another axis.
+      TargetError: when a pattern of the config selects no layer; it names the closest paths.
 
     >>> import jax, jax.numpy as jnp
     >>> model = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*"))
@@ -52,7 +60,11 @@ class LoRA(nn.Module):
         nn.share_scope(self, self.base_module)
 
     def __call__(self, *args, **kwargs):
-        return self._adapted(type(self.base_module).__call__, *args, **kwargs)
+        seen = Seen()
+        y = self._adapted(seen, type(self.base_module).__call__, *args, **kwargs)
+        if self.is_initializing():
+            targets.count_matches(self.config, seen.layers)
+        return y
 
     @nn.nowrap
     def with_config(self, config: LoRAConfig) -> "LoRA":
@@ -63,14 +75,11 @@ class LoRA(nn.Module):
         """
         return LoRA(self.base_module, config)
 
-    def _adapted(self, method: Callable, *args, **kwargs):
-        """Runs `method` of the base module with the side paths in place."""
-        seen = Seen()
+    def _adapted(self, seen: Seen, method: Callable, *args, **kwargs):
+        """Runs `method` of the base module with the side paths in place, as a module inside of another one or while it is initialised."""
         dropout = self.config.dropout if self.has_rng("dropout") else 0.0
         with nn.intercept_methods(make_interceptor(self.config, seen, dropout)):
             y = method(self.base_module, *args, **kwargs)
-        if self.is_initializing():
-            targets.count_matches(self.config, seen.layers)
         seen.require_served()
         return y
 
@@ -110,23 +119,47 @@ class LoRA(nn.Module):
         >>> y.shape
         (1, 4)
         """
-        method, args = self._routed(method, args)
+        seen = Seen()
         try:
-            return super().init_with_output(rngs, *args, method=method, **kwargs)
+            y, variables = self._made_inside(seen, rngs, *args, method=method, **kwargs)
+        except _OutsideOnly:
+            seen = Seen()
+            y, variables = self.base_module.init_with_output(rngs, *args, method=method, **kwargs)
+        others = {name: collection for name, collection in variables.items() if name != "params"}
+        streams = rngs if isinstance(rngs, Mapping) else {"params": rngs}
+
+        def run(params: Any, others: dict[str, Any], rngs: Any, *args, **kwargs) -> Any:
+            variables, mutable = {**others, "params": params}, list(others) or False
+            return self.base_module.apply(variables, *args, method=method, rngs=rngs, mutable=mutable, **kwargs)
+
+        own = {name: value for name, value in kwargs.items() if name not in ("mutable", "capture_intermediates")}
+        params = outside.complete(
+            streams["params"], variables["params"], self.config, seen.layers, run, others, streams, *args, **own
+        )
+        return y, {**variables, "params": params}
+
+    @nn.nowrap
+    def _made_inside(self, seen: Seen, rngs: Any, *args, method: Callable | str | None, **kwargs) -> tuple[Any, dict]:
+        """The base initialised, adapters of known layers with it.
+
+        Raises:
+          _OutsideOnly: where layers are stacked along another axis of their parameters than 0: a stack hands no scale on.
+        """
+        chosen = type(self.base_module).__call__ if method is None else method
+        chosen = getattr(type(self.base_module), chosen) if isinstance(chosen, str) else chosen
+        try:
+            y, variables = super().init_with_output(rngs, seen, chosen, *args, method=LoRA._adapted, **kwargs)
+            leaves = flat(variables.get("params", {}))
+            for module in modules(leaves):
+                path = kernel_path(leaves, module)
+                require_fit(path, opened(leaves[path]).shape, adapter_at(leaves, module), module)
+        except (AssertionError, TreeError) as error:  # of the base itself, these come again
+            raise _OutsideOnly from error
         except ValueError as error:
             if not _SCALAR_STACKED.search(str(error)):
                 raise
-            raise TargetError(
-                f"layers of {type(self.base_module).__name__} are stacked along another axis of their parameters than 0 (nn.scan or nn.vmap with "
-                "variable_axes); adapters need axis 0, or exclude these layers."
-            ) from error
-
-    def _routed(self, method: Callable | str | None, args: tuple) -> tuple[Callable | None, tuple]:
-        """A method of the base module as a call of `_adapted`, through which adapters are seen."""
-        if method is None:
-            return None, args
-        chosen = getattr(type(self.base_module), method) if isinstance(method, str) else method
-        return LoRA._adapted, (chosen, *args)
+            raise _OutsideOnly from error
+        return y, variables
 
 
 _ADAPTER = 0x10BA  # sets the adapters' stream apart from the model's own

@@ -124,5 +124,5 @@ def _require_all(field: str, counts: dict[str, int], paths: Sequence[str]) -> No
     hints = "; ".join(f"closest to {p!r}: {closest(p, paths)}" for p in idle)
     raise TargetError(
         f"{field}: {', '.join(map(repr, idle))} matches no layer that LoRA can adapt here"
-        f"{f' ({others})' if others else ''}; {hints}. Adaptable are Dense, DenseGeneral, Einsum, Conv and Embed."
+        f"{f' ({others})' if others else ''}; {hints}."
     )

@@ -194,6 +194,11 @@ class LoRA:
         found = {}
         for module in modules(leaves):
             path = module.rstrip("/")
+            if path not in self.layout:
+                raise TreeError(
+                    f"there is an adapter at {module}, which no layer of an NNX model can hold by itself (it holds those of "
+                    f"{', '.join(kind.__name__ for kind in sites.KINDS)}); use `apply`, or take it out."
+                )
             kernel = module + self.layout[path].leaf
             found[path] = adapter_at(leaves, module)
             require_fit(kernel, opened(leaves[kernel]).shape, found[path])

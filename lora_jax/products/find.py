@@ -63,7 +63,7 @@ def find(fn: Callable, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site
     {'out': 'oi', 'q': 'oio'}
     """
     names = named(params)
-    wanted = {path: leaf for path, leaf in names.items() if _is_matrix(leaf)}
+    wanted = {path: leaf for path, leaf in names.items() if is_matrix(leaf)}
     sites = {path: Site(tuple(leaf.shape), leaf.dtype, "?" * leaf.ndim) for path, leaf in wanted.items()}
 
     arrays, whole = divided((params, args, kwargs))
@@ -78,8 +78,14 @@ def find(fn: Callable, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site
     return sites
 
 
-def _is_matrix(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating) and sum(size > 1 for size in leaf.shape) >= 2
+def is_matrix(leaf: Any) -> bool:
+    """Whether a leaf is an array of floating-point numbers with two axes or more that are longer than 1."""
+    return (
+        hasattr(leaf, "shape")
+        and hasattr(leaf, "dtype")
+        and jnp.issubdtype(leaf.dtype, jnp.floating)
+        and sum(size > 1 for size in leaf.shape) >= 2
+    )
 
 
 def _probes(shape: Sequence[int]) -> tuple[jax.Array, ...]:

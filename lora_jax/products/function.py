@@ -1,6 +1,7 @@
 """LoRA for any function of a parameter tree: the adapters lie beside their kernels, and the function never hears of them."""
 
 import functools
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -84,9 +85,8 @@ def apart(params: Mapping[str, Any], like: Any = None) -> tuple[Any, dict[str, M
     base, marks = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}, {}
     for module in modules(leaves):
         path, adapter = kernel_path(leaves, module), adapter_at(leaves, module)
-        told = axes.roles_in(module)
         shape = tuple(opened(leaves[path]).shape)
-        require_fit(path, shape, adapter, None if told is None else told[1])
+        require_fit(path, shape, adapter, module)
         array, is_latent = _array_of(path, leaves[path])
         term, gain = places.term(adapter, shape, places.roles_of(module, shape, adapter)), _gain(leaves[path], adapter)
         if array in marks and (gain is not None or marks[array].gain is not None):
@@ -145,30 +145,39 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
     """
     if starts.reads_base(config):
         raise ConfigError("adapters that begin at the base's kernels (PiSSA, OLoRA, DoRA) are made by lora_jax.LoRA.")
-    leaves, fresh = named(params), {}
+    leaves, made = named(params), {}
     sites = find(fn, params, *args, **kwargs)
     for path in chosen(config, sites):
-        module = places.module_for(path, sites[path].roles)
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        fresh |= as_leaves(_fresh(own, path, sites[path], config), module)
-    return nested({**leaves, **fresh})
+        made |= as_leaves(fresh(own, path, sites[path], config), places.module_for(path, sites[path].roles))
+    return nested({**leaves, **made})
 
 
-def _fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig) -> Adapter:
-    """The adapter of a leaf, or of each of a stack."""
+def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any = None) -> Adapter:
+    """The adapter of a leaf, or of each of a stack; `kernel` is the leaf, where the config's start reads it."""
     stack, d, k = axes.matrices(site.shape, site.roles)
-    names = names_of(path)
-    rank, alpha = targets.rank_and_alpha(config, next((name for name in names if _is_named(config, name)), path))
+    rank, alpha = targets.rank_and_alpha(
+        config, next((name for name in names_of(path) if _is_named(config, name)), path)
+    )
     starts.require_room(path, config, rank, (d, k))
-    is_reversed = places.module_for(path, site.roles) != f"{path}{axes.MARK}{site.roles}/" and "oi" in site.roles
+    # Beside its kernel `a` spans the first axes, be they inputs or not.
+    is_reversed = axes.MARK not in places.module_for(path, site.roles) and "oi" in site.roles
 
     def drawn(key):
-        shape = (k, d) if is_reversed else (d, k)  # beside its kernel `a` spans the first axes, be they inputs or not
+        shape = (k, d) if is_reversed else (d, k)
         return starts.drawn(key, config, shape, rank, random="b" if is_reversed else "a", is_embed=site.is_lookup)
 
-    a, b = drawn(key) if not stack else jax.vmap(drawn)(jax.random.split(key, int(jnp.prod(jnp.array(stack)))))
+    a, b = drawn(key) if not stack else jax.vmap(drawn)(jax.random.split(key, math.prod(stack)))
     scale = jnp.full(stack, config.scale(rank=rank, alpha=alpha), jnp.float32)
-    return Adapter(a.reshape(*stack, *a.shape[-2:]), b.reshape(*stack, *b.shape[-2:]), scale)
+    norm = (
+        jnp.ones([1 if role == "i" else size for size, role in zip(site.shape, site.roles, strict=True)])
+        if config.dora
+        else None
+    )
+    begun = Adapter(a.reshape(*stack, *a.shape[-2:]), b.reshape(*stack, *b.shape[-2:]), scale, norm=norm)
+    if not starts.reads_base(config):
+        return begun
+    return begun.per_layer(functools.partial(starts.from_base, config))(nn.meta.unbox(kernel), begun)
 
 
 def _is_named(config: LoRAConfig, name: str) -> bool:

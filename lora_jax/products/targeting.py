@@ -31,15 +31,15 @@ def chosen(config: LoRAConfig, sites: Mapping[str, Site]) -> list[str]:
     able = {path: site for path, site in sites.items() if site.is_adaptable}
     for field in ("targets", "excludes"):
         for pattern in getattr(config, field):
-            if not any(_selects(pattern, path, site) for path, site in able.items()):
+            if not any(selects(pattern, path, site) for path, site in able.items()):
                 raise TargetError(
                     f"{field}: {pattern!r} matches no leaf that a product eats; {_hint(pattern, able, sites)}."
                 )
     found = [
         path
         for path, site in able.items()
-        if any(_selects(pattern, path, site) for pattern in config.targets)
-        and not any(_selects(pattern, path, site) for pattern in config.excludes)
+        if any(selects(pattern, path, site) for pattern in config.targets)
+        and not any(selects(pattern, path, site) for pattern in config.excludes)
     ]
     if not found:
         raise TargetError(
@@ -48,7 +48,8 @@ def chosen(config: LoRAConfig, sites: Mapping[str, Site]) -> list[str]:
     return found
 
 
-def _selects(pattern: str, path: str, site: Site) -> bool:
+def selects(pattern: str, path: str, site: Site) -> bool:
+    """Whether a pattern speaks of the leaf, or of its module."""
     if pattern == targets.ALL_LINEAR:
         return is_linear(site)
     return any(targets.matches(pattern, name) for name in names_of(path) if name)
