@@ -162,11 +162,13 @@ def test_a_stack_of_models_under_nn_vmap(key):
     assert_trees_close(model.apply({"params": params}, x), base.apply({"params": dense_base(params)}, x))
 
 
-def test_layers_stacked_along_another_axis_are_refused(key):
+def test_layers_stacked_along_another_axis(key):
     base = nn.vmap(Member, variable_axes={"params": 1}, split_rngs={"params": True}, in_axes=None, axis_size=2)()
-    base_params = base.init(key, jnp.ones((5, 4)))["params"]
-    with pytest.raises(LoRAError, match="stacked along another axis of their parameters than 0"):
-        adapt(key, base_params, LoRA(base, TARGETS_ALL), jnp.ones((5, 4)))
+    x = jax.random.normal(key, (5, 4))
+    model = LoRA(base, TARGETS_ALL)
+    params = randomised(adapt(key, base.init(key, x)["params"], model, x), seed=3)
+    assert flat(params)["Dense_0/kernel:iso/lora_a"].shape == (2, 4, 2)
+    assert_trees_close(model.apply({"params": params}, x), base.apply({"params": merge(params)}, x))
 
 
 @pytest.mark.parametrize(

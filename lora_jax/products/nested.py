@@ -12,7 +12,7 @@ from jax.extend.core import JaxprEqn
 
 from lora_jax.products.marked import Marked, NoFactors, plain
 from lora_jax.products.operations import PRODUCTS
-from lora_jax.products.private import bind, called, inner, scan_sizes
+from lora_jax.products.private import bind, called, inner, origin, scan_sizes
 from lora_jax.products.replay import INNER, RULES, Context, run
 
 
@@ -60,12 +60,8 @@ def _scan(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         values[fixed_count : fixed_count + carry_count],
         values[fixed_count + carry_count :],
     )
-    inputs, outputs = program.invars, program.outvars
-    kept = {
-        k: value
-        for k, value in enumerate(carried)
-        if isinstance(value, Marked) and outputs[k] is inputs[fixed_count + k]
-    }
+    sources = [origin(program, out) for out in program.outvars]  # which input an output is, unchanged
+    kept = {k: value for k, value in enumerate(carried) if isinstance(value, Marked) and sources[k] == fixed_count + k}
     start = [plain(value) if k in kept else context.dense(value, eqn) for k, value in enumerate(carried)]
     # Of a weight's factors those that span the scanned axis are scanned too.
     sliced = [_factors(value, lambda f: f if f.shape[0] > 1 else None) for value in scanned]
@@ -75,8 +71,9 @@ def _scan(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         """The weight that output k is, unchanged."""
         if k < carry_count:
             return kept.get(k)
-        at = next((j for j, variable in enumerate(inputs) if variable is outputs[k]), -1)
-        return values[at] if at >= fixed_count + carry_count and isinstance(values[at], Marked) else None
+        at = sources[k]
+        is_scanned = at is not None and at >= fixed_count + carry_count
+        return values[at] if is_scanned and isinstance(values[at], Marked) else None
 
     def of_layer(value, whole, own):
         """The weight of one layer: what is scanned comes as its slice, of the rest there is one for all."""
@@ -122,7 +119,7 @@ def _while(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     kept = {
         k: value
         for k, value in enumerate(carried)
-        if isinstance(value, Marked) and body.jaxpr.outvars[k] is body.jaxpr.invars[of_body + k]
+        if isinstance(value, Marked) and origin(body.jaxpr, body.jaxpr.outvars[k]) == of_body + k
     }
 
     def marked(carry):

@@ -97,3 +97,22 @@ def scan_sizes(eqn: JaxprEqn, values: Sequence[Any]) -> tuple[int, int]:
         return eqn.params["num_consts"], eqn.params["num_carry"]
     constants, carried = eqn.params["ft_in"].update(values).unpack()[:2]
     return len(list(constants.vals)), len(list(carried.vals))
+
+
+HANDING_ON = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
+
+
+def origin(program: Jaxpr, out: Any) -> int | None:
+    """The number of the input that an output is, unchanged, through calls and remats too; None where it is none."""
+    made = {v: (eqn, k) for eqn in program.eqns for k, v in enumerate(eqn.outvars)}
+    while not isinstance(out, Literal):
+        if out in made:
+            eqn, k = made[out]
+            inside, _ = called(eqn) if eqn.primitive.name in HANDING_ON else (None, ())
+            at = None if inside is None else origin(inside, inside.outvars[k])
+            if at is None:
+                return None
+            out = eqn.invars[at]
+        else:
+            return next((k for k, v in enumerate(program.invars) if v is out), None)
+    return None

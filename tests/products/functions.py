@@ -106,6 +106,16 @@ def _backward(kept, g):
 straight.defvjp(_forward, _backward)
 
 
+def handed_on(params, x):
+    """As an NNX scan has it: the weights go through a remat and come out of the scan again, and a product eats one of them there."""
+
+    def layer(x, w):
+        return jax.checkpoint(lambda x, w: (jnp.tanh(x @ w), w))(x, w)
+
+    x, ws = lax.scan(layer, x, params["w"])
+    return x @ ws[1]
+
+
 def carried(params, x):
     """A weight in the carry of a scan, of a fori_loop, and in both branches of a cond."""
 
@@ -174,6 +184,7 @@ CASES = {
     ),
     "custom derivative": Case(lambda p, x: straight(x, p["w"]) @ p["v"], {"w": (4, 5), "v": (5, 3)}, {"w": "io", "v": "io"}),
     "carried": Case(carried, dict.fromkeys(("w", "loop", "yes", "no"), (4, 4)), dict.fromkeys(("w", "loop", "yes", "no"), "io")),
+    "handed on": Case(handed_on, {"w": (3, 4, 4)}, {"w": "sio"}),
     "indexed stack": Case(indexed, {"w": (3, 4, 4)}, {"w": "sio"}),
     "a list of dicts": Case(
         lambda p, x: functools.reduce(lambda x, layer: jnp.tanh(x @ layer["w"]), p, x), [{"w": (4, 4)}, {"w": (4, 5)}], {"0/w": "io", "1/w": "io"}
