@@ -162,12 +162,13 @@ def test_a_stack_of_models_under_nn_vmap(key):
     assert_trees_close(model.apply({"params": params}, x), base.apply({"params": dense_base(params)}, x))
 
 
-def test_layers_stacked_along_another_axis(key):
+def test_models_stacked_along_another_axis_that_read_one_input(key):
+    """One product over all of them: `a` is theirs together, and `b` has each its own."""
     base = nn.vmap(Member, variable_axes={"params": 1}, split_rngs={"params": True}, in_axes=None, axis_size=2)()
     x = jax.random.normal(key, (5, 4))
     model = LoRA(base, TARGETS_ALL)
     params = randomised(adapt(key, base.init(key, x)["params"], model, x), seed=3)
-    assert flat(params)["Dense_0/kernel:iso/lora_a"].shape == (2, 4, 2)
+    assert flat(params)["Dense_0/lora_a"].shape == (4, 2) and flat(params)["Dense_0/lora_b"].shape == (2, 6)
     assert_trees_close(model.apply({"params": params}, x), base.apply({"params": merge(params)}, x))
 
 
