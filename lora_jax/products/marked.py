@@ -49,6 +49,10 @@ class Marked:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.value.shape)
 
+    def factors(self) -> list[jax.Array]:
+        """All of them, in the order in which `each` comes to them."""
+        return jax.tree.leaves((self.terms, self.gain))
+
     def each(self, value: Any, change) -> "Marked":
         """Another value, and every factor, the gain too, as `change(factor)` has it."""
         terms, gain = jax.tree.map(change, (self.terms, self.gain))

@@ -64,7 +64,10 @@ def _scan(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     kept = {k: value for k, value in enumerate(carried) if isinstance(value, Marked) and sources[k] == fixed_count + k}
     start = [plain(value) if k in kept else context.dense(value, eqn) for k, value in enumerate(carried)]
     # Of a weight's factors those that span the scanned axis are scanned too.
-    sliced = [_factors(value, lambda f: f if f.shape[0] > 1 else None) for value in scanned]
+    sliced = [
+        [f if f.shape[0] > 1 else None for f in value.factors()] if isinstance(value, Marked) else []
+        for value in scanned
+    ]
     keys = None if context.key is None else jax.random.split(context.key, params["length"])
 
     def handed_on(k: int) -> Marked | None:
@@ -80,7 +83,12 @@ def _scan(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         if not isinstance(whole, Marked):
             return value
         given = iter(own)
-        return whole.each(value, lambda f: f[0] if (slice_ := next(given)) is None else slice_)
+
+        def taken(factor):
+            part = next(given)
+            return factor[0] if part is None else part
+
+        return whole.each(value, taken)
 
     def body(carry, each):
         own_values, own_factors, key = each
@@ -99,14 +107,6 @@ def _scan(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     outs = [*last, *stacked]
     weights = [handed_on(k) for k in range(len(outs))]
     return [out if weight is None else weight.with_value(out) for out, weight in zip(outs, weights, strict=True)]
-
-
-def _factors(value: Any, change: Callable) -> list[Any]:
-    """`change` of every factor of a weight, in the order of `Marked.each`; of anything else nothing."""
-    found: list[Any] = []
-    if isinstance(value, Marked):
-        value.each(value.value, lambda f: found.append(change(f)) or f)
-    return found
 
 
 def _while(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:

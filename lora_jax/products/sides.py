@@ -34,10 +34,8 @@ class Sides(Context):
         self.key = key if dropout else None
         self._dropout, self._may_form, self._draws = dropout, may_form, 0
         self.dense_uses: list[Dense] = []
-        self.served: set[str] = set()  # paths whose adapters had an effect
 
     def product(self, eqn: JaxprEqn, weight: Marked, x: Any, product: Product) -> jax.Array:
-        self.served.update(weight.paths)
         gain, is_on_result = (None, True) if weight.gain is None else product.spread(weight.gain)
         if not is_on_result:  # the gain is that of the axes that are summed over here
             x, gain = x * gain.astype(x.dtype), None
@@ -61,7 +59,6 @@ class Sides(Context):
     def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
         if not isinstance(value, Marked):
             return value
-        self.served.update(value.paths)
         for path in dict.fromkeys(value.paths) if eqn is not None else ():
             use = self.use(eqn)
             self.dense_uses.append(Dense(path, use))
@@ -73,4 +70,4 @@ class Sides(Context):
         return formed(value)
 
     def custom(self, eqn: JaxprEqn, weights: Sequence[Marked]) -> None:
-        pass
+        """Nothing to do: `find` tells of such places."""
