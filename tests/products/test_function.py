@@ -181,12 +181,17 @@ def moved(jaxpr, depends: list[bool]) -> tuple[list, list[bool]]:
         given = [not hasattr(v, "val") and v in known for v in eqn.invars]
         if not any(given):
             continue
-        outs = [True] * len(eqn.outvars)
-        for inner in inner_programs(eqn):
+        programs = inner_programs(eqn)
+        if eqn.primitive.name == "cond":  # its index comes first, and any branch may run
+            given = given[1:]
+        outs = [not programs] * len(eqn.outvars)
+        for inner in programs:
             if len(inner.invars) == len(given) and len(inner.outvars) == len(outs):
-                own, outs = through(eqn, inner, given)
-            else:  # a cond's branches, a while's parts: coarsely
+                own, of_inner = through(eqn, inner, given)
+                outs = [one or other for one, other in zip(outs, of_inner, strict=True)]
+            else:  # a while's parts: coarsely
                 own, _ = moved(inner, [True] * len(inner.invars))
+                outs = [True] * len(outs)
             found += own
         known.update(v for v, does in zip(eqn.outvars, outs, strict=True) if does)
         found += [v for v, does in zip(eqn.outvars, outs, strict=True) if does]
