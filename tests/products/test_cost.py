@@ -13,6 +13,7 @@ from lora_jax.models import bert
 from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
 from lora_jax.products.find import find
 from lora_jax.products.function import lora
+from tests.products.rules import by_rules
 
 IDS = jnp.arange(24, dtype=jnp.int32).reshape(2, 12) % 11
 MODELS = {
@@ -59,10 +60,10 @@ def products(compiled) -> collections.Counter:
 
 
 def test_the_compiled_step_has_the_same_products(model, params):
-    by_rules = step(lambda params, ids: model.apply({"params": params}, ids), params)
+    of_rules = step(by_rules(model), params)
     by_leaves = step(lora(lambda params, ids: model.base_module.apply({"params": params}, ids)), params)
-    assert sum(products(by_rules).values()) > 10
-    assert products(by_leaves) == products(by_rules)
+    assert sum(products(of_rules).values()) > 10
+    assert products(by_leaves) == products(of_rules)
 
 
 def test_every_matrix_is_found_by_one_trace(model, params):

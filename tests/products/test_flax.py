@@ -12,6 +12,7 @@ from lora_jax.products.function import lora
 from lora_jax.tree import flat
 from tests.cases import CASES, DORA, every_case, every_variant
 from tests.nnx_cases import CASES as NNX
+from tests.products.rules import by_rules
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -33,10 +34,10 @@ def test_the_engine_computes_what_the_rules_do(case):
     """Outputs and gradients, with adapters that lie beside their kernels."""
     told = []
     run = lora(case.base_apply(), dense_uses=told)
-    close(run(case.params(), case.x()), case.apply()(case.params(), case.x()))
+    close(run(case.params(), case.x()), by_rules(case.model())(case.params(), case.x()))
     assert told == []
     got, expected = (
-        gradient(lambda params, way=way: way(params, case.x()), case.params()) for way in (run, case.apply())
+        gradient(lambda params, way=way: way(params, case.x()), case.params()) for way in (run, by_rules(case.model()))
     )
     close(got, expected, 1e-4)
 
@@ -44,7 +45,7 @@ def test_the_engine_computes_what_the_rules_do(case):
 @every_variant
 def test_magnitudes_and_factors_that_begin_elsewhere(case):
     run = lora(case.base_apply())
-    close(run(case.params(), case.x()), case.apply()(case.params(), case.x()))
+    close(run(case.params(), case.x()), by_rules(case.model())(case.params(), case.x()))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_magnitudes_and_factors_that_begin_elsewhere(case):
     ids=lambda case: case.name,
 )
 def test_gradients_of_magnitudes(case):
-    ways = (lora(case.base_apply()), case.apply())
+    ways = (lora(case.base_apply()), by_rules(case.model()))
     close(*(gradient(lambda params, way=way: way(params, case.x()), case.params()) for way in ways), 1e-4)
 
 
@@ -68,7 +69,7 @@ def test_quantised_bases(name, method):
     params = lora_jax.combine(base, lora_jax.adapter_of(lora_jax.rebase(base, params)))
     told = []
     got = lora(case.base_apply(), dense_uses=told)(params, case.x())
-    close(got, model.apply({"params": params}, case.x()))
+    close(got, by_rules(model)(params, case.x()))
     assert told == []
 
 
@@ -86,4 +87,4 @@ def test_nnx_models_as_functions(case):
 
     tree = case.params()
     assert any(map(is_adapter_leaf, flat(tree)))
-    close(lora(fn)(tree, case.x()), model.apply({"params": tree}, case.x()))
+    close(lora(fn)(tree, case.x()), model.inject(tree)(case.x()))
