@@ -22,7 +22,7 @@ from lora_jax.leaves import (
     require_fit,
     require_whole,
 )  # fmt: skip
-from lora_jax.tree import Params, differences, flat, nested
+from lora_jax.tree import Params, differences, flat, nested, require_base
 
 
 def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs: Any) -> dict:
@@ -49,11 +49,11 @@ def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs:
     >>> sorted(params), params["kernel"] is base_params["kernel"]
     (['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale'], True)
     """
+    if hasattr(model, "onto"):
+        return model.onto(key, base_params, *args, **kwargs)
     shapes = flat(jax.eval_shape(lambda k: model.init(k, *args, **kwargs)["params"], key))
     base_shapes = {path: leaf for path, leaf in shapes.items() if not is_adapter_leaf(path)}
-    problems = differences(base_shapes, flat(base_params), any_dtype=True)  # a base cast to bfloat16 is still that base
-    if problems:
-        raise TreeError(f"the base parameters do not fit {type(model.base_module).__name__}: {'; '.join(problems)}.")
+    require_base(type(model.base_module).__name__, base_shapes, flat(base_params))
     # Under jit the base's own initialisation is dead code and costs nothing.
     fresh = jax.jit(lambda k: flat(adapter_of(model.init(k, *args, **kwargs)["params"])))(key)
     if starts.reads_base(model.config):

@@ -1,27 +1,20 @@
 """LoRA: a Flax module around a Flax module, with the same parameter paths and the adapters beside their kernels."""
 
-import re
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+from flax import nnx
 
-from lora_jax import targets
+from lora_jax import products
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import ConfigError, TreeError
-from lora_jax.interceptor import Seen, make_interceptor
-from lora_jax.leaves import adapter_at, kernel_path, modules, require_fit, require_whole
-from lora_jax.products import outside
+from lora_jax.errors import ConfigError
+from lora_jax.leaves import modules, require_whole
+from lora_jax.of_function import FunctionLoRA
 from lora_jax.products.function import lora
-from lora_jax.tree import flat, opened
-
-# lora_scale is one number a layer: L of them have no other axis than 0.
-_SCALAR_STACKED = re.compile(r"axis -?\d+ is out of bounds for array of dimension 1\b")
-
-
-class _OutsideOnly(Exception):
-    """Adapters cannot be made while the model is initialised."""
+from lora_jax.tree import flat, require_base
 
 
 class LoRA(nn.Module):
@@ -32,12 +25,14 @@ class LoRA(nn.Module):
     present where these leaves are: `apply` on base parameters alone runs the base. `lora_scale` is data, so another
     alpha, another adapter of the same shapes, or none (scale 0) costs no retrace.
 
-    Adapted is every kernel that a product eats: of the layers that Flax has, and parameters that a module of yours multiplies itself (an adapter of
-    these lies in a dict beside its kernel, `w:io` for a `w` [D, K]; see `lora_jax.axes`).
+    Adapted is every kernel that a product eats, whatever module multiplies it. The adapter of a `kernel` or `embedding` lies beside it, that of
+    another in a dict beside it, `w:io` for a `w` [D, K]; see `lora_jax.axes`.
 
     Works under jit, grad, vmap, nn.remat and nn.scan over any axis of the parameters. Adapter dropout is active when
     `apply` gets `rngs={"dropout": key}`. `apply(..., method=...)` takes the name of a method of the base, or a
     function of the base module.
+
+    `LoRA(fn, config)` of a function `fn(params, *args)` is a `lora_jax.of_function.FunctionLoRA`, with the same `init` and `apply`.
 
     Raises (from `init`):
       TargetError: when a pattern of the config selects no layer; it names the closest paths.
@@ -46,25 +41,55 @@ class LoRA(nn.Module):
     >>> model = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*"))
     >>> params = model.init(jax.random.key(0), jnp.ones((1, 3)))["params"]
     >>> {name: leaf.shape for name, leaf in params.items()}
-    {'kernel': (3, 4), 'bias': (4,), 'lora_a': (3, 2), 'lora_b': (2, 4), 'lora_scale': ()}
+    {'bias': (4,), 'kernel': (3, 4), 'lora_a': (3, 2), 'lora_b': (2, 4), 'lora_scale': ()}
     """
 
     base_module: Any  # nn.Module; another is told in `setup`
     config: LoRAConfig
 
+    def __new__(cls, base_module: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if callable(base_module) and not isinstance(base_module, (nn.Module, nnx.Module, type)):
+            return FunctionLoRA(base_module, *args, **kwargs)
+        return super().__new__(cls)
+
     def setup(self):
-        if not isinstance(self.base_module, nn.Module):
-            raise ConfigError(
-                f"LoRA wraps a flax.linen module, and this is {type(self.base_module).__name__}; for NNX there is lora_jax.nnx.LoRA."
-            )
+        _require_linen(self.base_module)
         nn.share_scope(self, self.base_module)
 
     def __call__(self, *args, **kwargs):
-        seen = Seen()
-        y = self._adapted(seen, type(self.base_module).__call__, *args, **kwargs)
+        """As a module inside of another one; by itself it runs through `apply` and `init`."""
         if self.is_initializing():
-            targets.count_matches(self.config, seen.layers)
+            y = self.base_module(*args, **kwargs)
+            self._put_adapters(args, kwargs)
+            return y
+        base, variables = self.base_module.unbind()
+        rngs = {name: self.make_rng(name) for name in self.scope.rngs if name != "params"}
+        run = functools.partial(LoRA.apply, LoRA(base, self.config, parent=None), variables, *args, rngs=rngs, **kwargs)
+        if self.scope.mutable is False:
+            return run()
+        y, changed = run(mutable=self.scope.mutable)
+        for collection, values in changed.items():
+            for name, value in values.items() if collection != "params" else ():
+                self.scope.put_variable(collection, name, value)
         return y
+
+    def _put_adapters(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Fresh adapters into the scope, for the base's parameters there."""
+        base, variables = self.base_module.unbind()
+        params = variables.get("params", {})
+        if modules(flat(params)):  # called twice
+            return
+        counters = self.scope.rng_counters
+        before = dict(
+            counters
+        )  # nn.scan traces its body twice over one counter: a draw of ours would change the base's kernels
+        key, rngs = self.make_rng("params"), {name: self.make_rng(name) for name in self.scope.rngs}
+        counters.update(before)
+        whole = LoRA(base, self.config, parent=None)._beside(
+            key, params, *args, variables=variables, rngs=rngs, **kwargs
+        )
+        for name, value in whole.items():
+            self.scope.put_variable("params", name, value)
 
     @nn.nowrap
     def with_config(self, config: LoRAConfig) -> "LoRA":
@@ -75,20 +100,11 @@ class LoRA(nn.Module):
         """
         return LoRA(self.base_module, config)
 
-    def _adapted(self, seen: Seen, method: Callable, *args, **kwargs):
-        """Runs `method` of the base module with the side paths in place, as a module inside of another one or while it is initialised."""
-        dropout = self.config.dropout if self.has_rng("dropout") else 0.0
-        with nn.intercept_methods(make_interceptor(self.config, seen, dropout)):
-            y = method(self.base_module, *args, **kwargs)
-        seen.require_served()
-        return y
-
     def apply(self, variables, *args, method: Callable | str | None = None, **kwargs) -> Any:
         """As `nn.Module.apply`; `method` speaks of the base module, and always runs with the adapters.
 
         Raises:
           TreeError: for an adapter that is not whole, has no kernel beside it, or is of another kernel's shape.
-          TargetError: for an adapter of a layer that runs and that LoRA cannot adapt.
 
         >>> import jax, jax.numpy as jnp
         >>> model = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*"))
@@ -96,6 +112,7 @@ class LoRA(nn.Module):
         >>> model.apply(variables, jnp.ones((2, 3))).shape
         (2, 4)
         """
+        _require_linen(self.base_module)
         params = variables.get("params", {})
         if not modules(flat(params)):
             require_whole(flat(params))
@@ -119,47 +136,56 @@ class LoRA(nn.Module):
         >>> y.shape
         (1, 4)
         """
-        seen = Seen()
-        try:
-            y, variables = self._made_inside(seen, rngs, *args, method=method, **kwargs)
-        except _OutsideOnly:
-            seen = Seen()
-            y, variables = self.base_module.init_with_output(rngs, *args, method=method, **kwargs)
-        others = {name: collection for name, collection in variables.items() if name != "params"}
+        _require_linen(self.base_module)
+        y, variables = self.base_module.init_with_output(rngs, *args, method=method, **kwargs)
         streams = rngs if isinstance(rngs, Mapping) else {"params": rngs}
-
-        def run(params: Any, others: dict[str, Any], rngs: Any, *args, **kwargs) -> Any:
-            variables, mutable = {**others, "params": params}, list(others) or False
-            return self.base_module.apply(variables, *args, method=method, rngs=rngs, mutable=mutable, **kwargs)
-
         own = {name: value for name, value in kwargs.items() if name not in ("mutable", "capture_intermediates")}
-        params = outside.complete(
-            streams["params"], variables["params"], self.config, seen.layers, run, others, streams, *args, **own
+        params = self._beside(
+            streams["params"], variables["params"], *args, variables=variables, rngs=streams, method=method, **own
         )
         return y, {**variables, "params": params}
 
     @nn.nowrap
-    def _made_inside(self, seen: Seen, rngs: Any, *args, method: Callable | str | None, **kwargs) -> tuple[Any, dict]:
-        """The base initialised, adapters of known layers with it.
+    def onto(self, key: Any, base_params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What `lora_jax.adapt` gives; call that."""
+        _require_linen(self.base_module)
+        variables = jax.eval_shape(lambda key: self.base_module.init(key, *args, **kwargs), key)
+        require_base(type(self.base_module).__name__, flat(variables.get("params", {})), flat(base_params))
+        streams = key if isinstance(key, Mapping) else {"params": key}
+        return self._beside(streams["params"], base_params, *args, variables=variables, rngs=streams, **kwargs)
 
-        Raises:
-          _OutsideOnly: where layers are stacked along another axis of their parameters than 0: a stack hands no scale on.
-        """
-        chosen = type(self.base_module).__call__ if method is None else method
-        chosen = getattr(type(self.base_module), chosen) if isinstance(chosen, str) else chosen
-        try:
-            y, variables = super().init_with_output(rngs, seen, chosen, *args, method=LoRA._adapted, **kwargs)
-            leaves = flat(variables.get("params", {}))
-            for module in modules(leaves):
-                path = kernel_path(leaves, module)
-                require_fit(path, opened(leaves[path]).shape, adapter_at(leaves, module), module)
-        except (AssertionError, TreeError) as error:  # of the base itself, these come again
-            raise _OutsideOnly from error
-        except ValueError as error:
-            if not _SCALAR_STACKED.search(str(error)):
-                raise
-            raise _OutsideOnly from error
-        return y, variables
+    @nn.nowrap
+    def _beside(
+        self, key: jax.Array, base_params: Any, *args: Any, variables: Mapping[str, Any], rngs: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The base's parameters with fresh adapters; `variables` are the other collections, or their shapes."""
+        others = {name: collection for name, collection in variables.items() if name != "params"}
+        return products.adapt(
+            key, base_params, function_of(self.base_module), self.config, others, rngs, *args, **kwargs
+        )
+
+
+def function_of(base_module: nn.Module) -> Callable:
+    """The model as `fn(params, other collections, rngs, *args, **kwargs)`, which `find` follows; what it changes is left out.
+
+    >>> import jax.numpy as jnp
+    >>> function_of(nn.Dense(4, use_bias=False))({"kernel": jnp.ones((3, 4))}, {}, {}, jnp.ones((1, 3))).shape
+    (1, 4)
+    """
+
+    def run(params: Any, others: dict[str, Any], rngs: Any, *args, **kwargs) -> Any:
+        result = base_module.apply({**others, "params": params}, *args, rngs=rngs, mutable=list(others), **kwargs)
+        return result[0]
+
+    return run
+
+
+def _require_linen(base_module: Any) -> None:
+    if not isinstance(base_module, nn.Module):
+        raise ConfigError(
+            f"LoRA wraps a flax.linen module or a function fn(params, *args), and this is {type(base_module).__name__}; for NNX there is "
+            "lora_jax.nnx.LoRA."
+        )
 
 
 _ADAPTER = 0x10BA  # sets the adapters' stream apart from the model's own

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from lora_jax.errors import OptimizerError
-from lora_jax.layout import Site
 from lora_jax.leaves import A, B
 from lora_jax.partition import Mask, combine, partition, trainable_paths
+from lora_jax.products.site import Site
 from lora_jax.tree import Params, flat, nested
 
 
@@ -67,7 +67,7 @@ def lora_plus(ratio: int | float, layout: Mapping[str, Site] | None = None) -> o
     Args:
       ratio: of the learning rates.
       layout: from `lora_jax.layout`, or the `layout` of an NNX wrapper. The paper's B is the factor that starts at zero; in an embedding,
-        and in an Einsum with its output first, that is `lora_a`, which only the layout tells: without it the ratio multiplies the random
+        and in a kernel with its outputs first, that is `lora_a`, which only the layout tells: without it the ratio multiplies the random
         factor of these layers, so pass it wherever one of them is adapted.
 
     Raises:
@@ -81,7 +81,7 @@ def lora_plus(ratio: int | float, layout: Mapping[str, Site] | None = None) -> o
     if not ratio > 0:
         raise OptimizerError(f"lora_plus: the ratio is {ratio!r}; it must be positive, 16 say.")
 
-    zero_is_a = {path for path, site in (layout or {}).items() if site.kind == "Embed" or site.is_transposed}
+    zero_is_a = {path for path, site in (layout or {}).items() if site.is_lookup or site.is_transposed}
 
     def scaled(path: tuple, update: jax.Array) -> jax.Array:
         *module, name = [str(getattr(part, "key", "")) for part in path] or [""]

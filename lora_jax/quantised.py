@@ -17,9 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, TargetError, TreeError
-from lora_jax.layout import Site
 from lora_jax.leaves import OPENED
-from lora_jax.targets import count_matches, is_target
+from lora_jax.products.site import Site
+from lora_jax.products.targeting import chosen
 from lora_jax.tree import Params, flat, nested
 
 METHODS = ("int8", "nf4")
@@ -111,7 +111,7 @@ def quantise(
         (outside of jit, where values are known) has an entry that is infinite or NaN.
 
     >>> kernel = jnp.linspace(-1, 1, 4096).reshape(64, 64)
-    >>> layout = {"": Site("Dense", "kernel", (64, 64), 1, (0,), True, ("__call__",), True)}
+    >>> layout = {"": Site("kernel", (64, 64), "float32", "io")}
     >>> small = quantise({"kernel": kernel}, layout)["kernel"]
     >>> small.nbytes, kernel.nbytes, bool(jnp.abs(small.unbox() - kernel).max() < 0.16)
     (2312, 16384, True)
@@ -119,12 +119,10 @@ def quantise(
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; it must be one of {', '.join(map(repr, METHODS))}.")
     leaves = flat(base_params)
-    chosen = _chosen(layout, targets, excludes)
-    for path in chosen:
-        site = layout[path]
-        leaf = f"{path}/{site.leaf}".lstrip("/")
+    picked = _chosen(layout, targets, excludes)
+    for leaf, site in picked.items():
         if leaf not in leaves:
-            raise TargetError(f"the layout has {path!r} and the parameters have no {leaf}; it is of another model.")
+            raise TargetError(f"the layout has {leaf!r} and the parameters have none; it is of another model.")
         if isinstance(leaves[leaf], Quantised):
             raise TreeError(f"{leaf} is quantised already.")
         kernel = nn.meta.unbox(leaves[leaf])
@@ -141,10 +139,10 @@ def _require_finite(leaf: str, kernel: Any) -> None:
         )
 
 
-def _chosen(layout: Mapping[str, Site], wanted, unwanted) -> list[str]:
-    config = LoRAConfig(rank=1, targets=wanted, excludes=unwanted)
-    count_matches(config, {(path, site.is_linear) for path, site in layout.items()})
-    return [path for path, site in layout.items() if is_target(config, path, is_linear=site.is_linear)]
+def _chosen(layout: Mapping[str, Site], wanted, unwanted) -> dict[str, Site]:
+    """The kernels by their own paths."""
+    sites = {site.path: site for site in (site.at(place) for place, site in layout.items())}
+    return chosen(LoRAConfig(rank=1, targets=wanted, excludes=unwanted), sites)
 
 
 def rounded(kernel: jax.Array, ndim: int, *, method: str, double: bool) -> Quantised:

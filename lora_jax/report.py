@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,12 +12,15 @@ import numpy as np
 
 from lora_jax import dora, lowrank, targets
 from lora_jax.config import LoRAConfig
-from lora_jax.layout import Site
+from lora_jax.layout import Layout
 from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, name_of, require_whole
 from lora_jax.partition import Mask, trainable_paths
+from lora_jax.products.site import Site
+from lora_jax.products.targeting import selects
 from lora_jax.spectrum import singular_values
 from lora_jax.tree import Params, flat, opened
 
+ROOT = "(root)"
 ROUNDING = 1e-5  # an update that is smaller, over its kernel, is zero but for rounding: PiSSA's start cancels so far
 
 
@@ -41,12 +45,24 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Missed:
+    """A matrix of the model that has no adapter, and why."""
+
+    path: str
+    kind: str  # the class of the module that holds it, where that is known
+    shape: tuple[int, ...]
+    share: float  # of the parameters of all the model's matrices
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Counts are numbers of scalar parameters; scales are settings and are not counted.
 
     `share` is adapter / (base + adapter), PEFT's convention; `ratio` is adapter / base, the papers'. `trainable`
     counts what the mask trains (adapters and heads), or the adapters where no mask is given. `b_nonzero` counts the
-    layers whose update is more than rounding: none before the first step, all after it.
+    layers whose update is more than rounding: none before the first step, all after it. `missed`, where a layout was given, are the
+    matrices without an adapter.
 
     >>> Report((), base=12, adapter=4, trainable=4, b_nonzero=0, matches={}).share
     0.25
@@ -58,6 +74,12 @@ class Report:
     trainable: int
     b_nonzero: int
     matches: dict[str, int]
+    missed: tuple[Missed, ...] = ()
+
+    @property
+    def missed_share(self) -> float:
+        """Of the parameters of all the model's matrices, those in matrices without an adapter; 0 where no layout was given."""
+        return sum((missed.share for missed in self.missed), 0.0)
 
     @property
     def total(self) -> int:
@@ -85,8 +107,19 @@ class Report:
             f"base {self.base:,}; adapters {self.adapter:,} in {len(self.rows)} layers ({100 * self.ratio:.3f} % of the base); "
             f"lora_b nonzero {self.b_nonzero}/{len(self.rows)}"
         )
+        lines += _said(self.missed, self.missed_share)
         lines.append(f"trainable {self.trainable:,}, total {self.total:,}, {100 * self.trainable_share:.3f} %")
         return "\n".join(lines)
+
+
+def _said(missed: tuple[Missed, ...], share: float) -> list[str]:
+    if not missed:
+        return []
+    lines = [f"adapters reach {1 - share:.0%} of the matrices' parameters; these have none:"]
+    return lines + [
+        f"  {each.path} {f'({each.kind}) ' if each.kind else ''}{'x'.join(map(str, each.shape))}, {each.share:.1%}: {each.reason}"
+        for each in missed
+    ]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -105,7 +138,7 @@ def report(
       params: the tree.
       mask: from `trainable_mask`, to count heads that train beside the adapters.
       config: to count, per target pattern, the layers it selected.
-      layout: from `lora_jax.layout`, to name the layers' classes.
+      layout: from `lora_jax.layout`, to name the layers' classes, and to list the matrices that have no adapter, with the reason.
 
     Raises:
       TreeError: for an adapter of which a part is missing, or without its kernel.
@@ -128,8 +161,28 @@ def report(
         adapter=adapter,
         trainable=adapter if mask is None else sum(math.prod(np.shape(leaves[path])) for path in trainable_paths(mask)),
         b_nonzero=sum(not row.norm <= ROUNDING * row.kernel_norm for row in rows),
-        matches={} if config is None else _matches(config, [row.path for row in rows]),
+        matches={} if config is None else _matches(config, leaves, layout or {}),
+        missed=_missed({row.path for row in rows}, config, layout or {}),
     )
+
+
+def _missed(adapted: set[str], config: LoRAConfig | None, layout: Mapping[str, Site]) -> tuple[Missed, ...]:
+    able = {place: site for place, site in layout.items() if (place or ROOT) not in adapted}
+    unable = layout.missed if isinstance(layout, Layout) else {}
+    total = sum(site.size for site in (*layout.values(), *unable.values()))
+    return tuple(
+        Missed(site.path, site.kind, site.shape, site.size / total, site.reason or _passed_by(site, config))
+        for site in (*able.values(), *unable.values())
+    )
+
+
+def _passed_by(site: Site, config: LoRAConfig | None) -> str:
+    """Why a leaf that could have an adapter has none."""
+    excluding = next((pattern for pattern in config.excludes if selects(pattern, site)), None) if config else None
+    if excluding is not None:
+        return f"excluded by {excluding!r}"
+    what = "a lookup, " if site.is_lookup else "a convolution, " if site.is_convolution else ""
+    return f"{what}not among the targets"
 
 
 def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
@@ -137,10 +190,10 @@ def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
     kernel, name = leaves[path], module.rstrip("/")
     is_abstract = isinstance(adapter.a, jax.ShapeDtypeStruct)  # from jax.eval_shape: there are sizes and nothing else
     scale = np.full(1, np.nan) if is_abstract else np.asarray(adapter.scale)
-    kind = layout[name].kind if name in layout else name_of(path)
+    kind = (layout[name].kind if name in layout else "") or name_of(path)
     trained = [leaf for leaf in (adapter.a, adapter.b, adapter.magnitude) if leaf is not None]
     return Row(
-        path=name or "(root)",
+        path=name or ROOT,
         kind=kind if adapter.magnitude is None else f"{kind}+DoRA",
         kernel=np.shape(opened(kernel)),
         a=np.shape(adapter.a),
@@ -167,8 +220,14 @@ def _norm(kernel, adapter: Adapter) -> float:
     return float(jnp.linalg.norm((dora.merged(value, adapted, adapter) - value).ravel()))
 
 
-def _matches(config: LoRAConfig, paths: list[str]) -> dict[str, int]:
-    return {
-        p: len(paths) if p == targets.ALL_LINEAR else sum(targets.matches(p, path) for path in paths)
-        for p in config.targets
-    }
+def _matches(config: LoRAConfig, leaves: Mapping[str, Any], layout: Mapping[str, Site]) -> dict[str, int]:
+    """How many adapters each pattern speaks of; what a layout does not tell, "all-linear" speaks of."""
+
+    def speaks(pattern: str, module: str) -> bool:
+        site = layout.get(module.rstrip("/"))
+        if site is not None:
+            return selects(pattern, site)
+        path = kernel_path(leaves, module)
+        return pattern == targets.ALL_LINEAR or targets.matches(pattern, path, path.rpartition("/")[0])
+
+    return {pattern: sum(speaks(pattern, module) for module in modules(leaves)) for pattern in config.targets}

@@ -3,6 +3,7 @@
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, closest
@@ -18,14 +19,18 @@ def _is_glob(pattern: str) -> bool:
     return any(mark in pattern for mark in "*?[")
 
 
-def matches(pattern: str, path: str) -> bool:
-    """Whether `pattern` selects `path`.
+def matches(pattern: str, *names: str) -> bool:
+    """Whether `pattern` selects what has these names, paths all of them.
 
     >>> matches("query", "encoder/layer_0/query"), matches("layer_*/query", "encoder/layer_0/query")
     (True, True)
     >>> matches("re:.*/(query|value)", "encoder/layer_0/value"), matches("uery", "encoder/layer_0/query")
     (True, False)
     """
+    return any(_matches(pattern, name) for name in names)
+
+
+def _matches(pattern: str, path: str) -> bool:
     if _is_regex(pattern):
         return re.fullmatch(pattern[3:], path) is not None
     if _is_glob(pattern):
@@ -53,24 +58,31 @@ def _specificity(pattern: str, path: str) -> tuple[int, int]:
     return (3 if path == pattern else 2), len(pattern)
 
 
-def most_specific(
-    pairs: Sequence[tuple[str, int | float]], path: str, default: int | float | None
-) -> int | float | None:
-    """The value of the most specific pattern that matches `path`; the order of `pairs` is irrelevant.
+def most_specific(pairs: Sequence[tuple[str, Any]], names: Sequence[str], default: Any) -> Any:
+    """The value of the most specific pattern that matches one of the names; the order of `pairs` is irrelevant.
 
-    >>> most_specific([("query", 4), ("*", 2), ("layer_0/query", 16)], "layer_0/query", 8)
+    >>> most_specific([("query", 4), ("*", 2), ("layer_0/query", 16)], ["layer_0/query"], 8)
     16
 
     Raises:
       TargetError: when two equally specific patterns give different values.
     """
-    found = sorted(((_specificity(p, path), p, value) for p, value in pairs if matches(p, path)), reverse=True)
+    found = sorted(
+        (
+            (max(_specificity(p, name) for name in names if matches(p, name)), p, value)
+            for p, value in pairs
+            if matches(p, *names)
+        ),
+        reverse=True,
+    )
     if not found:
         return default
     top = [entry for entry in found if entry[0] == found[0][0]]
     if len({value for _, _, value in top}) > 1:
         rivals = " and ".join(f"{pattern!r}: {value}" for _, pattern, value in top)
-        raise TargetError(f"{path} is matched by equally specific patterns, {rivals}; name the path in full.")
+        raise TargetError(
+            f"{names[-1] or names[0]} is matched by equally specific patterns, {rivals}; name the path in full."
+        )
     return found[0][2]
 
 
@@ -80,10 +92,10 @@ def is_target(config: LoRAConfig, path: str, *, is_linear: bool) -> bool:
     return wanted and not any(matches(p, path) for p in config.excludes)
 
 
-def rank_and_alpha(config: LoRAConfig, path: str) -> tuple[int, int | float | None]:
-    """The rank and alpha of the layer at `path`."""
-    rank = most_specific(config.rank_pattern, path, config.rank)
-    return int(rank), most_specific(config.alpha_pattern, path, config.alpha)
+def rank_and_alpha(config: LoRAConfig, *names: str) -> tuple[int, int | float | None]:
+    """The rank and alpha of the layer of these names."""
+    rank = most_specific(config.rank_pattern, names, config.rank)
+    return int(rank), most_specific(config.alpha_pattern, names, config.alpha)
 
 
 def count_matches(config: LoRAConfig, layers: Iterable[tuple[str, bool]]) -> dict[str, int]:

@@ -46,9 +46,21 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], *, any_dt
     return lines
 
 
+def require_base(model: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raises TreeError where a flat tree is not the base's of this model; a base cast to bfloat16 is still that base."""
+    problems = differences(expected, found, any_dtype=True)
+    if problems:
+        raise TreeError(f"the base parameters do not fit {model}: {'; '.join(problems)}.")
+
+
 def opened(leaf: Any) -> Any:
     """A leaf without the box that Flax may keep it in (nn.Partitioned say); a quantised kernel stays, for it has a shape itself."""
     return leaf if hasattr(leaf, "shape") else nn.meta.unbox(leaf)
+
+
+def is_box(leaf: Any) -> bool:
+    """Whether it is what Flax keeps an array in, or a quantised kernel."""
+    return isinstance(leaf, nn.meta.AxisMetadata)
 
 
 def reboxed(box: Any, value: Any) -> Any:

@@ -227,7 +227,9 @@ def randomised(params, seed: int) -> dict:
         elif path.endswith(("lora_scale", "lora_magnitude")):
             leaves[path] = jnp.asarray(random.uniform(0.3, 0.8, size=leaf.shape), leaf.dtype)
         elif path.endswith("lora_norm"):
-            leaves[path] = jnp.asarray(_norm(_kernel(leaves, path.removesuffix("lora_norm")), leaf, np), leaf.dtype)
+            leaves[path] = jnp.asarray(
+                _norm(leaves[_kernel(leaves, path.removesuffix("lora_norm"))[0]], leaf, np), leaf.dtype
+            )
     return unflatten_dict(leaves, sep="/")
 
 
@@ -236,9 +238,9 @@ def dense_base(params, xp=np) -> dict:
     leaves = flat(params)
     base = {path: leaf for path, leaf in leaves.items() if not path.rpartition("/")[2].startswith("lora_")}
     for module in [path.removesuffix("lora_a") for path in leaves if path.endswith("lora_a")]:
-        name = module + ("kernel" if module + "kernel" in leaves else "embedding")
+        name, roles = _kernel(leaves, module)
         base[name] = _dense_kernel(
-            _kernel(leaves, module), {k: leaves[module + k] for k in OWN if module + k in leaves}, xp
+            leaves[name], {k: leaves[module + k] for k in OWN if module + k in leaves}, xp, roles
         )
     return unflatten_dict(base, sep="/")
 
@@ -246,15 +248,28 @@ def dense_base(params, xp=np) -> dict:
 OWN = ("lora_a", "lora_b", "lora_scale", "lora_start_a", "lora_start_b", "lora_magnitude")
 
 
-def _kernel(leaves, module: str):
-    return leaves[module + "kernel"] if module + "kernel" in leaves else leaves[module + "embedding"]
+def _kernel(leaves, module: str) -> tuple[str, str | None]:
+    """(path of the kernel, the roles of its axes where the name of the adapter's place tells them)."""
+    name, _, roles = module.rstrip("/").rpartition(":")
+    if name in leaves:
+        return name, roles
+    return module + ("kernel" if module + "kernel" in leaves else "embedding"), None
 
 
-def _dense_kernel(kernel, own, xp):
+def _along(product, shape, roles, xp):
+    """[*S, D, K] as the kernel's axes lie."""
+    order = [axis for role in "sio" for axis, own in enumerate(roles) if own == role]
+    return xp.transpose(product.reshape([shape[axis] for axis in order]), np.argsort(order))
+
+
+def _dense_kernel(kernel, own, xp, roles=None):
     product = xp.einsum("...dr,...rk->...dk", xp.asarray(own["lora_a"]), xp.asarray(own["lora_b"]))
     if "lora_start_a" in own:
         product = product - xp.einsum("...dr,...rk->...dk", own["lora_start_a"], own["lora_start_b"])
-    product, scale = product.reshape(*kernel.shape), xp.asarray(own["lora_scale"])
+    scale = xp.asarray(own["lora_scale"])
+    if roles is not None:
+        return xp.asarray(kernel) + _along(scale[..., None, None] * product, kernel.shape, roles, xp)
+    product = product.reshape(*kernel.shape)
     value = xp.asarray(kernel) + scale.reshape(*scale.shape, *[1] * (product.ndim - scale.ndim)) * product
     if "lora_magnitude" not in own:
         return value

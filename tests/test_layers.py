@@ -154,34 +154,36 @@ class Member(nn.Module):
 
 
 def test_a_stack_of_models_under_nn_vmap(key):
-    base = nn.vmap(Member, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=2)()
-    x = jax.random.normal(key, (5, 4))
+    """Each with an input of its own, and an adapter of its own."""
+    base = nn.vmap(Member, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=0, axis_size=2)()
+    x = jax.random.normal(key, (2, 5, 4))
     model = LoRA(base, TARGETS_ALL)
     params = randomised(model.init(key, x)["params"], seed=3)
     assert flat(params)["Dense_0/lora_a"].shape == (2, 4, 2)
     assert_trees_close(model.apply({"params": params}, x), base.apply({"params": dense_base(params)}, x))
 
 
-def test_models_stacked_along_another_axis_that_read_one_input(key):
+@pytest.mark.parametrize("axis", [0, 1])
+def test_stacked_models_that_read_one_input(key, axis):
     """One product over all of them: `a` is theirs together, and `b` has each its own."""
-    base = nn.vmap(Member, variable_axes={"params": 1}, split_rngs={"params": True}, in_axes=None, axis_size=2)()
+    base = nn.vmap(Member, variable_axes={"params": axis}, split_rngs={"params": True}, in_axes=None, axis_size=2)()
     x = jax.random.normal(key, (5, 4))
     model = LoRA(base, TARGETS_ALL)
     params = randomised(adapt(key, base.init(key, x)["params"], model, x), seed=3)
-    assert flat(params)["Dense_0/lora_a"].shape == (4, 2) and flat(params)["Dense_0/lora_b"].shape == (2, 6)
+    module = ("Dense_0/kernel:oio/", "Dense_0/")[axis]
+    assert flat(params)[f"{module}lora_a"].shape == (4, 2) and flat(params)[f"{module}lora_b"].shape == (2, 6)
     assert_trees_close(model.apply({"params": params}, x), base.apply({"params": merge(params)}, x))
 
 
 @pytest.mark.parametrize(
     ("base", "x", "message"),
     [
-        (nn.Conv(4, (3,), mask=jnp.ones((3, 3, 4))), jnp.ones((2, 8, 3)), "mask"),
-        (nn.Einsum((4, 4), "bd,dd->bd", use_bias=False), jnp.ones((2, 4)), "repeated"),
-        (nn.Einsum((4, 5), "bd,...k->bk", use_bias=False), jnp.ones((2, 4)), "ellipsis"),
-        (nn.Einsum((4, 5), "bR,Rk->bk", use_bias=False), jnp.ones((2, 4)), "'R'"),
-        (nn.Einsum((4, 5), "bd,dk->bdk", use_bias=False), jnp.ones((2, 4)), "sums over no label"),
+        (nn.Conv(4, (3,), mask=jnp.ones((3, 3, 4))), jnp.ones((2, 8, 3)), "kernel: it reaches mul in Conv"),
+        (nn.Einsum((4, 4), "bd,dd->bd", use_bias=False), jnp.ones((2, 4)), "kernel: it reaches select_n in Einsum"),
+        (nn.Einsum((4, 5), "bd,...k->bk", use_bias=False), jnp.ones((2, 4)), "no axis to be summed over"),
+        (nn.Einsum((4, 5), "bd,dk->bdk", use_bias=False), jnp.ones((2, 4)), "no axis to be summed over"),
     ],
-    ids=["masked_conv", "repeated_label", "ellipsis_in_kernel", "label_R", "nothing_summed"],
+    ids=["masked_conv", "repeated_label", "ellipsis_in_kernel", "nothing_summed"],
 )
 def test_a_layer_that_cannot_be_adapted_says_so(base, x, message):
     with pytest.raises(LoRAError, match=message):
@@ -278,7 +280,7 @@ def test_an_adapter_without_its_a_is_not_ignored(variant, renamed):
 
 
 class Transposed(nn.Module):
-    """A block with a layer that has no rule."""
+    """A block with a transposed convolution."""
 
     @nn.compact
     def __call__(self, x, _=None):

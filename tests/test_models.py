@@ -28,6 +28,7 @@ from lora_jax import (
     lora_optimizer,
     merge,
     partition,
+    report,
     strip,
     trainable_mask,
     training,
@@ -325,19 +326,23 @@ def test_bfloat16_stays_close(name):
 
 
 class Odd(nn.Module):
-    """A head, and two layers that LoRA cannot adapt."""
+    """A head, and a layer that LoRA cannot adapt: the mask lies between its kernel and the product."""
 
     @nn.compact
     def __call__(self, x):
-        x = nn.Conv(4, (3,), mask=jnp.ones((3, 3, 4)), name="masked")(x)
-        return nn.Dense(3, name="head")(nn.Einsum((4, 5), "btd,dR->btR", use_bias=False, name="odd")(x))
+        return nn.Dense(3, name="head")(nn.Conv(4, (3,), mask=jnp.ones((3, 3, 4)), name="masked")(x))
 
 
-@pytest.mark.parametrize("fields", [{"targets": "head"}, {"excludes": ("masked", "odd")}], ids=str)
+@pytest.mark.parametrize("fields", [{"targets": "head"}, {"targets": "*"}, {"excludes": "masked"}], ids=str)
 def test_layers_that_cannot_be_adapted_may_stay_as_they_are(fields):
     model, x = LoRA(Odd(), LoRAConfig(rank=2, **fields)), jnp.ones((1, 5, 3))
     params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
     assert [*layout(Odd(), x), *adapter_of(params)] == ["head", "head"]
+    found = report(params, config=model.config, layout=layout(Odd(), x))
+    (missed,) = found.missed
+    assert (missed.path, missed.kind, missed.shape, missed.share) == ("masked/kernel", "Conv", (3, 3, 4), 0.75)
+    assert missed.reason.startswith("it reaches mul in Odd/masked") and found.missed_share == 0.75
+    assert "adapters reach 25% of the matrices' parameters; these have none:" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +363,7 @@ def test_what_has_no_layout_says_so(act, message):
 def test_a_layout_of_another_method_is_that_of_the_base():
     wrapped = LoRA(nn.Embed(7, 4), LoRAConfig(rank=2, targets="*"))
     for model in (wrapped, wrapped.base_module):
-        assert layout(model, jnp.ones((1, 4)), method="attend")[""].methods == ("attend",)
+        assert layout(model, jnp.ones((1, 4)), method="attend")[""].uses[0].operation == "dot_general"
 
 
 def test_every_row_trains_something():

@@ -117,7 +117,7 @@ def test_equally_specific_patterns_that_disagree_raise():
 
 
 def test_equally_specific_patterns_that_agree_do_not():
-    assert targets.most_specific([("laye*", 3), ("*ayer", 3)], "layer", 1) == 3
+    assert targets.most_specific([("laye*", 3), ("*ayer", 3)], ["layer"], 1) == 3
 
 
 def test_the_report_counts_the_matches():
@@ -144,9 +144,9 @@ def test_a_full_path_beats_a_name_beats_a_glob_whatever_the_order(path, data):
     pairs = [("*", 1), (path.rpartition("/")[2], 2), (path, 3)]
     shuffled = data.draw(st.permutations(pairs))
     if "/" in path:
-        assert targets.most_specific(shuffled, path, 0) == 3
-        assert targets.most_specific([p for p in shuffled if p[1] != 3], path, 0) == 2
-    assert targets.most_specific([("*", 1)], path, 0) == 1
+        assert targets.most_specific(shuffled, [path], 0) == 3
+        assert targets.most_specific([p for p in shuffled if p[1] != 3], [path], 0) == 2
+    assert targets.most_specific([("*", 1)], [path], 0) == 1
 
 
 @hypothesis.given(

@@ -9,7 +9,9 @@ from flax import nnx
 from lora_jax import contraction, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError
-from lora_jax.layout import Site, torch_has_such_a_convolution
+from lora_jax.layout import has_odd_padding
+from lora_jax.products.replay import Use
+from lora_jax.products.site import Site
 
 KINDS = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.Embed)
 
@@ -43,27 +45,44 @@ def layout(model: nnx.Module, config: LoRAConfig) -> dict[str, Site]:
 
 
 def site(path: str, module: nnx.Module) -> Site:
-    """What the layer's kernel is.
+    """What the layer's kernel is, without an input; its uses are told as far as its class tells them.
 
     Raises:
       TargetError: for an Einsum whose equation is no 'x,kernel->out' or comes when it is called, or a convolution with a mask.
     """
-    if isinstance(module, nnx.Embed):
-        shape = (module.num_embeddings, module.features)
-        return Site("Embed", "embedding", shape, 1, (0,), False, ())  # its methods: see LoRA.layout_of
+    kernel = kernel_of(module)[...]
+    roles, uses = (
+        _roles(path, module),
+        [Use("conv_general_dilated", is_plain=_is_plain(module))] if isinstance(module, nnx.Conv) else [],
+    )
+    roles = "s" * (kernel.ndim - len(roles)) + roles
+    leaf = "embedding" if isinstance(module, nnx.Embed) else "kernel"
+    return Site(
+        f"{path}/{leaf}".lstrip("/"), tuple(kernel.shape), kernel.dtype, roles,
+        uses=uses or ([] if isinstance(module, nnx.Embed) else [Use("dot_general", roles=roles)]),
+        kind=type(module).__name__, is_padded_oddly=has_odd_padding(module),
+    )  # fmt: skip
+
+
+def _is_plain(module: nnx.Conv) -> bool:
+    dilations = [*np.ravel(module.input_dilation or 1), *np.ravel(module.kernel_dilation or 1)]
+    return module.feature_group_count == 1 and all(step == 1 for step in dilations)
+
+
+def _roles(path: str, module: nnx.Module) -> str:
     if isinstance(module, nnx.Conv):
-        return _conv(path, module)
+        if module.mask is not None:
+            raise TargetError(
+                f"LoRA cannot adapt {path or 'the root'}, an nnx.Conv with a mask: the mask would apply to merged weights and not to the "
+                "side path; exclude the layer."
+            )
+        return "i" * (len(module.kernel_shape) - 1) + "o"
     if isinstance(module, nnx.Einsum):
         labels = _labels(path, module)
-        return Site(
-            "Einsum", "kernel", tuple(module.kernel_shape), labels.split, labels.summed, True, ("__call__",), True
-        )
+        return "".join("i" if axis in labels.summed else "o" for axis in range(len(module.kernel_shape)))
     if isinstance(module, nnx.LinearGeneral):
-        shape = (*module.batch_axis.values(), *module.in_features, *module.out_features)
-        batch = len(module.batch_axis)
-        at = batch + len(module.in_features)
-        return Site("DenseGeneral", "kernel", tuple(shape), at, tuple(range(batch, at)), True, ("__call__",))
-    return Site("Dense", "kernel", (module.in_features, module.out_features), 1, (0,), True, ("__call__",))
+        return "s" * len(module.batch_axis) + "i" * len(module.in_features) + "o" * len(module.out_features)
+    return "io"
 
 
 def random_side(path: str, module: nnx.Module) -> str:
@@ -78,19 +97,6 @@ def kernel_of(module: nnx.Module) -> nnx.Variable:
     return module.embedding if isinstance(module, nnx.Embed) else module.kernel
 
 
-def _conv(path: str, module: nnx.Conv) -> Site:
-    if module.mask is not None:
-        raise TargetError(
-            f"LoRA cannot adapt {path or 'the root'}, an nnx.Conv with a mask: the mask would apply to merged weights and not to the "
-            "side path; exclude the layer."
-        )
-    shape = tuple(module.kernel_shape)
-    inputs = tuple(range(len(shape) - 1))
-    return Site(
-        "Conv", "kernel", shape, len(shape) - 1, inputs, False, ("__call__",), torch_has_such_a_convolution(module)
-    )
-
-
 def _labels(path: str, module: nnx.Einsum) -> contraction.Labels:
     if module.einsum_str is None:
         raise TargetError(
@@ -98,12 +104,6 @@ def _labels(path: str, module: nnx.Einsum) -> contraction.Labels:
         )
     x = module.einsum_str.partition(",")[0]
     return contraction.of_einsum(module.einsum_str, len(x.replace("...", "")) + 2 * ("..." in x))
-
-
-def stack_of(module: nnx.Module, found: Site) -> tuple[int, ...]:
-    """The leading axes of a layer that nnx.vmap made many of."""
-    shape = np.shape(kernel_of(module)[...])
-    return tuple(shape[: len(shape) - len(found.kernel)])
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """LoRA for an NNX model, with the interface of `lora_jax.LoRA`: what takes the one takes the other."""
 
+import dataclasses
 import math
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,7 +14,6 @@ from flax import nnx
 from lora_jax import starts, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, TreeError
-from lora_jax.layout import Site
 from lora_jax.leaves import (
     Adapter,
     adapter_at,
@@ -26,6 +26,8 @@ from lora_jax.leaves import (
 )
 from lora_jax.nnx import hooks, sites
 from lora_jax.products.function import lora
+from lora_jax.products.replay import Use
+from lora_jax.products.site import Site
 from lora_jax.tree import Params, differences, flat, nested, opened
 
 
@@ -77,16 +79,18 @@ class LoRA:
           *args, **kwargs: an example input of the model.
 
         >>> model = LoRA(nnx.Embed(5, 2, rngs=nnx.Rngs(0)), LoRAConfig(rank=1, targets="*"))
-        >>> model.layout_of(jnp.zeros(3, int))[""].methods
-        ('__call__',)
+        >>> model.layout_of(jnp.zeros(3, int))[""].uses[0].operation
+        'gather'
         """
         tied: set[tuple[int, int]] = set()
         with sites.noting_attend(tied):
             jax.eval_shape(lambda params: self.apply({"params": params}, *args, **kwargs), self.base_params)
 
         def called(site: Site) -> Site:
-            methods = ("__call__", "attend") if site.kernel in tied else ("__call__",)
-            return site._replace(methods=methods) if site.kind == "Embed" else site
+            if site.kind != "Embed":
+                return site
+            uses = [Use("gather", roles="io"), *([Use("dot_general", roles="oi")] if site.kernel in tied else [])]
+            return dataclasses.replace(site, uses=uses)
 
         return {path: called(site) for path, site in self.layout.items()}
 
@@ -120,9 +124,10 @@ class LoRA:
         """The fresh adapter of a layer, or of each of a stack."""
         config, site = self.config, self.layout[path]
         rank, alpha = targets.rank_and_alpha(config, path)
-        shape = math.prod(site.kernel[: site.at]), math.prod(site.kernel[site.at :])
+        at = len(site.kernel) - len(site.inputs) if site.is_transposed else len(site.inputs)
+        shape = math.prod(site.kernel[:at]), math.prod(site.kernel[at:])
         starts.require_room(path, config, rank, shape)
-        stack, kernel = sites.stack_of(layer, site), sites.kernel_of(layer)[...]
+        stack, kernel = site.stack, sites.kernel_of(layer)[...]
 
         def one(key, kernel):
             a, b = starts.drawn(
@@ -224,7 +229,7 @@ class LoRA:
     def _dropout(self, path: str, layer: nnx.Module, key: jax.Array | None) -> nnx.Dropout | None:
         if key is None or self.config.dropout == 0:
             return None
-        if sites.stack_of(layer, self.layout[path]):
+        if self.layout[path].stack:
             raise TargetError(
                 f"{path} is a stack of layers, which adapter dropout does not reach in NNX; set dropout=0."
             )

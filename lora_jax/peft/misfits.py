@@ -41,9 +41,7 @@ def _is_finite(tensor: np.ndarray) -> bool:
 def _untargeted(values, adapters, slots: Mapping[str, Slot], layout) -> list[str]:
     """One phrase for each adapter that target_modules names and the file lacks, or the other way round."""
     sites = {path: layout[slot.module] for path, slot in slots.items()}
-    named = adapter_config.targeted(
-        values, {path: site.is_linear and tensors.is_matrix(site) for path, site in sites.items()}
-    )
+    named = adapter_config.targeted(values, {path: site.is_linear for path, site in sites.items()})
     missing, unnamed = named - adapters.keys(), (adapters.keys() & slots.keys()) - named
     if adapter_config.is_all_linear(values) and len(missing) == 1:
         missing = set()  # PEFT leaves the output layer out; which one that is, only torch's class knows

@@ -5,9 +5,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lora_jax import axes
 from lora_jax.errors import PeftError, closest
-from lora_jax.layout import Site
 from lora_jax.leaves import is_adapter_leaf
+from lora_jax.products.places import kernel_at
+from lora_jax.products.site import Site
 from lora_jax.tree import opened
 
 Names = Callable[[str], str]  # a Flax module's path -> the torch module's, with "{}" for the index of a stacked layer
@@ -59,6 +61,16 @@ def spelt(name: str, shape: Sequence[int]) -> Iterator[tuple[tuple[int, ...], st
         yield index, name.format(*index)
 
 
+def named_by(place: str) -> str:
+    """What a names hook is asked about an adapter: its module's path, or the path of a kernel of another name.
+
+    >>> named_by("layer/query"), named_by("layer/q_einsum/w:oio")
+    ('layer/query', 'layer/q_einsum/w')
+    """
+    told = axes.roles_in(f"{place}/")
+    return place if told is None else told[0]
+
+
 class Slot(NamedTuple):
     """Where a torch module's parameters lie in the Flax tree."""
 
@@ -81,7 +93,7 @@ def slots(modules: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, Slo
     """
     found: dict[str, Slot] = {}
     for module, stack in modules.items():
-        name = names(module)
+        name = names(named_by(module))
         if name.count("{}") != len(stack):
             raise PeftError(
                 f"{module} holds {stack or 'no'} stacked layers, and its torch name is {name!r}: it must have {len(stack)} {{}} for "
@@ -106,13 +118,12 @@ def stacks(layout: Mapping[str, Site], leaves: Mapping[str, Any]) -> dict[str, t
     """
     found = {}
     for path, site in layout.items():
-        kernel = f"{path}/{site.leaf}".lstrip("/")
+        kernel = kernel_at(path, site.leaf)
         if kernel not in leaves:
             raise PeftError(
                 f"the layout has {path!r} and the parameters have no {kernel}; closest: {closest(kernel, leaves)}."
             )
-        shape = opened(leaves[kernel]).shape
-        found[path] = tuple(shape[: len(shape) - len(site.kernel)])
+        found[path] = axes.sizes(tuple(opened(leaves[kernel]).shape), site.roles)["s"]
     return found
 
 

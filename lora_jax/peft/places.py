@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lora_jax.layout import Site
 from lora_jax.peft import names, tensors
 from lora_jax.peft.names import Names
+from lora_jax.products.site import Site
 from lora_jax.tree import opened
 
 

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from lora_jax import dora, targets
+from lora_jax import axes, dora, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
 from lora_jax.files import read_safetensors
-from lora_jax.layout import Site
 from lora_jax.leaves import Adapter, as_leaves, is_adapter_leaf
 from lora_jax.peft import adapter_config, names, tensors
 from lora_jax.peft.misfits import misfits
@@ -22,6 +21,8 @@ from lora_jax.peft.names import PREFIX, Names, dotted
 from lora_jax.peft.places import Place, places
 from lora_jax.peft.tensors import Layer
 from lora_jax.peft.writing import TENSORS
+from lora_jax.products.places import kernel_at
+from lora_jax.products.site import Site
 from lora_jax.tree import Params, flat, nested, opened
 
 PICKLED = "adapter_model.bin"
@@ -150,15 +151,15 @@ def _assembled(read: Mapping[str, Layer], slots, layout, leaves) -> dict[str, An
         of_module.setdefault(slots[path].module, {})[slots[path].index] = layer
     found = {}
     for module, layers in of_module.items():
-        site, prefix = layout[module], f"{module}/".lstrip("/")
-        kernel = leaves[prefix + site.leaf]
-        found |= as_leaves(_stacked(layers, site, kernel), prefix)
+        site = layout[module]
+        kernel = leaves[kernel_at(module, site.leaf)]
+        found |= as_leaves(_stacked(layers, site, kernel), f"{module}/".lstrip("/"))
     return found
 
 
 def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -> Adapter:
     shape = opened(kernel).shape
-    lead = shape[: len(shape) - len(site.kernel)]
+    lead = axes.sizes(tuple(shape), site.roles)["s"]
     some = next(iter(layers.values()))
     rank = max(layer.a.shape[1] for layer in layers.values())
     a = np.zeros((*lead, some.a.shape[0], rank), np.float32)
@@ -166,7 +167,9 @@ def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -
     scale = np.full(lead, some.scale, np.float32)
     norm = magnitude = None
     if some.magnitude is not None:
-        norm = dora.norm_of(jnp.asarray(nn.meta.unbox(kernel)), tuple(i + len(lead) for i in site.inputs))
+        norm = dora.norm_of(
+            jnp.asarray(nn.meta.unbox(kernel)), tuple(axis for axis, role in enumerate(site.roles) if role == "i")
+        )
         magnitude = np.array(norm)
     for index, layer in layers.items():
         a[(*index, slice(None), slice(layer.a.shape[1]))] = layer.a

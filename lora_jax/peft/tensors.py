@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
+from lora_jax import axes
 from lora_jax.errors import PeftError
-from lora_jax.layout import Site
+from lora_jax.products.site import Site
 
 LORA_A, LORA_B = "lora_A.weight", "lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
@@ -35,32 +36,27 @@ def require_torch_layout(path: str, site: Site) -> None:
         raise PeftError(
             f"{path}: PEFT has no such adapter for a convolution with groups, dilation or this padding; merge it, or exclude the layer."
         )
-    if not site.methods:
+    if not site.uses:
         raise PeftError(
             f"{path}: whether this embedding is tied is not known; pass the layout that LoRA.layout_of(x) gives."
         )
-    if "attend" in site.methods:
+    if site.is_tied:
         raise PeftError(
-            f"{path} is tied: its adapter acts on the input embedding and on the output layer, and PEFT's on the input alone; "
-            "merge it, or exclude the layer."
+            f"{path} is tied: its adapter acts at all its uses ({', '.join(sorted({use.operation for use in site.uses}))}), and PEFT's on "
+            "one alone; merge it, or exclude the layer."
         )
-    if site.kind != "Embed" and not is_matrix(site):
+    if site.is_convolution and site.roles.lstrip("si") != "o":
         raise PeftError(
-            f"{path}: {site.kind} with kernel {site.kernel} is no matrix product, so PEFT has no such layer; merge it."
+            f"{path}: PEFT knows convolutions with the output channels last; merge it, or exclude the layer."
         )
-
-
-def is_matrix(site: Site) -> bool:
-    """Whether the layer multiplies by its kernel as by one matrix, either way round."""
-    return site.inputs == tuple(range(site.at)) or site.is_transposed
 
 
 def to_torch(site: Site, layer: Layer) -> dict[str, np.ndarray]:
     """Suffix of the key -> tensor, float32."""
     a, b = layer.a, layer.b
-    if site.kind == "Embed":
+    if site.is_lookup:
         found = {EMBEDDING_A: a.T, EMBEDDING_B: b.T}
-    elif site.kind == "Conv":
+    elif site.is_convolution:
         ones = (1,) * (len(site.kernel) - 2)
         found = {LORA_A: _conv_to_torch(a.reshape(*site.kernel[:-1], -1)), LORA_B: b.T.reshape(*b.T.shape, *ones)}
     elif site.is_transposed:
@@ -69,16 +65,16 @@ def to_torch(site: Site, layer: Layer) -> dict[str, np.ndarray]:
         found = {LORA_A: a.T, LORA_B: b.T}
     if layer.magnitude is not None:
         flat = layer.magnitude.reshape(-1)
-        found[MAGNITUDE] = flat.reshape(1, -1, *(1,) * (len(site.kernel) - 2)) if site.kind == "Conv" else flat
+        found[MAGNITUDE] = flat.reshape(1, -1, *(1,) * (len(site.kernel) - 2)) if site.is_convolution else flat
     return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in found.items()}
 
 
 def from_torch(site: Site, tensors: Mapping[str, np.ndarray], scale: float) -> Layer:
     """The inverse of `to_torch`, of tensors whose shapes `shapes` gave."""
     found = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
-    if site.kind == "Embed":
+    if site.is_lookup:
         a, b = found[EMBEDDING_A].T, found[EMBEDDING_B].T
-    elif site.kind == "Conv":
+    elif site.is_convolution:
         rank = len(found[LORA_A])
         a, b = _conv_from_torch(found[LORA_A]).reshape(-1, rank), found[LORA_B].reshape(-1, rank).T
     elif site.is_transposed:
@@ -106,7 +102,9 @@ def shapes(site: Site, rank: int, *, dora: bool) -> dict[str, tuple[int, ...]]:
 
 
 def _like(site: Site, rank: int, *, dora: bool) -> dict[str, np.ndarray]:
-    d, k = _sizes(site)
+    _, d, k = axes.matrices(site.shape, site.roles)
+    if site.is_transposed:
+        d, k = k, d
     magnitude = np.zeros(norm_shape(site)) if dora else None
     return to_torch(site, Layer(np.zeros((d, rank)), np.zeros((rank, k)), 1.0, magnitude))
 
@@ -137,21 +135,17 @@ def parameter_shape(site: Site | None, leaf: str, shape: tuple[int, ...]) -> tup
     """The shape that it has in torch."""
     if leaf != "kernel" or site is None:
         return tuple(shape)
-    if site.kind == "Conv":
+    if site.is_convolution:
         return (shape[-1], shape[-2], *shape[:-2])
-    d, k = _sizes(site)
-    return (d, k) if site.is_transposed else (k, d)
+    _, d, k = axes.matrices(site.shape, site.roles)
+    return k, d
 
 
 def parameter_to_torch(site: Site | None, leaf: str, value: Any) -> np.ndarray:
     """The parameter as torch has it, float32."""
     array = np.asarray(nn.meta.unbox(value), np.float32)
     if leaf == "kernel" and site is not None:
-        if site.kind == "Conv":
-            array = _conv_to_torch(array)
-        else:
-            matrix = array.reshape(_sizes(site))
-            array = matrix if site.is_transposed else matrix.T
+        array = _conv_to_torch(array) if site.is_convolution else _matrix(array, site)
     return np.ascontiguousarray(array)
 
 
@@ -159,12 +153,21 @@ def parameter_from_torch(site: Site | None, leaf: str, shape: tuple[int, ...], t
     """The inverse of `parameter_to_torch`, for a leaf of this shape."""
     tensor = np.asarray(tensor, np.float32)
     if leaf == "kernel" and site is not None:
-        if site.kind == "Conv":
+        if site.is_convolution:
             return _conv_from_torch(tensor)
-        tensor = tensor if site.is_transposed else tensor.T
+        order = _outputs_first(site)
+        tensor = tensor.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
     return tensor.reshape(shape)
 
 
-def _sizes(site: Site) -> tuple[int, int]:
-    """(D, K) of the kernel as a matrix."""
-    return math.prod(site.kernel[: site.at]), math.prod(site.kernel[site.at :])
+def _outputs_first(site: Site) -> list[int]:
+    """The axes of the kernel, those of its outputs first, as torch has them."""
+    roles = site.roles.replace("s", "")
+    return sorted(range(len(roles)), key=lambda axis: roles[axis] == "i")
+
+
+def _matrix(kernel: np.ndarray, site: Site) -> np.ndarray:
+    """[K, D]."""
+    order = _outputs_first(site)
+    outputs = math.prod(kernel.shape[axis] for axis in order if site.roles.replace("s", "")[axis] == "o")
+    return kernel.transpose(order).reshape(outputs, -1)

@@ -13,13 +13,13 @@ from etils import epath
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
 from lora_jax.files import as_safetensors, write_together
-from lora_jax.layout import Site
-from lora_jax.leaves import adapter_at, is_adapter_leaf, modules, require_fit
+from lora_jax.leaves import adapter_at, is_adapter_leaf, kernel_path, modules, require_fit
 from lora_jax.lowrank import pad_rank
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.peft import adapter_config, names, tensors
 from lora_jax.peft.names import PREFIX, Names, dotted
 from lora_jax.peft.tensors import Layer
+from lora_jax.products.site import Site
 from lora_jax.tree import Params, flat, nested, opened
 
 TENSORS = "adapter_model.safetensors"
@@ -109,7 +109,8 @@ def _layers(leaves: Mapping[str, Any], layout: Mapping[str, Site], names_of: Nam
         tensors.require_torch_layout(module, layout[module])
         prefix = f"{module}/".lstrip("/")
         adapter = adapter_at(leaves, prefix)
-        require_fit(prefix + layout[module].leaf, opened(leaves[prefix + layout[module].leaf]).shape, adapter)
+        kernel = kernel_path(leaves, prefix)
+        require_fit(kernel, opened(leaves[kernel]).shape, adapter, prefix)
         (a, b), m = adapter.factors(), adapter.magnitude
         magnitude = None if m is None else np.asarray(m[index])
         found[path] = Layer(np.asarray(a[index]), np.asarray(b[index]), float(adapter.scale[index]), magnitude)

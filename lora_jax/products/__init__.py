@@ -4,7 +4,8 @@
 `lora_jax.lora` is the transformation.
 """
 
-from lora_jax.products.find import Site, find
+from lora_jax.products.find import find
 from lora_jax.products.function import adapt
+from lora_jax.products.site import Site
 
 __all__ = ["Site", "adapt", "find"]

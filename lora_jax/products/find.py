@@ -1,7 +1,5 @@
 """Which leaves of a parameter tree a function multiplies with something, along which axes, and where: found by following each, abstractly."""
 
-import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,46 +8,14 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from lora_jax.products.marked import Marked, plain, spans
-from lora_jax.products.replay import Context, Product, Use
+from lora_jax.products.outputs import last_products
+from lora_jax.products.replay import Context, Product
+from lora_jax.products.site import Site
 from lora_jax.products.trees import Mark, divided, named, replayed
 
 
-@dataclasses.dataclass
-class Site:
-    """What becomes of one leaf.
-
-    `roles` has a letter for each axis, as the first product has them: "i" summed over (or looked up), "o" free, "s" shared by input and output (a
-    stack of layers, experts, a batch), "?" where no product was seen. `uses` are the products, `dense` the operations that have no rule, `custom` the
-    functions with a derivative of their own that the leaf goes into.
-
-    >>> Site((2, 3, 4), jnp.float32, "oio").is_adaptable
-    True
-    """
-
-    shape: tuple[int, ...]
-    dtype: Any
-    roles: str
-    uses: list[Use] = dataclasses.field(default_factory=list)
-    dense: list[Use] = dataclasses.field(default_factory=list)
-    custom: list[Use] = dataclasses.field(default_factory=list)
-
-    @property
-    def is_adaptable(self) -> bool:
-        """Whether a product eats it: it has axes that are summed over and axes that are free."""
-        return "i" in self.roles and "o" in self.roles
-
-    @property
-    def is_lookup(self) -> bool:
-        """Whether rows of it are looked up, and nothing else is done with it first."""
-        return bool(self.uses) and self.uses[0].operation == "gather"
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-
 def find(fn: Callable, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site]:
-    """Every floating-point leaf of two axes or more (longer than 1), by its path. Nothing is computed; the function is traced once.
+    """Every floating-point leaf of two axes or more, by its path. Nothing is computed; the function is traced once.
 
     Args:
       fn: `fn(params, *args, **kwargs)`, any JAX function of a parameter tree.
@@ -64,14 +30,17 @@ def find(fn: Callable, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site
     """
     names = named(params)
     wanted = {path: leaf for path, leaf in names.items() if is_matrix(leaf)}
-    sites = {path: Site(tuple(leaf.shape), leaf.dtype, "?" * leaf.ndim) for path, leaf in wanted.items()}
+    sites = {path: Site(path, tuple(leaf.shape), leaf.dtype, "?" * leaf.ndim) for path, leaf in wanted.items()}
 
     arrays, whole = divided((params, args, kwargs))
 
     def probe(arrays):
         params, args, kwargs = whole(arrays)
         marks = {path: Mark(path, [_probes(leaf.shape)]) for path, leaf in wanted.items()}
-        found, _ = divided(replayed(Finding(sites), fn, params, marks, args, kwargs))
+        finding = Finding(sites)
+        found, _ = divided(replayed(finding, fn, params, marks, args, kwargs))
+        for path in last_products(finding.program, finding.eaters):
+            sites[path].is_output = True
         return found
 
     jax.eval_shape(probe, arrays)
@@ -79,12 +48,12 @@ def find(fn: Callable, params: Any, *args: Any, **kwargs: Any) -> dict[str, Site
 
 
 def is_matrix(leaf: Any) -> bool:
-    """Whether a leaf is an array of floating-point numbers with two axes or more that are longer than 1."""
+    """Whether a leaf is an array of floating-point numbers with two axes or more."""
     return (
         hasattr(leaf, "shape")
         and hasattr(leaf, "dtype")
         and jnp.issubdtype(leaf.dtype, jnp.floating)
-        and sum(size > 1 for size in leaf.shape) >= 2
+        and len(leaf.shape) >= 2
     )
 
 
@@ -96,28 +65,28 @@ def _probes(shape: Sequence[int]) -> tuple[jax.Array, ...]:
 
 
 class Finding(Context):
-    """Writes down what is seen into `sites`, and adds nothing."""
+    """Writes down what is seen into `sites`, and adds nothing. `eaters` are the equations that a leaf's product is, with the leaves' paths."""
 
     def __init__(self, sites: dict[str, Site]):
         super().__init__()
         self._sites = sites
+        self.eaters: dict[int, tuple[str, ...]] = {}
 
     def product(self, eqn: JaxprEqn, weight: Marked, x: Any, product: Product) -> jax.Array:
         for term, path in zip(weight.terms, weight.paths, strict=True):
             site = self._sites[path]
+            use = self.use(eqn, _roles(site.shape, term, product.roles, weight.shape))
             if not site.uses:
-                # A factor of size 1 says nothing: neither does its axis.
-                site.roles = "".join(
-                    "s" if size == 1 else _role({product.roles[axis] for axis in spans(factor)})
-                    for size, factor in zip(site.shape, term, strict=True)
-                )
-            site.uses.append(self.use(eqn))
+                site.roles = use.roles
+            site.uses.append(use)
+        self.eaters[id(eqn)] = weight.paths
         return product.base(x)
 
     def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
         if eqn is not None and isinstance(value, Marked):
+            is_vector = sum(size > 1 for size in value.shape) < 2
             for path in dict.fromkeys(value.paths):
-                self._sites[path].dense.append(self.use(eqn))
+                (self._sites[path].vectors if is_vector else self._sites[path].dense).append(self.use(eqn))
         return plain(value)
 
     def custom(self, eqn: JaxprEqn, weights: Sequence[Marked]) -> None:
@@ -125,6 +94,35 @@ class Finding(Context):
             self._sites[path].custom.append(self.use(eqn))
 
 
+def _roles(shape: tuple[int, ...], term: Sequence[jax.Array], at_product: str, found: tuple[int, ...]) -> str:
+    """The roles of a leaf's axes at a product that it reaches in the shape `found`, where the axes have the roles `at_product`."""
+    dropped = len(shape) - len(found)  # by a scan, say: such axes come first
+    is_as_it_was = dropped >= 0 and tuple(found) == shape[dropped:]
+    roles = ""
+    for axis, (size, factor) in enumerate(zip(shape, term, strict=True)):
+        if size != 1:
+            roles += _role({at_product[to] for to in spans(factor)})
+        elif is_as_it_was:
+            roles += at_product[axis - dropped] if axis >= dropped else "s"
+        else:
+            roles += "?"  # an axis of size 1 cannot be followed
+    return _filled(roles)
+
+
 def _role(found: set[str]) -> str:
     """Of an axis whose factor spans axes of these roles at a product; none where a slice or a scan took it away."""
     return "i" if "i" in found else "o" if "o" in found else "s"
+
+
+def _filled(roles: str) -> str:
+    """Axes of size 1 take the role that is missing, or else that of their neighbour.
+
+    >>> _filled("i?"), _filled("?io"), _filled("i?o")
+    ('io', 'iio', 'ioo')
+    """
+    while "?" in roles:
+        at = roles.index("?")
+        missing = next((role for role in "io" if role not in roles), None)
+        after = next((role for role in roles[at + 1 :] if role != "?"), None)
+        roles = roles[:at] + (missing or after or roles[at - 1]) + roles[at + 1 :]
+    return roles

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from lora_jax import axes, dora, starts, targets
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import ConfigError, TreeError
+from lora_jax.errors import TargetError, TreeError
 from lora_jax.leaves import (
+    KERNELS,
     Adapter,
     adapter_at,
     as_leaves,
@@ -24,11 +25,12 @@ from lora_jax.leaves import (
     require_whole,
 )  # fmt: skip
 from lora_jax.products import places
-from lora_jax.products.find import Site, find
+from lora_jax.products.find import find
 from lora_jax.products.sides import Dense, Sides
-from lora_jax.products.targeting import chosen, names_of
-from lora_jax.products.trees import Mark, divided, named, replayed
-from lora_jax.tree import flat, nested, opened
+from lora_jax.products.site import Site
+from lora_jax.products.targeting import chosen
+from lora_jax.products.trees import ARRAYS, Mark, divided, named, replayed
+from lora_jax.tree import flat, is_box, nested, opened
 
 
 def lora(
@@ -136,29 +138,42 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
 
     Raises:
       TargetError: when a pattern selects no leaf that a product eats; it names the closest paths.
-      ConfigError: for a config whose adapters begin at the base's kernels (PiSSA, OLoRA, DoRA): lora_jax.LoRA has them.
 
     >>> params = {"table": jnp.ones((5, 3)), "w": jnp.ones((2, 3, 4))}
     >>> fn = lambda params, ids: jnp.einsum("td,ndh->tnh", params["table"][ids], params["w"])
     >>> sorted(adapt(jax.random.key(0), params, fn, LoRAConfig(rank=2), jnp.array([1])))
     ['table', 'w', 'w:oio']
     """
-    if starts.reads_base(config):
-        raise ConfigError("adapters that begin at the base's kernels (PiSSA, OLoRA, DoRA) are made by lora_jax.LoRA.")
-    leaves, made = named(params), {}
-    sites = find(fn, params, *args, **kwargs)
-    for path in chosen(config, sites):
-        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        made |= as_leaves(fresh(own, path, sites[path], config), places.module_for(path, sites[path].roles))
-    return nested({**leaves, **made})
+    leaves = named(params, is_leaf=is_box)
+    sites = chosen(config, find(fn, shapes_of(params), *args, **kwargs))
+    kernels = {path: leaves[path] for path in sites} if starts.reads_base(config) else {}
+
+    def begun(key: jax.Array, kernels: dict[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for path, site in sites.items():
+            own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+            adapter = fresh(own, path, site, config, kernels.get(path))
+            made |= as_leaves(adapter, places.module_for(path, site.roles))
+        return made
+
+    return nested({**leaves, **jax.jit(begun)(key, kernels)})
+
+
+def shapes_of(params: Any) -> Any:
+    """The tree with shapes for its arrays, out of the boxes that Flax or a quantised base keeps them in."""
+
+    def shape_of(leaf: Any) -> Any:
+        leaf = opened(leaf)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, ARRAYS) or is_box(leaf) else leaf
+
+    return jax.tree.map(shape_of, params, is_leaf=is_box)
 
 
 def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any = None) -> Adapter:
     """The adapter of a leaf, or of each of a stack; `kernel` is the leaf, where the config's start reads it."""
+    _require_in_order(path, site, config)
     stack, d, k = axes.matrices(site.shape, site.roles)
-    rank, alpha = targets.rank_and_alpha(
-        config, next((name for name in names_of(path) if _is_named(config, name)), path)
-    )
+    rank, alpha = targets.rank_and_alpha(config, *site.names)
     starts.require_room(path, config, rank, (d, k))
     # Beside its kernel `a` spans the first axes, be they inputs or not.
     is_reversed = axes.MARK not in places.module_for(path, site.roles) and "oi" in site.roles
@@ -180,6 +195,10 @@ def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any
     return begun.per_layer(functools.partial(starts.from_base, config))(nn.meta.unbox(kernel), begun)
 
 
-def _is_named(config: LoRAConfig, name: str) -> bool:
-    """Whether a pattern for ranks or alphas speaks of this name."""
-    return any(targets.matches(pattern, name) for pattern, _ in (*config.rank_pattern, *config.alpha_pattern))
+def _require_in_order(path: str, site: Site, config: LoRAConfig) -> None:
+    if starts.reads_base(config) and not site.is_beside:
+        what = "a magnitude (DoRA)" if config.dora else f"init={config.init!r}"
+        raise TargetError(
+            f"{path}: {what} is not there for a kernel whose axes have the roles {site.roles!r} or another name than {' or '.join(KERNELS)}; "
+            "exclude it, or use another start."
+        )

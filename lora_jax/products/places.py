@@ -29,6 +29,16 @@ def module_for(path: str, roles: str) -> str:
     return f"{path}{axes.MARK}{roles}/"
 
 
+def kernel_at(place: str, leaf: str) -> str:
+    """The path of the kernel whose adapter lies at a place (without its slash); `leaf` is its name, where the place does not tell.
+
+    >>> kernel_at("layer/query", "kernel"), kernel_at("layer/query/w:oio", "w")
+    ('layer/query/kernel', 'layer/query/w')
+    """
+    told = axes.roles_in(f"{place}/")
+    return f"{place}/{leaf}".lstrip("/") if told is None else told[0]
+
+
 def roles_beside(shape: tuple[int, ...], adapter: Adapter) -> str:
     """The roles of a kernel whose adapter lies beside it, as far as the factors need them: stack, what `a` spans, what `b` spans.
 

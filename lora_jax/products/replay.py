@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,13 +21,24 @@ RULES: dict[str, Callable[..., list[Any]]] = {}
 INNER: set[str] = set()  # of these, those that run programs
 
 
+@dataclasses.dataclass(frozen=True)
 class Use:
-    """Where a weight is used: the operation, the user's modules, and her line."""
+    """Where a weight is used: the operation, the user's modules, and her line; the roles of the weight's axes there."""
 
-    def __init__(self, eqn: JaxprEqn, outer: Sequence[str]):
+    operation: str
+    module: str = ""
+    line: str = ""
+    roles: str = ""
+    is_plain: bool = True  # False for a convolution with groups or dilation
+
+    @classmethod
+    def of(cls, eqn: JaxprEqn, outer: Sequence[str], roles: str = "") -> "Use":
+        """`outer` are the modules of the equations around it."""
         own = names_of(eqn)
         inside = [*outer[:-1], own] if outer and outer[-1] == own else [*outer, own]
-        self.operation, self.module, self.line = eqn.primitive.name, "/".join(filter(None, inside)), line_of(eqn)
+        dilations = (*eqn.params.get("lhs_dilation", ()), *eqn.params.get("rhs_dilation", ()))
+        is_plain = eqn.params.get("feature_group_count", 1) == 1 and all(step == 1 for step in dilations)
+        return cls(eqn.primitive.name, "/".join(filter(None, inside)), line_of(eqn), roles, is_plain)
 
     def __str__(self) -> str:
         return f"{self.operation} in {self.module or 'the model'}" + (f" ({self.line})" if self.line else "")
@@ -48,12 +60,13 @@ class Context:
     """What is done at a product, and before an operation without a rule."""
 
     key: jax.Array | None = None  # of dropout, that of the trace we are in
+    program: Jaxpr | None = None  # what is replayed
 
     def __init__(self):
         self._outer: list[str] = []  # modules of the equations that we are inside
 
-    def use(self, eqn: JaxprEqn) -> Use:
-        return Use(eqn, self._outer)
+    def use(self, eqn: JaxprEqn, roles: str = "") -> Use:
+        return Use.of(eqn, self._outer, roles)
 
     @contextlib.contextmanager
     def inside(self, eqn: JaxprEqn) -> Iterator[None]:

@@ -5,63 +5,72 @@ from collections.abc import Mapping
 from lora_jax import targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, closest
-from lora_jax.products.find import Site
+from lora_jax.products.site import Site
+
+OUTPUT_LAYERS = "output-layers"
 
 
-def names_of(path: str) -> tuple[str, str]:
-    """What a pattern may call a leaf: its own path, and that of its module.
-
-    >>> names_of("layer/query/w")
-    ('layer/query/w', 'layer/query')
-    """
-    return path, path.rpartition("/")[0]
-
-
-def is_linear(site: Site) -> bool:
-    """Whether "all-linear" speaks of the leaf: a product eats it, which is no lookup and no convolution."""
-    return site.is_adaptable and site.uses[0].operation not in ("gather", "conv_general_dilated")
-
-
-def chosen(config: LoRAConfig, sites: Mapping[str, Site]) -> list[str]:
-    """The paths of the leaves that are adapted.
+def chosen(config: LoRAConfig, sites: Mapping[str, Site]) -> dict[str, Site]:
+    """The leaves that are adapted, of all that `find` gives.
 
     Raises:
       TargetError: where a pattern selects no leaf that a product eats, or nothing is left.
     """
     able = {path: site for path, site in sites.items() if site.is_adaptable}
-    for field in ("targets", "excludes"):
-        for pattern in getattr(config, field):
-            if not any(selects(pattern, path, site) for path, site in able.items()):
-                raise TargetError(
-                    f"{field}: {pattern!r} matches no leaf that a product eats; {_hint(pattern, able, sites)}."
-                )
-    found = [
-        path
-        for path, site in able.items()
-        if any(selects(pattern, path, site) for pattern in config.targets)
-        and not any(selects(pattern, path, site) for pattern in config.excludes)
-    ]
+    _require_all("targets", config.targets, able, sites)
+    _require_all("excludes", config.excludes, sites, sites)
+    found = {path: site for path, site in able.items() if is_chosen(config, site)}
     if not found:
         raise TargetError(
             f"excludes={list(config.excludes)} leaves nothing of targets={list(config.targets)} to adapt."
         )
+    for field in ("rank_pattern", "alpha_pattern"):
+        _require_all(field, [pattern for pattern, _ in getattr(config, field)], found, sites)
     return found
 
 
-def selects(pattern: str, path: str, site: Site) -> bool:
-    """Whether a pattern speaks of the leaf, or of its module."""
+def is_chosen(config: LoRAConfig, site: Site) -> bool:
+    """Whether the config selects this leaf."""
+    wanted = any(selects(pattern, site) for pattern in config.targets)
+    return wanted and not any(selects(pattern, site) for pattern in config.excludes)
+
+
+def selects(pattern: str, site: Site) -> bool:
+    """Whether a pattern speaks of the leaf, or of its module.
+
+    >>> site = Site("block/query/kernel", (3, 4), float, "io")
+    >>> selects("query", site), selects("block/*/kernel", site), selects("value", site), selects("all-linear", site)
+    (True, True, False, True)
+    """
     if pattern == targets.ALL_LINEAR:
-        return is_linear(site)
-    return any(targets.matches(pattern, name) for name in names_of(path) if name)
+        return site.is_linear
+    if pattern == OUTPUT_LAYERS:
+        return site.is_output
+    return targets.matches(pattern, *site.names)
+
+
+def counts(config: LoRAConfig, sites: Mapping[str, Site]) -> dict[str, int]:
+    """How many of the chosen leaves each target selects."""
+    found = [site for site in sites.values() if is_chosen(config, site)]
+    return {pattern: sum(selects(pattern, site) for site in found) for pattern in config.targets}
+
+
+def _require_all(field: str, patterns, able: Mapping[str, Site], sites: Mapping[str, Site]) -> None:
+    """Raises TargetError where a pattern selects none of these."""
+    found = {pattern: sum(selects(pattern, site) for site in able.values()) for pattern in patterns}
+    idle = [pattern for pattern, count in found.items() if count == 0]
+    if not idle:
+        return
+    others = ", ".join(f"{pattern!r} matches {count}" for pattern, count in found.items() if count)
+    hints = "; ".join(_hint(pattern, able, sites) for pattern in idle)
+    raise TargetError(
+        f"{field}: {', '.join(map(repr, idle))} matches no layer that LoRA can adapt here"
+        f"{f' ({others})' if others else ''}; {hints}."
+    )
 
 
 def _hint(pattern: str, able: Mapping[str, Site], sites: Mapping[str, Site]) -> str:
-    missed = [
-        path for path in sites if path not in able and any(targets.matches(pattern, name) for name in names_of(path))
-    ]
-    if not missed:
-        return f"closest: {closest(pattern, able)}"
-    site = sites[missed[0]]
-    if site.dense:
-        return f"{missed[0]} reaches {site.dense[0]}, which has no rule"
-    return f"{missed[0]} is multiplied with nothing (an input that runs it, or another function, may do so)"
+    missed = [site for site in sites.values() if not site.is_adaptable and selects(pattern, site)]
+    if missed:
+        return f"of {missed[0].path}: {missed[0].reason} (another input or method may run it)"
+    return f"closest to {pattern!r}: {closest(pattern, {site.place for site in able.values()})}"

@@ -14,8 +14,8 @@ from lora_jax.products.replay import Context, run
 ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
-def named(tree: Any) -> dict[str, Any]:
-    """path -> array, of any pytree; the path is the keys, attributes and positions with "/" between them.
+def named(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """path -> array, of any pytree; the path is the keys, attributes and positions with "/" between them. What `is_leaf` says counts as an array.
 
     Raises:
       TreeError: for two leaves of one path, as a key with "/" in it can make them.
@@ -24,11 +24,11 @@ def named(tree: Any) -> dict[str, Any]:
     ['layers/0/w', 'layers/1/w']
     """
     found: dict[str, Any] = {}
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]:
         path = jax.tree_util.keystr(keys, simple=True, separator="/")
         if path in found:
             raise TreeError(f"two leaves of the parameters are called {path}; rename one.")
-        if isinstance(leaf, ARRAYS):
+        if isinstance(leaf, ARRAYS) or (is_leaf is not None and is_leaf(leaf)):
             found[path] = leaf
     return found
 
@@ -76,6 +76,7 @@ def replayed(
 
     traced = jax.make_jaxpr(flat)(leaves, inputs)
     given = [_marked(leaf, marks.get(path)) for path, leaf in named(params).items()]
+    context.program = traced.jaxpr
     outputs = run(context, traced.jaxpr, traced.consts, [*given, *inputs])
     return outputs_of[0]([context.dense(out) for out in outputs])
 

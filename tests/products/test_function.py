@@ -232,7 +232,9 @@ def test_what_would_be_formed_is_told_or_refused():
     params = drawn(adapt(KEY, case.params(), case.fn, LoRAConfig(rank=2, targets="plain"), case.input()))
     lora(case.fn, dense_uses=told)(params, case.input())
     assert told == []
-    with pytest.raises(TargetError, match=r"targets: 'w' matches no leaf that a product eats; w reaches mul|w reaches"):
+    with pytest.raises(
+        TargetError, match=r"targets: 'w' matches no layer .*; of w: it reaches mul in the model, which has no rule"
+    ):
         adapt(KEY, case.params(), case.fn, LoRAConfig(rank=2, targets="w"), case.input())
 
 
@@ -255,8 +257,8 @@ def test_an_adapter_whose_weight_is_used_in_another_way_is_exact_and_told():
 @pytest.mark.parametrize(
     ("targets", "sentence"),
     [
-        ("kw", "targets: 'kw' matches no leaf that a product eats; closest: kv, "),
-        ("kv/q", "matches no leaf"),
+        ("kw", "targets: 'kw' matches no layer that LoRA can adapt here; closest to 'kw': kv:ooio, "),
+        ("kv/q", "matches no layer"),
     ],
 )
 def test_a_pattern_that_selects_nothing(targets, sentence):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import load_file
 
 import lora_jax
 from lora_jax import LoRA, LoRAConfig, training, verify
@@ -70,7 +71,7 @@ IDS, X = (
     jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6)), jnp.float32),
 )
 MODELS = {
-    "gemma": (Gemma(), IDS, {"q_einsum/w:oio", "kv_einsum/w:osio", "attn_vec_einsum/w:iio", "mlp"}),
+    "gemma": (Gemma(), IDS, {"q_einsum/w:oio", "kv_einsum/w:ooio", "attn_vec_einsum/w:iio", "mlp"}),
     "scan over axis 1": (Scanned(), X, {"dense/kernel:iso"}),
     "scan over the last axis": (Scanned(-1), X, {"dense/kernel:ios"}),
     "LSTM": (nn.RNN(nn.OptimizedLSTMCell(5)), X, {f"cell/{side}{gate}" for side in "ih" for gate in "ifgo"}),
@@ -169,7 +170,7 @@ def test_a_pattern_that_selects_nothing_names_what_is_there():
 
 @pytest.mark.parametrize("fields", [{"dora": True}, {"init": "pissa"}])
 def test_what_is_not_there_for_such_kernels_is_refused_by_name(fields):
-    with pytest.raises(TargetError, match=r"kv_einsum/w: .* whose axes have the roles 'osio'|w: .* roles"):
+    with pytest.raises(TargetError, match=r"kv_einsum/w: .* whose axes have the roles 'ooio'|w: .* roles"):
         LoRA(Gemma(), LoRAConfig(rank=2, **fields)).init(jax.random.key(0), IDS)
 
 
@@ -184,11 +185,23 @@ def test_other_starts_at_kernels_in_order(fields):
     assert verify(model, params, x).holds
 
 
-def test_a_peft_folder_of_such_a_kernel_is_refused(tmp_path):
+def test_a_peft_folder_of_such_kernels(tmp_path):
+    """torch has each as one Linear: all that is summed over in, all that is free out."""
     model = LoRA(Gemma(), ALL)
+    params = randomised(model.init(jax.random.key(0), IDS)["params"], seed=3)
+    layout = lora_jax.layout(model, IDS)
+    lora_jax.peft.save(tmp_path / "peft", params, ALL, layout, mask=None)
+    tensors = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    assert tensors["base_model.model.q_einsum.w.lora_B.weight"].shape == (8, 2)
+    back = lora_jax.peft.load(tmp_path / "peft", lora_jax.strip(params), layout).params
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_a_tied_table_is_no_layer_of_peft(tmp_path):
+    model = LoRA(Gemma(), LoRAConfig(rank=2, targets="table"))
     params = model.init(jax.random.key(0), IDS)["params"]
-    with pytest.raises(LoRAError, match="w:"):
-        lora_jax.peft.save(tmp_path / "peft", params, ALL, lora_jax.layout(Gemma(), IDS), mask=None)
+    with pytest.raises(LoRAError, match="table:io is tied: its adapter acts at all its uses .dot_general, gather."):
+        lora_jax.peft.save(tmp_path / "peft", params, model.config, lora_jax.layout(model, IDS), mask=None)
 
 
 def test_a_bank_and_algebra():

@@ -1,0 +1,71 @@
+"""LoRA for a function of a parameter tree, with the interface of the Flax wrappers: what takes the one takes the other."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from lora_jax import products
+from lora_jax.config import LoRAConfig
+from lora_jax.errors import ConfigError
+from lora_jax.products.function import lora
+from lora_jax.products.trees import named
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionLoRA:
+    """`base_module(params, *args)` with low-rank adapters (Hu et al. 2021, arXiv:2106.09685, section 4); `lora_jax.LoRA(fn, config)` makes it.
+
+    Args:
+      base_module: any JAX function of a parameter tree.
+      like: a tree of the structure that the function takes, where that is no nested dict (a list, an Equinox module); parameters are then
+        nested dicts whose paths are those of that tree's arrays.
+
+    >>> import jax.numpy as jnp
+    >>> import lora_jax
+    >>> def fn(params, x):
+    ...     return jnp.tanh(x @ params["w"])
+    >>> model = lora_jax.LoRA(fn, LoRAConfig(rank=2, targets="w"))
+    >>> variables = model.init(jax.random.key(0), {"w": jnp.ones((3, 4))}, jnp.ones((1, 3)))
+    >>> sorted(variables["params"]), model.apply(variables, jnp.ones((1, 3))).shape
+    (['w', 'w:io'], (1, 4))
+    """
+
+    base_module: Callable
+    config: LoRAConfig
+    like: Any = None
+
+    def __post_init__(self):
+        if named(self.base_module):
+            raise ConfigError(
+                f"this {type(self.base_module).__name__} holds its own arrays; pass a function of them, LoRA(lambda params, *args: "
+                "params(*args), config, like=it), and it as the parameters."
+            )
+
+    def with_config(self, config: LoRAConfig) -> "FunctionLoRA":
+        """The same function under another config."""
+        return dataclasses.replace(self, config=config)
+
+    def init(self, key: jax.Array, base_params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """`{"params": ...}`: the parameters and fresh adapters, for an example input.
+
+        Raises:
+          TargetError: when a pattern of the config selects no leaf that a product eats; it names the closest paths.
+        """
+        return {"params": self.onto(key, base_params, *args, **kwargs)}
+
+    def onto(self, key: jax.Array, base_params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What `lora_jax.adapt` gives; call that."""
+        return products.adapt(key, base_params, self.base_module, self.config, *args, **kwargs)
+
+    def apply(
+        self, variables: Mapping[str, Any], *args: Any, rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any
+    ) -> Any:
+        """What the function gives of `variables["params"]`; adapter dropout is active when `rngs` has a key "dropout".
+
+        Raises:
+          TreeError: for an adapter that is not whole, has no kernel, or is of another kernel's shape.
+        """
+        adapted = lora(self.base_module, like=self.like, dropout=self.config.dropout, key=(rngs or {}).get("dropout"))
+        return adapted(variables["params"], *args, **kwargs)
