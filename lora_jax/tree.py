@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -61,6 +62,11 @@ def opened(leaf: Any) -> Any:
 def is_box(leaf: Any) -> bool:
     """Whether it is what Flax keeps an array in, or a quantised kernel."""
     return isinstance(leaf, nn.meta.AxisMetadata)
+
+
+def unboxed(tree: Any) -> Any:
+    """The tree with plain arrays: quantised kernels opened, boxes taken off."""
+    return jax.tree.map(lambda leaf: nn.meta.unbox(leaf) if is_box(leaf) else leaf, tree, is_leaf=is_box)
 
 
 def reboxed(box: Any, value: Any) -> Any:

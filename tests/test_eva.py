@@ -177,10 +177,47 @@ class Recurrent(nn.Module):
         return turns(name="turns")(x, None)[0]
 
 
-def test_layers_that_a_scan_runs_again_are_refused():
-    base = Recurrent().init(jax.random.key(0), *BATCHES[0])["params"]
-    with pytest.raises(LoRAError, match="a scan of Recurrent runs again with the same parameters"):
-        eva.adapt_to(jax.random.key(1), base, LoRA(Recurrent(), LoRAConfig(rank=1)), BATCHES)
+def test_layers_that_a_scan_runs_again_have_the_inputs_of_all_rounds():
+    (x,) = BATCHES[0]
+    base = Recurrent().init(jax.random.key(0), x)["params"]
+    _, params = eva.adapt_to(jax.random.key(1), base, LoRA(Recurrent(), LoRAConfig(rank=2)), [(x,)], rho=1)
+    rounds, dense = [np.asarray(x, np.float64)], flat(base)
+    for _ in range(2):
+        rounds.append(rounds[-1] @ np.asarray(dense["turns/dense/kernel"]) + np.asarray(dense["turns/dense/bias"]))
+    inputs = np.concatenate(rounds)
+    components = np.linalg.svd(inputs - inputs.mean(0))[2][:2]
+    a = np.asarray(flat(params)["turns/dense/lora_a"], np.float64)
+    np.testing.assert_allclose(np.abs(np.diag(components @ a)), 1, atol=1e-3)
+
+
+class Foreign(nn.Module):
+    """A kernel with its outputs around its inputs, experts with inputs of their own, and one that lies as torch has it."""
+
+    @nn.compact
+    def __call__(self, x):
+        w, experts = (self.param(name, nn.initializers.normal(0.5), (2, 6, 3)) for name in ("w", "experts"))
+        y = jnp.einsum("bd,ndh->bnh", x, w)
+        z = jnp.einsum("nbd,ndh->bnh", jnp.stack([x, jnp.sin(x)]), experts)
+        return nn.Einsum((4, 2, 3), "bnh,dnh->bd", use_bias=False, name="out")(y + z)
+
+
+def test_kernels_of_any_module():
+    (x,) = BATCHES[0]
+    base = Foreign().init(jax.random.key(0), x)["params"]
+    model, params = eva.adapt_to(jax.random.key(1), base, LoRA(Foreign(), LoRAConfig(rank=2)), [(x,)], rho=1)
+    leaves = flat(params)
+    y = jnp.einsum("bd,ndh->bnh", x, base["w"])
+    z = jnp.einsum("nbd,ndh->bnh", jnp.stack([x, jnp.sin(x)]), base["experts"])
+    for inputs, a in (
+        (x, leaves["w:oio/lora_a"]),
+        (x, leaves["experts:sio/lora_a"][0]),
+        (np.sin(x), leaves["experts:sio/lora_a"][1]),
+        ((y + z).reshape(40, 6), leaves["out/lora_b"].T),
+    ):
+        inputs = np.asarray(inputs, np.float64)
+        components = np.linalg.svd(inputs - inputs.mean(0))[2][:2]
+        np.testing.assert_allclose(np.abs(np.diag(components @ np.asarray(a, np.float64))), 1, atol=1e-3)
+    assert_trees_close(model.apply({"params": params}, x), Foreign().apply({"params": base}, x), 1e-6)
 
 
 class EndsAlike(nn.Module):

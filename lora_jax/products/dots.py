@@ -100,6 +100,21 @@ def _by_letters(a, b, scale, shape, x, axes: Axes, out_shape) -> jax.Array:
     return jnp.broadcast_to(value.reshape([sizes.get(letter, 1) for letter in out]), out_shape)
 
 
+def rows(factor, kept: tuple[int, ...], x: Array, axes: Axes, shape: tuple[int, ...]) -> jax.Array | None:
+    """x times a factor along all that is summed over: [*kept, N, R]; `kept` are axes of W that run in parallel. None where that is not so."""
+    if set(spans(factor)) != {axis for axis in axes.summed if shape[axis] > 1} or set(kept) - set(axes.batch):
+        return None
+    letters = [letter for letter in string.ascii_letters if letter != RANK][: x.ndim]
+    of_w = {w: letters[at] for w, at in zip((*axes.summed, *axes.batch), (*axes.x_summed, *axes.x_batch), strict=True)}
+    summed, first = {of_w[axis] for axis in axes.summed}, [of_w[axis] for axis in kept]
+    others = [letter for letter in letters if letter not in summed and letter not in first]
+    own = "".join(of_w[axis] for axis in spans(factor))
+    value = jnp.einsum(
+        f"{''.join(letters)},{own}{RANK}->{''.join((*first, *others))}{RANK}", x, squeezed(factor).astype(x.dtype)
+    )
+    return value.reshape(*value.shape[: len(first)], -1, value.shape[-1])
+
+
 def spread(gain: jax.Array, axes: Axes, x_ndim: int) -> tuple[jax.Array, bool]:
     """A gain of W laid along the product (True), or along x (False) where it spans axes that are summed over.
 

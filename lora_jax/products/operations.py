@@ -24,6 +24,7 @@ def _dot(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
         base=lambda x: bind(eqn, [x, weight.value] if side else [weight.value, x])[0],
         side=lambda term, x: dots.side_path(term, weight.shape, x, axes, out),
         spread=lambda gain: dots.spread(gain, axes, x.ndim),
+        rows=lambda factor, kept, x: dots.rows(factor, kept, x, axes, weight.shape),
     )
     return [context.product(eqn, weight, x, product)]
 

@@ -48,12 +48,14 @@ class Product(NamedTuple):
     """One use of a weight: a role for each of its axes, and how it runs.
 
     `base(x)` is the operation itself; `side(term, x)` what a term adds; `spread(gain)` lays a gain along the result (True) or along x (False).
+    `rows(factor, kept, x)` is x times a factor along all that is summed over, [*kept axes, N, R], or None where the factor spans something else.
     """
 
     roles: str
     base: Callable[[Any], jax.Array]
     side: Callable[[Any, Any], jax.Array]
     spread: Callable[[jax.Array], tuple[jax.Array, bool]] | None = None
+    rows: Callable[[jax.Array, tuple[int, ...], Any], jax.Array | None] | None = None
 
 
 class Context:

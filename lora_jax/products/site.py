@@ -75,6 +75,11 @@ class Site:
         return self.path, self.path.rpartition("/")[0]
 
     @property
+    def name(self) -> str:
+        """What a pattern calls it that speaks of no other: its module's path where its adapter lies there, else its own."""
+        return self.names[1] if self.is_beside else self.path
+
+    @property
     def place(self) -> str:
         """Where its adapter lies: the module's path, or that of a dict beside the leaf."""
         return places.module_for(self.path, self.roles).rstrip("/")
