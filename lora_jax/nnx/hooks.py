@@ -17,8 +17,8 @@ from lora_jax.errors import TargetError
 from lora_jax.leaves import NAMES, TRAINABLE, Adapter, as_leaves
 
 
-class LoRAParam(nnx.Param):
-    """What trains of an adapter: `nnx.DiffState(0, LoRAParam)` differentiates it alone."""
+class LoRAParam(nnx.LoRAParam):
+    """What trains of an adapter: `nnx.DiffState(0, LoRAParam)` differentiates it alone, and so do trainers that ask for `nnx.LoRAParam`."""
 
 
 class LoRASetting(nnx.Variable):
