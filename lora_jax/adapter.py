@@ -1,13 +1,12 @@
 """Adapters as data: make one for a trained base, take it out, put another in, switch it off."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lora_jax import dora, starts
+from lora_jax import dora
 from lora_jax.errors import TreeError
 from lora_jax.leaves import (
     KERNELS,
@@ -22,7 +21,7 @@ from lora_jax.leaves import (
     require_fit,
     require_whole,
 )  # fmt: skip
-from lora_jax.tree import Params, differences, flat, nested, require_base
+from lora_jax.tree import Params, differences, flat, nested
 
 
 def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs: Any) -> dict:
@@ -30,7 +29,7 @@ def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs:
 
     Args:
       key: a PRNG key; names the adapter.
-      base_params: the parameters of `model.base_module`; used as they are, never copied or changed.
+      base_params: the parameters of `model.base_module`; used as they are, never copied or changed. Of NNX also an `nnx.State` or a pure dict of one.
       model: the LoRA wrapper, of `lora_jax` or `lora_jax.nnx`.
       *args, **kwargs: an example input, as for `model.init`.
 
@@ -49,16 +48,7 @@ def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs:
     >>> sorted(params), params["kernel"] is base_params["kernel"]
     (['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale'], True)
     """
-    if hasattr(model, "onto"):
-        return model.onto(key, base_params, *args, **kwargs)
-    shapes = flat(jax.eval_shape(lambda k: model.init(k, *args, **kwargs)["params"], key))
-    base_shapes = {path: leaf for path, leaf in shapes.items() if not is_adapter_leaf(path)}
-    require_base(type(model.base_module).__name__, base_shapes, flat(base_params))
-    # Under jit the base's own initialisation is dead code and costs nothing.
-    fresh = jax.jit(lambda k: flat(adapter_of(model.init(k, *args, **kwargs)["params"])))(key)
-    if starts.reads_base(model.config):
-        fresh = jax.jit(functools.partial(starts.onto, model.config))(fresh, flat(base_params))
-    return nested({**flat(base_params), **fresh})
+    return model.onto(key, base_params, *args, **kwargs)
 
 
 def adapter_of(params: Params) -> dict:

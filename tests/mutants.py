@@ -37,6 +37,7 @@ FILES_A = "LORA_A: a.T, LORA_B: b.T}\n    if"
 KERNEL = "    kernel = _variable(module, rule.kernel)\n"
 DIFFERENTIATED = ("tests/test_training.py", "tests/test_variants.py")
 SIDE = "    return y + side if gain is None else _rescaled(module, y, side, gain)"
+NNX_KERNEL = "{name: kernel, **as_leaves(one.adapter, "
 MUTANTS = [
     Mutant("side path dropped", "interceptor.py", SIDE, "    return y", LAYERS),
     Mutant("side path negated", "interceptor.py", SIDE, SIDE.replace("y + side", "y - side"), LAYERS),
@@ -59,8 +60,8 @@ MUTANTS = [
     Mutant("start not subtracted", "leaves.py", "[self.b, -self.start_b]", "[self.b, self.start_b]", VARIANTS),
     Mutant("start not kept", "starts.py", "start_a=a, start_b=b", "start_a=0 * a, start_b=b", VARIANTS),
     Mutant("rsLoRA's root forgotten", "config.py", "alpha / math.sqrt(rank)", "alpha / rank", ("tests/test_config.py", "tests/test_peft.py")),
-    Mutant("NNX side path dropped", "nnx/hooks.py", "        side = side.astype(y.dtype)\n", "        side = 0 * side\n", NNX),
-    Mutant("NNX embed takes the wrong rows", "nnx/hooks.py", "jnp.take(a, ids, axis=0)", "jnp.take(a, 0 * ids, axis=0)", NNX),
+    Mutant("NNX side path dropped", "nnx/classes.py", NNX_KERNEL, NNX_KERNEL.replace("kernel, ", "kernel} or {"), NNX),
+    Mutant("NNX state not written back", "nnx/classes.py", "found[path].set_raw_value(value)", "pass", ("tests/test_nnx_injected.py",)),
     Mutant("id -1 is the last adapter", "bank.py", "lambda leaf: leaf[ids], bank", "lambda leaf: leaf[:-1][ids], bank", BANK),
     Mutant("weights of a combination ignored", "algebra.py", "(w * layer.scale / scale)", "(layer.scale / scale)", ("tests/test_algebra.py",)),
     Mutant("LoRA+ scales a", "optim.py", "in zero_is_a else B)", "in zero_is_a else A)", ("tests/test_optim.py", "tests/test_docstrings.py")),

@@ -68,8 +68,7 @@ def test_paths_and_classes_stay_and_only_adapters_are_lora_params(case):
     before = {path: type(m) for path, m in nnx.iter_modules(model.base_module)}
     after = {path: type(m) for path, m in nnx.iter_modules(injected) if path in before}
     assert before.keys() == after.keys()
-    assert all(after[path] is kind or issubclass(after[path], kind) for path, kind in before.items())
-    assert {path: kind for path, kind in before.items() if kind is not nnx.Embed}.items() <= after.items()
+    assert all(issubclass(after[path], kind) for path, kind in before.items())
     chex.assert_trees_all_equal(model.params_of(injected), params)
     gradient = nnx.grad(lambda m, x: jnp.mean(m(x) ** 2), argnums=nnx.DiffState(0, lora_nnx.LoRAParam))(
         injected, case.x()
@@ -221,7 +220,7 @@ def masked():
 
 
 class Odd(nnx.Module):
-    """A head, and two layers that LoRA cannot adapt."""
+    """A head, a layer that LoRA cannot adapt, and one of which only a run tells what it does."""
 
     def __init__(self, rngs):
         self.masked = nnx.Conv(3, 4, (3,), mask=jnp.ones((3, 3, 4)), rngs=rngs)
@@ -234,7 +233,7 @@ class Odd(nnx.Module):
 
 
 @pytest.mark.parametrize("fields", [{"targets": "head"}, {"excludes": ("masked", "late")}], ids=str)
-def test_layers_that_cannot_be_adapted_may_stay_as_they_are(fields):
+def test_layers_may_stay_as_they_are(fields):
     model, x = lora_nnx.LoRA(Odd(nnx.Rngs(0)), LoRAConfig(rank=2, **fields)), jnp.ones((1, 5, 3))
     params = model.init(jax.random.key(0))["params"]
     assert [*model.layout, *adapter_of(params)] == ["head", "head"]
@@ -250,12 +249,6 @@ def misspelt(name: str | None):
     params = dict(named("linear").params())
     a = params.pop("lora_a")
     named("linear").model().inject(params if name is None else {**params, name: a})
-
-
-def stacked_dropout():
-    case = named("stack")
-    model = case.model().with_config(dataclasses.replace(case.config, dropout=0.5))
-    return model.inject(case.params(), rngs={"dropout": jax.random.key(0)})
 
 
 def test_a_stack_of_layers_takes_dropout():
@@ -276,13 +269,15 @@ def test_a_stack_of_layers_takes_dropout():
             "closest to 'qury': query",
         ),
         (lambda: lora_nnx.LoRA(masked(), LoRAConfig(rank=2, targets="*")), "with a mask"),
-        (lambda: lora_nnx.LoRA(Odd(nnx.Rngs(0)), LoRAConfig(rank=2, excludes="masked")), "an equation of its own"),
+        (
+            lambda: lora_nnx.LoRA(Odd(nnx.Rngs(0)), LoRAConfig(rank=2, excludes="masked")).init(jax.random.key(0)),
+            "'all-linear' may speak of late/kernel.*give an example input",
+        ),
         (lambda: one_class_on_three(), r"kernel \(4, 3\) does not fit lora_a \(4, 2\), lora_b \(2, 1\)"),
         (lambda: misspelt("lora_A"), "lora_b and no lora_a beside it"),
         (lambda: misspelt(None), "lora_b and no lora_a beside it"),
         (lambda: named("linear").model().inject({"kernel": jnp.ones((4, 6))}), "missing bias.*mis-shaped kernel"),
         (lambda: adapt(jax.random.key(0), {"kernel": jnp.ones((4, 6))}, named("linear").model()), "missing bias"),
-        (stacked_dropout, "a stack of layers.*dropout=0"),
     ],
 )
 def test_what_cannot_be_says_so(act, message):
@@ -310,7 +305,7 @@ def test_the_model_s_own_dropout_follows_the_key(streams):
 
 
 class SplitByType(Stack):
-    """The stack, its scan given the usual axes by type, which do not reach the settings of an adapter that lies in the model."""
+    """The stack, its scan given axes by type, which know nothing of an adapter's settings."""
 
     def __call__(self, x):
         @nnx.scan(in_axes=(nnx.Carry, nnx.StateAxes({nnx.Param: 0, ...: None})), out_axes=nnx.Carry)
@@ -321,13 +316,11 @@ class SplitByType(Stack):
 
 
 def test_a_stack_that_is_split_by_type():
-    """As a function it needs no axes of its own; with hooks in it the model's scan must split their settings, too."""
     model = lora_nnx.LoRA(SplitByType(jnp.float32, nnx.Rngs(0)), LoRAConfig(rank=3))
     params = randomised(model.init(jax.random.key(0))["params"], seed=3)
     got, expected = (model.apply({"params": tree}, jnp.ones((2, 4))) for tree in (params, lora_jax.merge(params)))
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(LoRAError, match="must split LoRASetting as it splits Param"):
-        model.inject(params)(jnp.ones((2, 4)))
+    np.testing.assert_allclose(model.inject(params)(jnp.ones((2, 4))), expected, rtol=1e-5, atol=1e-6)
 
 
 class OwnProduct(nnx.Linear):
@@ -353,16 +346,9 @@ def test_a_tied_embedding_is_found_by_running_and_kept_out_of_peft(tmp_path):
             lora_jax.peft.save(tmp_path, case.params(), case.config, layout, mask=None)
 
 
-class Shared(nnx.Module):
-    def __init__(self, rngs):
-        self.one, self.other = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
-        self.other.kernel = self.one.kernel
-
-
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: lora_nnx.LoRA(Shared(nnx.Rngs(0)), LoRAConfig(rank=1)), "shares its kernel with another layer"),
         (
             lambda: lora_nnx.LoRA(nnx.LoRALinear(3, 4, lora_rank=2, rngs=nnx.Rngs(0)), LoRAConfig(rank=1)),
             "wrap the plain model",

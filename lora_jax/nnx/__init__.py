@@ -1,6 +1,6 @@
 """LoRA for Flax NNX: the same trees, training, sweeps, merging, checkpoints and PEFT files as for linen."""
 
-from lora_jax.nnx.hooks import LoRAParam, LoRASetting
+from lora_jax.nnx.variables import LoRAParam, LoRASetting
 from lora_jax.nnx.wrapper import LoRA
 
 __all__ = ["LoRA", "LoRAParam", "LoRASetting"]

@@ -1,67 +1,84 @@
-"""The layers of an NNX model that LoRA could adapt, and what their kernels are."""
+"""The layers of Flax whose kernels are known without a run of the model; every other kernel is found by following it (`lora_jax.products`)."""
 
-import contextlib
 from collections.abc import Iterator
 
 import numpy as np
 from flax import nnx
 
-from lora_jax import contraction, targets
-from lora_jax.config import LoRAConfig
-from lora_jax.errors import TargetError
 from lora_jax.layout import has_odd_padding
+from lora_jax.products.find import is_matrix
 from lora_jax.products.replay import Use
-from lora_jax.products.site import Site
+from lora_jax.products.site import CONVOLUTION, LOOKUP, Site
+from lora_jax.tree import opened
 
 KINDS = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.Embed)
+NO_KERNEL = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm)
 
 
-def layers(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
-    """(path, layer) of every layer that LoRA could adapt; the path is that of its parameters in the tree."""
-    for path, module in nnx.iter_modules(model):
+def known(model: nnx.Module) -> dict[str, Site]:
+    """The kernels of known layers by path, as `find` would give them: their uses are told as far as the class tells them."""
+    return {path: _site(path, layer) for layer, _, path in _kernels(model) if _roles(layer)}
+
+
+def unknown(model: nnx.Module) -> dict[str, Site]:
+    """The matrices of which only a run tells whether a product eats them: all that are not of a known layer, and not of a normalisation."""
+    layers = {path: module for path, module in nnx.iter_modules(model) if _is_known(module)}
+    leaves = {path: opened(leaf.get_raw_value()) for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+    names = {"/".join(map(str, path)): path for path, leaf in leaves.items() if is_matrix(leaf)}
+    own = set(known(model))
+    return {
+        name: Site(name, tuple(leaves[path].shape), leaves[path].dtype, "?" * leaves[path].ndim)
+        for name, path in names.items()
+        if path[:-1] not in layers and name not in own
+    }
+
+
+def shared(model: nnx.Module) -> dict[str, str]:
+    """path of a layer whose kernel NNX keeps elsewhere -> path of that kernel in the tree."""
+    return {path: kernel for _, path, kernel in _kernels(model) if kernel.rpartition("/")[0] != path}
+
+
+def modules(model: nnx.Module) -> dict[str, nnx.Module]:
+    """The modules by path."""
+    return {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+
+
+def _is_known(module: nnx.Module) -> bool:
+    return isinstance(module, NO_KERNEL) or (isinstance(module, KINDS) and bool(_roles(module)))
+
+
+def _kernels(model: nnx.Module) -> Iterator[tuple[nnx.Module, str, str]]:
+    """(layer, its path, the path of its kernel in the tree) of layers of the known classes."""
+    places = {id(value): "/".join(map(str, path)) for path, value in nnx.iter_graph(model)}
+    for path, module in modules(model).items():
         if isinstance(module, KINDS):
-            yield "/".join(map(str, path)), module
+            yield module, path, places[id(_kernel_of(module))]
 
 
-def is_linear(module: nnx.Module) -> bool:
-    """Whether "all-linear" speaks of the layer."""
-    return not isinstance(module, (nnx.Conv, nnx.Embed))
+def _kernel_of(module: nnx.Module) -> nnx.Variable:
+    return module.embedding if isinstance(module, nnx.Embed) else module.kernel
 
 
-def layout(model: nnx.Module, config: LoRAConfig) -> dict[str, Site]:
-    """What the kernels are, by path; a layer that LoRA cannot adapt is left out.
-
-    Raises:
-      TargetError: where the config selects such a layer.
-    """
-    found = {}
-    for path, module in layers(model):
-        try:
-            found[path] = site(path, module)
-        except TargetError:
-            if targets.is_target(config, path, is_linear=is_linear(module)):
-                raise
-    return found
-
-
-def site(path: str, module: nnx.Module) -> Site:
-    """What the layer's kernel is, without an input; its uses are told as far as its class tells them.
-
-    Raises:
-      TargetError: for an Einsum whose equation is no 'x,kernel->out' or comes when it is called, or a convolution with a mask.
-    """
-    kernel = kernel_of(module)[...]
-    roles, uses = (
-        _roles(path, module),
-        [Use("conv_general_dilated", is_plain=_is_plain(module))] if isinstance(module, nnx.Conv) else [],
+def _site(path: str, module: nnx.Module) -> Site:
+    kernel, roles = opened(_kernel_of(module).get_raw_value()), _roles(module)
+    roles = "s" * (len(kernel.shape) - len(roles)) + roles  # nnx.vmap made many of it
+    site = Site(
+        path,
+        tuple(kernel.shape),
+        kernel.dtype,
+        roles,
+        kind=type(module).__name__,
+        is_padded_oddly=has_odd_padding(module),
     )
-    roles = "s" * (kernel.ndim - len(roles)) + roles
-    leaf = "embedding" if isinstance(module, nnx.Embed) else "kernel"
-    return Site(
-        f"{path}/{leaf}".lstrip("/"), tuple(kernel.shape), kernel.dtype, roles,
-        uses=uses or ([] if isinstance(module, nnx.Embed) else [Use("dot_general", roles=roles)]),
-        kind=type(module).__name__, is_padded_oddly=has_odd_padding(module),
-    )  # fmt: skip
+    if (
+        isinstance(module, nnx.Conv) and module.mask is not None
+    ):  # the update would be masked like the kernel, which no side path is
+        site.roles, site.dense = "?" * len(roles), [Use("mul", path)]
+    elif isinstance(module, nnx.Conv):
+        site.uses.append(Use(CONVOLUTION, roles=roles, is_plain=_is_plain(module)))
+    else:
+        site.uses.append(Use(LOOKUP if isinstance(module, nnx.Embed) else "dot_general", roles=roles))
+    return site
 
 
 def _is_plain(module: nnx.Conv) -> bool:
@@ -69,54 +86,15 @@ def _is_plain(module: nnx.Conv) -> bool:
     return module.feature_group_count == 1 and all(step == 1 for step in dilations)
 
 
-def _roles(path: str, module: nnx.Module) -> str:
+def _roles(module: nnx.Module) -> str:
+    """The roles of the axes of a layer's kernel; "" for an Einsum whose equation comes when it is called."""
     if isinstance(module, nnx.Conv):
-        if module.mask is not None:
-            raise TargetError(
-                f"LoRA cannot adapt {path or 'the root'}, an nnx.Conv with a mask: the mask would apply to merged weights and not to the "
-                "side path; exclude the layer."
-            )
         return "i" * (len(module.kernel_shape) - 1) + "o"
-    if isinstance(module, nnx.Einsum):
-        labels = _labels(path, module)
-        return "".join("i" if axis in labels.summed else "o" for axis in range(len(module.kernel_shape)))
     if isinstance(module, nnx.LinearGeneral):
         return "s" * len(module.batch_axis) + "i" * len(module.in_features) + "o" * len(module.out_features)
+    if isinstance(module, nnx.Einsum):
+        operands, _, out = (module.einsum_str or "").replace(" ", "").partition("->")
+        x, _, kernel = operands.partition(",")
+        roles = "".join("i" if letter not in out else "s" if letter in x else "o" for letter in kernel)
+        return roles if len(roles) == len(module.kernel_shape) else ""
     return "io"
-
-
-def random_side(path: str, module: nnx.Module) -> str:
-    """The factor on the input side of the layer, which is drawn at random."""
-    if isinstance(module, nnx.Embed) or (isinstance(module, nnx.Einsum) and _labels(path, module).is_transposed):
-        return "b"
-    return "a"
-
-
-def kernel_of(module: nnx.Module) -> nnx.Variable:
-    """The adapted parameter of a layer."""
-    return module.embedding if isinstance(module, nnx.Embed) else module.kernel
-
-
-def _labels(path: str, module: nnx.Einsum) -> contraction.Labels:
-    if module.einsum_str is None:
-        raise TargetError(
-            f"LoRA cannot adapt {path or 'the root'}, an nnx.Einsum without an equation of its own; exclude the layer."
-        )
-    x = module.einsum_str.partition(",")[0]
-    return contraction.of_einsum(module.einsum_str, len(x.replace("...", "")) + 2 * ("..." in x))
-
-
-@contextlib.contextmanager
-def noting_attend(tied: set[tuple[int, int]]):
-    """While it is entered, `nnx.Embed.attend` adds the sizes of its embedding to `tied`; transformed models are traced as copies."""
-    attend = nnx.Embed.attend
-
-    def noted(self, *args, **kwargs):
-        tied.add((self.num_embeddings, self.features))
-        return attend(self, *args, **kwargs)
-
-    nnx.Embed.attend = noted
-    try:
-        yield
-    finally:
-        nnx.Embed.attend = attend

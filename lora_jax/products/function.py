@@ -41,6 +41,7 @@ def lora(
     key: jax.Array | None = None,
     may_form: bool = True,
     dense_uses: list[Dense] | None = None,
+    has_state: bool = False,
 ) -> Callable:
     """`fn(params, *args, **kwargs)`, of parameters among which adapters lie: every product with an adapted leaf gets its side path.
 
@@ -53,6 +54,7 @@ def lora(
       dropout: rate on the input of `a`; active where a key is given.
       may_form: False refuses, by a TargetError, what would form W + delta.
       dense_uses: a list that is filled with the places where W + delta was formed.
+      has_state: `fn` gives (result, state); what state hands on of an adapted leaf comes as a `products.marked.Marked`, the leaf itself in it.
 
     Raises (when the result is called):
       TreeError: for an adapter that is not whole, has no kernel, or is of another kernel's shape.
@@ -72,7 +74,7 @@ def lora(
     def adapted(params: Any, *args: Any, **kwargs: Any) -> Any:
         base, marks = apart(params, like)
         sides = Sides(dropout=dropout, key=key, may_form=may_form)
-        result = replayed(sides, fn, base, marks, args, kwargs)
+        result = replayed(sides, fn, base, marks, args, kwargs, has_state)
         if dense_uses is not None:
             dense_uses[:] = sides.dense_uses
         return result
@@ -144,8 +146,13 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
     >>> sorted(adapt(jax.random.key(0), params, fn, LoRAConfig(rank=2), jnp.array([1])))
     ['table', 'w', 'w:oio']
     """
-    leaves = named(params, is_leaf=is_box)
-    sites = chosen(config, find(fn, shapes_of(params), *args, **kwargs))
+    sites = find(fn, shapes_of(params), *args, **kwargs)
+    return beside(key, named(params, is_leaf=is_box), sites, config)
+
+
+def beside(key: jax.Array, leaves: Mapping[str, Any], sites: Mapping[str, Site], config: LoRAConfig) -> dict[str, Any]:
+    """The leaves of a flat tree as a nested dict, with fresh adapters of those of these sites that the config targets. Raises as `adapt` does."""
+    sites = chosen(config, sites)
     kernels = {path: leaves[path] for path in sites} if starts.reads_base(config) else {}
 
     def begun(key: jax.Array, kernels: dict[str, Any]) -> dict[str, Any]:

@@ -62,23 +62,31 @@ class Mark(NamedTuple):
 
 
 def replayed(
-    context: Context, fn: Callable, params: Any, marks: Mapping[str, Mark], args: tuple, kwargs: Mapping[str, Any]
+    context: Context,
+    fn: Callable,
+    params: Any,
+    marks: Mapping[str, Mark],
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    has_state: bool = False,
 ) -> Any:
-    """`fn(params, *args, **kwargs)` with these arrays of the parameters marked."""
+    """`fn(params, *args, **kwargs)` with these arrays of the parameters marked. Where it gives (result, state), state comes with its marks."""
     (leaves, params_of), (inputs, call_of) = divided(params), divided((args, dict(kwargs)))
-    outputs_of: list[Callable] = []
+    outputs_of: list[tuple[int, Callable]] = []
 
     def flat(leaves: list[Any], inputs: list[Any]) -> list[Any]:
         args, kwargs = call_of(inputs)
-        arrays, whole = divided(fn(params_of(leaves), *args, **kwargs))
-        outputs_of[:] = [whole]
+        outputs = fn(params_of(leaves), *args, **kwargs)
+        arrays, whole = divided(outputs)
+        outputs_of[:] = [(len(divided(outputs[0])[0]) if has_state else len(arrays), whole)]
         return arrays
 
     traced = jax.make_jaxpr(flat)(leaves, inputs)
     given = [_marked(leaf, marks.get(path)) for path, leaf in named(params).items()]
     context.program = traced.jaxpr
     outputs = run(context, traced.jaxpr, traced.consts, [*given, *inputs])
-    return outputs_of[0]([context.dense(out) for out in outputs])
+    count, whole = outputs_of[0]
+    return whole([*map(context.dense, outputs[:count]), *outputs[count:]])
 
 
 def _marked(leaf: Any, mark: Mark | None) -> Any:

@@ -1,0 +1,210 @@
+"""Classes of modules with adapters: each method runs the module's own, as a function of its parameters, through `lora_jax.lora`.
+
+A call works on a bare copy of the module (no adapters in it, its own classes) as jax.jit would: traced once, and what the call changes (random
+counts, caches, statistics, attributes) is written back. Calls inside of it are the model's own. So the outermost call sees every product, wherever
+the parameters are read: by hand, tied, in a scan over layers.
+"""
+
+import contextlib
+import copyreg
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from lora_jax.errors import TargetError
+from lora_jax.leaves import as_leaves
+from lora_jax.nnx import holders
+from lora_jax.nnx.holders import KIND, Held, bare, held, named, place
+from lora_jax.products.function import lora
+from lora_jax.products.marked import Marked
+from lora_jax.tree import flat, nested
+
+_TAG = "lora_jax"
+
+
+@functools.cache
+def adapted(kind: type) -> type:
+    """The subclass of a module's class whose methods add the side paths of the adapters in the module."""
+
+    def fill(body: dict[str, Any]) -> None:
+        body |= {name: _adapted_method(method, name) for name, method in _methods(kind).items()}
+        body |= {KIND: kind, "__module__": kind.__module__, "__doc__": kind.__doc__}
+
+    own = {"metaclass": _metaclass(type(kind)), "pytree": kind._pytree__is_pytree}
+    return types.new_class(f"Adapted{kind.__name__}", (kind,), own, fill)
+
+
+@functools.cache
+def _metaclass(kind: type) -> type:
+    """Classes of it are pickled as what they are made of: no module has them under a name."""
+    made = type("AdaptedClass", (kind,), {})
+    copyreg.pickle(made, lambda cls: (adapted, (vars(cls)[KIND],)))
+    return made
+
+
+def _methods(kind: type) -> dict[str, Any]:
+    """The functions of a class that a call may go through: all that are not of nnx.Module itself, and `__call__` of the names with underscores."""
+    return {
+        name: found
+        for name in dir(kind)
+        if name == "__call__" or not (name.startswith("__") or hasattr(nnx.Module, name))
+        for found in [_found(kind, name)]
+        if callable(found) and hasattr(found, "__get__") and not isinstance(found, (type, staticmethod, classmethod))
+    }
+
+
+def _found(kind: type, name: str) -> Any:
+    return next((vars(base)[name] for base in kind.__mro__ if name in vars(base)), None)
+
+
+def _adapted_method(method: Any, name: str) -> Callable:
+    @functools.wraps(method)
+    def call(self, *args, **kwargs):
+        return _called(method, name, self, args, kwargs)
+
+    return call
+
+
+def _called(method: Any, name: str, module: nnx.Pytree, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    leaves, structure = jax.tree.flatten((args, dict(kwargs)), is_leaf=_is_nnx)
+    objects = (module, tuple(leaf for leaf in leaves if _is_nnx(leaf)))
+    adapters = held(objects)
+    if not adapters:
+        return method.__get__(module, type(module))(*args, **kwargs)
+    rate, key = _dropout(objects, kwargs)
+    with nnx.update_context(_TAG):
+        call = _Call(objects)
+        own = {adapter.kernel: _name(adapter.kernel) for adapter in adapters}
+
+        def run(kernels: dict[str, Any], others: list[Any], inputs: list[Any]) -> Any:
+            given = dict(zip((path for path in call.values if path not in own), others, strict=True))
+            given |= {path: flat(kernels)[name] for path, name in own.items()}
+            with call.copied(given) as (copy, nodes):
+                nodes, inputs = iter(nodes), iter(inputs)
+                filled = [next(nodes) if _is_nnx(leaf) else next(inputs) for leaf in leaves]
+                args, kwargs = jax.tree.unflatten(structure, filled)
+                result = method.__get__(copy, type(copy))(*args, **kwargs)
+            return result, call.changes(given)
+
+        others = [value for path, value in call.values.items() if path not in own]
+        inputs = [leaf for leaf in leaves if not _is_nnx(leaf)]
+        follow = lora(run, dropout=rate, key=key, has_state=True)
+        result, changes = follow(_params(adapters, call.values), others, inputs)
+        call.write([_own(path, value, own, name) for path, value in zip(call.changed, changes, strict=True)])
+    return result
+
+
+def _name(path: tuple) -> str:
+    """What messages call a parameter: its path in the module, or in what the call is given."""
+    return named(path[1:] if path[0] == 0 else ("args", *path[1:]))
+
+
+def _is_nnx(value: Any) -> bool:
+    return isinstance(value, (nnx.Pytree, nnx.Variable))
+
+
+def _params(adapters: list[Held], values: Mapping[tuple, Any]) -> dict[str, Any]:
+    """The adapted kernels and their adapters, as `lora` takes them."""
+    leaves: dict[str, Any] = {}
+    for one in adapters:
+        name, kernel = _name(one.kernel), values[one.kernel]
+        leaves |= {name: kernel, **as_leaves(one.adapter, place(name, _roles(one.roles, kernel.ndim)))}
+    return nested(leaves)
+
+
+def _roles(roles: str, axes: int) -> str:
+    """Of a kernel of so many axes: of a stack, a scan has taken one layer, or a vmap has made one of many."""
+    return "s" * (axes - len(roles)) + roles[max(len(roles) - axes, 0) :] if roles else ""
+
+
+def _dropout(objects: tuple, kwargs: Mapping[str, Any]) -> tuple[float, jax.Array | None]:
+    """(rate, key) of adapter dropout in this call; the model's mode and the call's own `deterministic` decide whether there is one."""
+    on = [dropout for dropout in holders.dropouts(objects) if not dropout.deterministic]
+    if not on or kwargs.get("deterministic"):
+        return 0.0, None
+    stream = on[0].rngs
+    if stream is None:
+        raise TargetError(
+            f"adapter dropout is {on[0].rate} and the model is in training mode, but `inject` got no key for it: "
+            'inject(params, rngs={"dropout": key}), or call model.eval().'
+        )
+    key, count = stream.key[...].reshape(-1)[0], stream.count[...].reshape(-1)[0]
+    stream.count[...] += 1
+    return float(on[0].rate), jax.random.fold_in(key, count)
+
+
+def _own(path: tuple, value: Any, own: Mapping[tuple, str], method: str) -> Any:
+    """What a call left in a variable; of an adapted one the kernel alone."""
+    if isinstance(value, Marked):
+        return value.value
+    if path in own:
+        raise TargetError(
+            f"{method} changes {own[path]}, which has an adapter, or hands it on through an operation without a rule; change the "
+            "parameter before `inject`, or leave it out of the targets."
+        )
+    return value
+
+
+class _Call:
+    """A module and the NNX objects that it is given, taken apart for one call and put together again after it.
+
+    `values` are those of all variables and arrays in them, by path.
+    """
+
+    def __init__(self, objects: tuple):
+        self._objects = objects
+        with nnx.split_context(_TAG) as context:
+            self._graph, state = context.split(self._objects)
+        self._before = nnx.to_flat_state(state)
+        self.values = {path: _value(leaf) for path, leaf in self._before}
+
+    @contextlib.contextmanager
+    def copied(self, given: Mapping[tuple, Any]) -> Iterator[Any]:
+        """Copies of them with these values, bare; what the call makes of them is kept for `changed` and `write`."""
+        state = nnx.from_flat_state([(path, _filled(leaf, given[path])) for path, leaf in self._before])
+        with nnx.merge_context(_TAG, inner=True) as context:
+            copies = context.merge(self._graph, state)
+        with bare(copies):
+            yield copies
+        with nnx.split_context(_TAG) as context:
+            self._graph_after, state = context.split(copies)
+        self._after = nnx.to_flat_state(state)
+
+    def changes(self, given: Mapping[tuple, Any]) -> list[Any]:
+        """The values that were not given, of the paths `changed`; other arrays than the given ones, though they may be equal."""
+        after = {path: _value(leaf) for path, leaf in self._after}
+        self.changed = [path for path, value in after.items() if path not in given or value is not given[path]]
+        return [after[path] for path in self.changed]
+
+    def write(self, changes: list[Any]) -> None:
+        """Into the objects themselves; where the call made or removed something, or set an attribute, they are put together anew, in place."""
+        new = dict(zip(self.changed, changes, strict=True))
+        if self._graph_after.with_no_outer_index() == self._graph:
+            found = dict(nnx.iter_graph(self._objects)) if new else {}
+            for path, value in new.items():
+                _write(found, path, value)
+            return
+        values = {**self.values, **new}
+        state = nnx.from_flat_state([(path, _filled(leaf, values[path])) for path, leaf in self._after])
+        with nnx.merge_context(_TAG, inner=False) as context:
+            context.merge(self._graph_after, state)
+
+
+def _value(leaf: Any) -> Any:
+    return leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf
+
+
+def _filled(leaf: Any, value: Any) -> Any:
+    """The variable with this value; an array that is no variable gives way to it."""
+    return leaf.replace(value) if isinstance(leaf, nnx.Variable) else value
+
+
+def _write(found: Mapping[tuple, Any], path: tuple, value: Any) -> None:
+    if isinstance(found[path], nnx.Variable):
+        found[path].set_raw_value(value)  # refuses another trace's variable, as NNX does
+    else:
+        setattr(found[path[:-1]], path[-1], value)
