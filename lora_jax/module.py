@@ -12,6 +12,7 @@ from lora_jax import products
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError
 from lora_jax.leaves import modules, require_whole
+from lora_jax.mode import is_training
 from lora_jax.of_function import FunctionLoRA
 from lora_jax.products.function import lora
 from lora_jax.tree import flat, require_base
@@ -29,7 +30,8 @@ class LoRA(nn.Module):
     another in a dict beside it, `w:io` for a `w` [D, K]; see `lora_jax.axes`.
 
     Works under jit, grad, vmap, nn.remat and nn.scan over any axis of the parameters. Adapter dropout is active when
-    `apply` gets `rngs={"dropout": key}`. `apply(..., method=...)` takes the name of a method of the base, or a
+    `apply` gets `rngs={"dropout": key}` and the model is in training: where its call has an argument `deterministic`, `train`, `training` or
+    `is_training`, or it a field of this name, that decides. `apply(..., method=...)` takes the name of a method of the base, or a
     function of the base module.
 
     `LoRA(fn, config)` of a function `fn(params, *args)` is a `lora_jax.of_function.FunctionLoRA`, with the same `init` and `apply`.
@@ -122,8 +124,18 @@ class LoRA(nn.Module):
         def run(base: Any, others: dict[str, Any], *args, **kwargs) -> Any:
             return self.base_module.apply({**others, "params": base}, *args, method=method, **kwargs)
 
-        adapted = lora(run, dropout=self.config.dropout, key=_dropout_key(kwargs.get("rngs")))
+        key = _dropout_key(kwargs.get("rngs"))
+        if key is not None and not is_training(self.base_module, self._call(method), args, kwargs):
+            key = None
+        adapted = lora(run, dropout=self.config.dropout, key=key)
         return _with_params(adapted(params, others, *args, **kwargs), kwargs.get("mutable", False), params)
+
+    @nn.nowrap
+    def _call(self, method: Callable | str | None) -> Callable:
+        """The method of the base, as a function of it."""
+        if callable(method):
+            return method
+        return getattr(type(self.base_module), method or "__call__", type(self.base_module).__call__)
 
     def init_with_output(self, rngs, *args, method: Callable | str | None = None, **kwargs) -> Any:
         """As `nn.Module.init_with_output`, with `method` as for `apply`; `init` calls it.

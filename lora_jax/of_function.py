@@ -9,6 +9,7 @@ import jax
 from lora_jax import products
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError
+from lora_jax.mode import is_training
 from lora_jax.products.function import lora
 from lora_jax.products.trees import named
 
@@ -62,10 +63,14 @@ class FunctionLoRA:
     def apply(
         self, variables: Mapping[str, Any], *args: Any, rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any
     ) -> Any:
-        """What the function gives of `variables["params"]`; adapter dropout is active when `rngs` has a key "dropout".
+        """What the function gives of `variables["params"]`; adapter dropout is active when `rngs` has a key "dropout" and the function is in
+        training, as its own argument `deterministic`, `train` or the like says, if it has one.
 
         Raises:
           TreeError: for an adapter that is not whole, has no kernel, or is of another kernel's shape.
         """
-        adapted = lora(self.base_module, like=self.like, dropout=self.config.dropout, key=(rngs or {}).get("dropout"))
+        key = (rngs or {}).get("dropout")
+        if not is_training(variables["params"], self.base_module, args, kwargs):
+            key = None
+        adapted = lora(self.base_module, like=self.like, dropout=self.config.dropout, key=key)
         return adapted(variables["params"], *args, **kwargs)

@@ -161,24 +161,26 @@ def test_report_of_an_adapter_without_its_base_says_so():
 
 
 class Dropping(nn.Module):
+    rate: float = 0.5
+
     @nn.compact
     def __call__(self, x, *, train: bool = True):
         x = nn.tanh(nn.Dense(6, name="first")(x))
-        x = nn.Dropout(0.5, deterministic=not train)(x)
+        x = nn.Dropout(self.rate, deterministic=not train)(x)
         return nn.Dense(3, name="second")(x)
 
 
-def dropping(rate: float):
-    model = LoRA(Dropping(), LoRAConfig(rank=2, dropout=rate))
+def dropping(rate: float, own: float = 0.5):
+    model = LoRA(Dropping(own), LoRAConfig(rank=2, dropout=rate))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32)
     return model, randomised(jax.jit(model.init)(jax.random.key(0), x)["params"], seed=3), x
 
 
 def test_adapter_dropout_is_active_only_with_an_rng_and_follows_its_key():
-    model, params, x = dropping(0.5)
+    model, params, x = dropping(0.5, own=0.0)
 
     def run(rngs):
-        return np.asarray(model.apply({"params": params}, x, train=False, rngs=rngs))
+        return np.asarray(model.apply({"params": params}, x, rngs=rngs))
 
     without, one, again, other = run(None), run(_rng(1)), run(_rng(1)), run(_rng(2))
     assert_trees_close(without, Dropping().apply({"params": dense_base(params)}, x, train=False))
@@ -187,13 +189,43 @@ def test_adapter_dropout_is_active_only_with_an_rng_and_follows_its_key():
     assert np.abs(one - other).max() > 1e-2
 
 
+class Switched(nn.Module):
+    """The mode as a field."""
+
+    deterministic: bool | None = None
+
+    @nn.compact
+    def __call__(self, x, deterministic: bool | None = None):
+        return nn.Dense(3)(x)
+
+
+@pytest.mark.parametrize(
+    ("base", "args", "kwargs", "is_active"),
+    [
+        (Dropping(0.0), (), {"train": True}, True),
+        (Dropping(0.0), (), {"train": False}, False),
+        (Switched(), (), {}, True),
+        (Switched(), (), {"deterministic": True}, False),
+        (Switched(), (True,), {}, False),
+        (Switched(True), (), {}, False),
+        (Switched(True), (False,), {}, True),
+        (Switched(), (), {"method": lambda module, x, training=False: module(x)}, False),
+    ],
+)
+def test_adapter_dropout_follows_the_model_s_mode(base, args, kwargs, is_active):
+    model, x = LoRA(base, LoRAConfig(rank=2, dropout=0.5)), jnp.ones((4, 5))
+    params = randomised(jax.jit(model.init)(jax.random.key(0), x)["params"], seed=3)
+    got, without = (model.apply({"params": params}, x, *args, rngs=rngs, **kwargs) for rngs in (_rng(1), None))
+    assert (np.abs(got - without).max() > 1e-2) == is_active
+
+
 def _rng(seed):
     return {"dropout": jax.random.key(seed)}
 
 
 def test_dropout_zero_ignores_the_rng():
-    model, params, x = dropping(0.0)
-    run = jax.jit(lambda rngs: model.apply({"params": params}, x, train=False, rngs=rngs))
+    model, params, x = dropping(0.0, own=0.0)
+    run = jax.jit(lambda rngs: model.apply({"params": params}, x, rngs=rngs))
     np.testing.assert_array_equal(run(_rng(1)), run({}))
 
 
