@@ -125,7 +125,8 @@ class LoRA(nn.Module):
             return self.base_module.apply({**others, "params": base}, *args, method=method, **kwargs)
 
         key = _dropout_key(kwargs.get("rngs"))
-        if key is not None and not is_training(self.base_module, self._call(method), args, kwargs):
+        own = {name: value for name, value in kwargs.items() if name not in _OF_APPLY}
+        if key is not None and not is_training(self.base_module, self._call(method), args, own):
             key = None
         adapted = lora(run, dropout=self.config.dropout, key=key)
         return _with_params(adapted(params, others, *args, **kwargs), kwargs.get("mutable", False), params)
@@ -151,7 +152,7 @@ class LoRA(nn.Module):
         _require_linen(self.base_module)
         y, variables = self.base_module.init_with_output(rngs, *args, method=method, **kwargs)
         streams = rngs if isinstance(rngs, Mapping) else {"params": rngs}
-        own = {name: value for name, value in kwargs.items() if name not in ("mutable", "capture_intermediates")}
+        own = {name: value for name, value in kwargs.items() if name not in _OF_APPLY}
         params = self._beside(
             streams["params"], variables["params"], *args, variables=variables, rngs=streams, method=method, **own
         )
@@ -200,6 +201,7 @@ def _require_linen(base_module: Any) -> None:
         )
 
 
+_OF_APPLY = ("rngs", "mutable", "capture_intermediates")  # its own arguments, which the model does not see
 _ADAPTER = 0x10BA  # sets the adapters' stream apart from the model's own
 
 
