@@ -52,7 +52,7 @@ def side_path(
     narrow = _of_factor(a, picked, value.ndim, indices, params)
     offset = params["dimension_numbers"].offset_dims
     lead = [size for axis, size in enumerate(value.shape) if axis not in offset]
-    narrow = narrow.reshape(*lead, a.shape[-1]).astype(value.dtype)
+    narrow = narrow.reshape(*lead, a.shape[-1]).astype(lowrank.wide(value.dtype))
     wide = lowrank.scaled_matmul(narrow, jnp.moveaxis(squeezed(b), -1, 0).reshape(a.shape[-1], -1), scale.reshape(()))
     ends = [axis for axis in range(value.ndim) if axis not in offset]
     laid = wide.reshape(*lead, *(value.shape[axis] for axis in offset))
