@@ -3,9 +3,14 @@
 import difflib
 from collections.abc import Iterable
 
+from lora_jax.keys import plain
+
 
 class LoRAError(ValueError):
-    """Base class of every error that lora_jax raises on purpose."""
+    """Base class of every error that lora_jax raises on purpose. Paths in its message are as patterns have them (`lora_jax.keys`)."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class ConfigError(LoRAError):
