@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lora_jax import lowrank
-from lora_jax.products.marked import NoFactors, Term, spans, squeezed
+from lora_jax.products.marked import NoFactors, Term, placed, spans, squeezed
 
 Array = Any  # of JAX, or of numpy: what a program closes over comes as either
 RANK = "R"  # never the letter of an axis
@@ -114,25 +114,17 @@ def spread(gain: jax.Array, axes: Axes, x_ndim: int) -> tuple[jax.Array, bool]:
         if spanned & set(free):
             raise NoFactors
         at = dict(zip((*axes.summed, *axes.batch), (*axes.x_summed, *axes.x_batch), strict=True))
-        return _placed(gain, at, x_ndim), False
+        return placed(gain, at, x_ndim)[..., 0], False
     first = len(axes.batch) + (len(x_free) if axes.is_right else 0)
     at = {axis: to for to, axis in enumerate(axes.batch)} | {axis: first + k for k, axis in enumerate(free)}
-    return _placed(gain, at, len(axes.batch) + len(x_free) + len(free)), True
+    return placed(gain, at, len(axes.batch) + len(x_free) + len(free))[..., 0], True
 
 
 def on_axis(gain: jax.Array, axis: int, to: int, ndim: int) -> tuple[jax.Array, bool]:
     """A gain that spans one axis of W, laid along one of a result. Raises NoFactors where it spans others."""
     if set(spans(gain)) - {axis}:
         raise NoFactors
-    return _placed(gain, {axis: to}, ndim), True
-
-
-def _placed(gain: jax.Array, at: dict[int, int], ndim: int) -> jax.Array:
-    """The axes that the gain spans, at others' places; 1 elsewhere."""
-    spanned = sorted(spans(gain), key=lambda axis: at[axis])
-    value = squeezed(gain)[..., 0].transpose([spans(gain).index(axis) for axis in spanned])
-    sizes = {at[axis]: gain.shape[axis] for axis in spanned}
-    return value.reshape([sizes.get(axis, 1) for axis in range(ndim)])
+    return placed(gain, {axis: to}, ndim)[..., 0], True
 
 
 def convolution(term: Term, shape: tuple[int, ...], x: Array, params: dict[str, Any]) -> jax.Array:

@@ -25,6 +25,7 @@ from lora_jax.leaves import (
 )  # fmt: skip
 from lora_jax.products import places
 from lora_jax.products.find import Site, find
+from lora_jax.products.roles import with_roles
 from lora_jax.products.sides import Dense, Sides
 from lora_jax.products.targeting import chosen, names_of
 from lora_jax.products.trees import Mark, divided, named, replayed
@@ -147,9 +148,9 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
         raise ConfigError("adapters that begin at the base's kernels (PiSSA, OLoRA, DoRA) are made by lora_jax.LoRA.")
     leaves, made = named(params), {}
     sites = find(fn, params, *args, **kwargs)
-    for path in chosen(config, sites):
+    for path, site in with_roles(config, {path: sites[path] for path in chosen(config, sites)}).items():
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        made |= as_leaves(fresh(own, path, sites[path], config), places.module_for(path, sites[path].roles))
+        made |= as_leaves(fresh(own, path, site, config), places.module_for(path, site.roles))
     return nested({**leaves, **made})
 
 

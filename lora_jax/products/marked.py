@@ -8,7 +8,7 @@ its shape. A term of an adapter has three factors, `a`, `b` and the scale, whose
 import functools
 import operator
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -88,6 +88,19 @@ def squeezed(factor: jax.Array) -> jax.Array:
     (3, 4, 2)
     """
     return factor.reshape(*(factor.shape[axis] for axis in spans(factor)), factor.shape[-1])
+
+
+def placed(factor: jax.Array, at: Mapping[int, int], ndim: int) -> jax.Array:
+    """The axes that a factor spans, each at another's place among `ndim`; 1 elsewhere, the rank's axis last.
+
+    >>> placed(jnp.ones((3, 1, 4, 2)), {0: 2, 2: 0}, 3).shape
+    (4, 1, 3, 2)
+    """
+    own = spans(factor)
+    order = sorted(own, key=lambda axis: at[axis])
+    sizes = {at[axis]: factor.shape[axis] for axis in own}
+    value = squeezed(factor).transpose(*(own.index(axis) for axis in order), len(own))
+    return value.reshape(*(sizes.get(axis, 1) for axis in range(ndim)), factor.shape[-1])
 
 
 def times(term: Term, number: Any) -> Term:

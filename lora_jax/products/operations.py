@@ -61,12 +61,11 @@ def _gather(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]
     weight, indices = values
     if isinstance(indices, Marked):
         raise NoFactors
-    picked = lookups.indexed_axes(eqn.params, weight.shape)
     (value,) = bind(eqn, [weight.value, indices])
     if not lookups.is_table(eqn.params, weight.shape):
         return [lookups.gathered(weight, value, indices, eqn.params)]
     product = Product(
-        "".join("i" if axis in picked else "o" for axis in range(len(weight.shape))),
+        lookups.roles(eqn.params, weight.shape),
         base=lambda _: value,
         side=lambda term, _: lookups.side_path(term, weight.shape, indices, eqn.params, value),
         spread=lambda gain: lookups.spread(gain, weight.shape, indices, eqn.params, value.ndim),

@@ -13,6 +13,7 @@ from lora_jax.leaves import KERNELS, as_leaves, is_adapter_leaf, kernel_path, mo
 from lora_jax.products import places
 from lora_jax.products.find import Site, find, is_matrix
 from lora_jax.products.function import fresh
+from lora_jax.products.roles import with_roles
 from lora_jax.products.targeting import is_linear, names_of, selects
 from lora_jax.tree import Params, flat, nested
 
@@ -46,13 +47,16 @@ def complete(
     linear = {(name, is_linear(site)) for path, site in sites.items() for name in names_of(path) if name}
     targets.count_matches(config, known | linear)
     made: dict[str, Any] = {}
-    for path, site in sites.items():
-        if any(selects(pattern, path, site) for pattern in config.targets) and not any(
-            selects(pattern, path, site) for pattern in config.excludes
-        ):
-            _require_in_order(config, path, site)
-            own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-            made |= as_leaves(fresh(own, path, site, config, leaves[path]), places.module_for(path, site.roles))
+    targeted = {
+        path: site
+        for path, site in sites.items()
+        if any(selects(pattern, path, site) for pattern in config.targets)
+        and not any(selects(pattern, path, site) for pattern in config.excludes)
+    }
+    for path, site in with_roles(config, targeted).items():
+        _require_in_order(config, path, site)
+        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        made |= as_leaves(fresh(own, path, site, config, leaves[path]), places.module_for(path, site.roles))
     return nested({**leaves, **made})
 
 

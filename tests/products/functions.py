@@ -64,6 +64,13 @@ def tied(params, ids):
     return jnp.tanh(params["table"][ids] @ params["w"]) @ params["table"].T
 
 
+def many_tables(params, ids):
+    """A table for each of a batch, looked up under vmap; and whole matrices, picked out of stacks of stacks."""
+    rows = jax.vmap(lambda table, ids: table[ids])(params["tables"], ids)
+    matrices = jax.vmap(lambda stack, k: stack[k], in_axes=(1, 0))(params["stacks"], ids[:, 0])
+    return jnp.einsum("btd,bdk->btk", rows, matrices)
+
+
 def experts(params, x):
     return jnp.einsum("ecf,efd->ecd", jax.nn.relu(jnp.einsum("ecd,edf->ecf", x, params["up"])), params["down"])
 
@@ -169,6 +176,7 @@ CASES = {
     "padded": Case(lambda p, x: x @ jnp.pad(p["w"], ((1, 0), (0, 2))), {"w": (3, 5)}, {"w": "io"}),
     "reversed and strided": Case(lambda p, x: x @ p["w"][::-1, ::2], {"w": (4, 6)}, {"w": "io"}),
     "tied table": Case(tied, {"table": (7, 4), "w": (4, 4)}, {"table": "io", "w": "io"}, IDS),
+    "lookups in a batch": Case(many_tables, {"tables": (2, 6, 4), "stacks": (5, 2, 4, 3)}, {"tables": "sio", "stacks": "ssio"}, IDS),
     "experts": Case(experts, {"up": (3, 4, 5), "down": (3, 5, 4)}, {"up": "sio", "down": "sio"}, (3, 2, 4)),
     "chosen expert": Case(chosen_expert, {"w": (2, 4, 5)}, {"w": "sio"}, (3, 4)),
     "ragged": Case(ragged, {"up": (3, 4, 5), "down": (3, 5, 4)}, {"up": "sio", "down": "sio"}, (6, 4)),
