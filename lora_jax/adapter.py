@@ -15,6 +15,7 @@ from lora_jax.leaves import (
     NORM,
     SCALE,
     adapter_at,
+    at_place,
     is_adapter_leaf,
     kernel_path,
     modules,
@@ -139,7 +140,7 @@ def rebase(base_params: Params, adapter: Params) -> dict:
         kernel = nn.meta.unbox(leaves[path])
         require_fit(path, kernel.shape, own, module)
         if own.norm is not None:
-            leaves[module + NORM] = own.per_layer(dora.norm_like)(own.norm, kernel)
+            leaves[module + NORM] = at_place(module, lambda kernel, own: dora.norm_like(own.norm, kernel))(kernel, own)
     return nested(leaves)
 
 

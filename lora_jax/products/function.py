@@ -12,11 +12,12 @@ import jax.numpy as jnp
 
 from lora_jax import axes, dora, starts, targets
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import ConfigError, TreeError
+from lora_jax.errors import TreeError
 from lora_jax.leaves import (
     Adapter,
     adapter_at,
     as_leaves,
+    at_place,
     is_adapter_leaf,
     kernel_path,
     modules,
@@ -89,7 +90,10 @@ def apart(params: Mapping[str, Any], like: Any = None) -> tuple[Any, dict[str, M
         shape = tuple(opened(leaves[path]).shape)
         require_fit(path, shape, adapter, module)
         array, is_latent = _array_of(path, leaves[path])
-        term, gain = places.term(adapter, shape, places.roles_of(module, shape, adapter)), _gain(leaves[path], adapter)
+        term, gain = (
+            places.term(adapter, shape, places.roles_of(module, shape, adapter)),
+            _gain(module, leaves[path], adapter),
+        )
         if array in marks and (gain is not None or marks[array].gain is not None):
             raise TreeError(f"{path} has two adapters, of which one has a magnitude (DoRA).")
         others = marks[array].terms if array in marks else ()
@@ -106,11 +110,11 @@ def _array_of(path: str, kernel: Any) -> tuple[str, bool]:
     return f"{path}/{'codes' if is_latent else inside[0]}", is_latent
 
 
-def _gain(kernel: Any, adapter: Adapter) -> jax.Array | None:
+def _gain(module: str, kernel: Any, adapter: Adapter) -> jax.Array | None:
     """DoRA's magnitude over norm along the kernel's axes, and the rank's; None where there is no magnitude."""
     if adapter.magnitude is None:
         return None
-    return adapter.per_layer(dora.gain)(nn.meta.unbox(kernel), adapter)[..., None]
+    return at_place(module, dora.gain)(nn.meta.unbox(kernel), adapter)[..., None]
 
 
 def _as(base: dict[str, Any], like: Any) -> Any:
@@ -137,20 +141,17 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
 
     Raises:
       TargetError: when a pattern selects no leaf that a product eats; it names the closest paths.
-      ConfigError: for a config whose adapters begin at the base's kernels (PiSSA, OLoRA, DoRA): lora_jax.LoRA has them.
 
     >>> params = {"table": jnp.ones((5, 3)), "w": jnp.ones((2, 3, 4))}
     >>> fn = lambda params, ids: jnp.einsum("td,ndh->tnh", params["table"][ids], params["w"])
     >>> sorted(adapt(jax.random.key(0), params, fn, LoRAConfig(rank=2), jnp.array([1])))
     ['table', 'w', 'w:oio']
     """
-    if starts.reads_base(config):
-        raise ConfigError("adapters that begin at the base's kernels (PiSSA, OLoRA, DoRA) are made by lora_jax.LoRA.")
     leaves, made = named(params), {}
     sites = find(fn, params, *args, **kwargs)
     for path, site in with_roles(config, {path: sites[path] for path in chosen(config, sites)}).items():
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        made |= as_leaves(fresh(own, path, site, config), places.module_for(path, site.roles))
+        made |= as_leaves(fresh(own, path, site, config, leaves[path]), places.module_for(path, site.roles))
     return nested({**leaves, **made})
 
 
@@ -178,7 +179,8 @@ def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any
     begun = Adapter(a.reshape(*stack, *a.shape[-2:]), b.reshape(*stack, *b.shape[-2:]), scale, norm=norm)
     if not starts.reads_base(config):
         return begun
-    return begun.per_layer(functools.partial(starts.from_base, config))(nn.meta.unbox(kernel), begun)
+    module = places.module_for(path, site.roles)
+    return at_place(module, functools.partial(starts.from_base, config))(nn.meta.unbox(kernel), begun)
 
 
 def _is_named(config: LoRAConfig, name: str) -> bool:

@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 
-from lora_jax import axes, starts, targets
+from lora_jax import targets
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import TargetError
 from lora_jax.leaves import KERNELS, as_leaves, is_adapter_leaf, kernel_path, modules, name_of
 from lora_jax.products import places
-from lora_jax.products.find import Site, find, is_matrix
+from lora_jax.products.find import find, is_matrix
 from lora_jax.products.function import fresh
 from lora_jax.products.roles import with_roles
 from lora_jax.products.targeting import is_linear, names_of, selects
@@ -34,8 +33,7 @@ def complete(
       known: (path, is linear) of the layers that had their chance.
 
     Raises:
-      TargetError: when a pattern of the config selects neither a known layer nor such a leaf; for a start from the kernel (PiSSA, OLoRA) or a
-        magnitude (DoRA) at a kernel whose axes are not in order.
+      TargetError: when a pattern of the config selects neither a known layer nor such a leaf.
     """
     known, leaves = set(known), flat(params)
     left = _unknown(leaves, {path for path, _ in known})
@@ -54,7 +52,6 @@ def complete(
         and not any(selects(pattern, path, site) for pattern in config.excludes)
     }
     for path, site in with_roles(config, targeted).items():
-        _require_in_order(config, path, site)
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
         made |= as_leaves(fresh(own, path, site, config, leaves[path]), places.module_for(path, site.roles))
     return nested({**leaves, **made})
@@ -84,12 +81,3 @@ def _may_select(config: LoRAConfig, left: list[str], known: list[str]) -> bool:
         or not any(targets.matches(pattern, path) for path in known)
         for pattern in config.targets
     )
-
-
-def _require_in_order(config: LoRAConfig, path: str, site: Site) -> None:
-    if starts.reads_base(config) and not (name_of(path) in KERNELS and axes.are_in_order(site.roles)):
-        what = "a magnitude (DoRA)" if config.dora else f"init={config.init!r}"
-        raise TargetError(
-            f"{path}: {what} is not there for a kernel whose axes have the roles {site.roles!r} or another name than {' or '.join(KERNELS)}; "
-            "exclude it, or use another start."
-        )
