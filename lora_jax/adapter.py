@@ -1,6 +1,7 @@
 """Adapters as data: make one for a trained base, take it out, put another in, switch it off."""
 
 import functools
+import warnings
 from typing import Any
 
 import flax.linen as nn
@@ -8,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from lora_jax import dora, starts
-from lora_jax.errors import TreeError
+from lora_jax.errors import CustomDerivativeWarning, TreeError
 from lora_jax.leaves import (
-    KERNELS,
     MAGNITUDE,
     NORM,
     SCALE,
@@ -18,6 +18,7 @@ from lora_jax.leaves import (
     at_place,
     is_adapter_leaf,
     kernel_path,
+    kernel_paths,
     modules,
     name_of,
     require_fit,
@@ -50,7 +51,9 @@ def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs:
     >>> sorted(params), params["kernel"] is base_params["kernel"]
     (['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale'], True)
     """
-    shapes = flat(jax.eval_shape(lambda k: model.init(k, *args, **kwargs)["params"], key))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CustomDerivativeWarning)  # told when the adapter is made
+        shapes = flat(jax.eval_shape(lambda k: model.init(k, *args, **kwargs)["params"], key))
     base_shapes = {path: leaf for path, leaf in shapes.items() if not is_adapter_leaf(path)}
     problems = differences(base_shapes, flat(base_params), any_dtype=True)  # a base cast to bfloat16 is still that base
     if problems:
@@ -85,7 +88,7 @@ def adapter_alone(params: Params) -> dict:
     """
     leaves, adapter = flat(params), adapter_of(params)
     require_whole(leaves)
-    is_whole = all(any(module + name in leaves for name in KERNELS) for module in modules(leaves))
+    is_whole = all(any(path in leaves for path in kernel_paths(module)) for module in modules(leaves))
     others = [path for path in leaves if not is_adapter_leaf(path)]
     if others and not is_whole:
         raise TreeError(

@@ -49,6 +49,10 @@ class ModelError(LoRAError):
     """A model whose configuration, input or files cannot be used."""
 
 
+class CustomDerivativeWarning(UserWarning):
+    """An adapted weight goes into a function with a derivative of its own, which holds for the base alone."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's message, to be quoted in a sentence of ours.
 

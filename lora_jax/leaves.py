@@ -136,15 +136,23 @@ def as_leaves(adapter: Adapter, module: str = "") -> dict[str, Any]:
     return {module + name: leaf for name, leaf in zip(NAMES, adapter, strict=True) if leaf is not None}
 
 
+def kernel_paths(module: str) -> list[str]:
+    """Where the kernel of an adapter at this place (a path with its slash) may be.
+
+    >>> kernel_paths("head/"), kernel_paths("head/w:oio/")
+    (['head/kernel', 'head/embedding'], ['head/w'])
+    """
+    told = axes.roles_in(module)
+    return [module + name for name in KERNELS] if told is None else [told[0]]
+
+
 def kernel_path(leaves: Mapping[str, Any], module: str) -> str:
     """The path of the kernel that the adapter at `module` (a path with its slash) belongs to.
 
     Raises:
       TreeError: when there is none, as in an adapter without its base.
     """
-    told = axes.roles_in(module)
-    paths = [module + name for name in KERNELS] if told is None else [told[0]]
-    path = next((path for path in paths if path in leaves), None)
+    path = next((path for path in kernel_paths(module) if path in leaves), None)
     if path is None:
         raise TreeError(
             f"there is an adapter at {module + A} and no kernel beside it; pass the whole tree, base and adapter: "

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from lora_jax.products.marked import Marked, plain, spans
+from lora_jax.products.private import function_of
 from lora_jax.products.replay import Context, Product, Use
 from lora_jax.products.trees import Mark, divided, named, replayed
 
@@ -18,9 +19,9 @@ from lora_jax.products.trees import Mark, divided, named, replayed
 class Site:
     """What becomes of one leaf.
 
-    `roles` has a letter for each axis, as the first product has them: "i" summed over (or looked up), "o" free, "s" shared by input and output (a
-    stack of layers, experts, a batch), "?" where no product was seen. `uses` are the products, `dense` the operations that have no rule, `custom` the
-    functions with a derivative of their own that the leaf goes into.
+    `roles` has a letter for each axis, as the first product has them: "i" summed over (or looked up), "o" free (or summed away before the
+    product), "s" shared by input and output (a stack of layers, experts, a batch), "?" where no product was seen. `uses` are the products, `dense`
+    the operations that have no rule, `custom` the functions with a derivative of their own inside of which a product eats the leaf.
 
     >>> Site((2, 3, 4), jnp.float32, "oio").is_adaptable
     True
@@ -31,7 +32,7 @@ class Site:
     roles: str
     uses: list[Use] = dataclasses.field(default_factory=list)
     dense: list[Use] = dataclasses.field(default_factory=list)
-    custom: list[Use] = dataclasses.field(default_factory=list)
+    custom: list[tuple[str, Use]] = dataclasses.field(default_factory=list)
 
     @property
     def is_adaptable(self) -> bool:
@@ -108,11 +109,24 @@ class Finding(Context):
             if not site.uses:
                 # A factor of size 1 says nothing: neither does its axis.
                 site.roles = "".join(
-                    "s" if size == 1 else _role({product.roles[axis] for axis in spans(factor)})
+                    "s"
+                    if size == 1
+                    else "o"
+                    if _is_summed(factor)
+                    else _role({product.roles[axis] for axis in spans(factor)})
                     for size, factor in zip(site.shape, term, strict=True)
                 )
             site.uses.append(self.use(eqn))
         return product.base(x)
+
+    def summed(self, weight: Marked, what_is_left: Marked) -> Marked:
+        """A probe whose axis was summed away has a rank of 2 from here on."""
+
+        def told(before: jax.Array, after: jax.Array) -> jax.Array:
+            return jnp.repeat(after, 2, -1) if spans(before) and not spans(after) else after
+
+        terms = [tuple(map(told, *pair)) for pair in zip(weight.terms, what_is_left.terms, strict=True)]
+        return what_is_left.with_terms(what_is_left.value, terms)
 
     def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
         if eqn is not None and isinstance(value, Marked):
@@ -120,9 +134,14 @@ class Finding(Context):
                 self._sites[path].dense.append(self.use(eqn))
         return plain(value)
 
-    def custom(self, eqn: JaxprEqn, weights: Sequence[Marked]) -> None:
-        for path in dict.fromkeys(path for weight in weights for path in weight.paths):
-            self._sites[path].custom.append(self.use(eqn))
+    def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
+        for path in paths:
+            self._sites[path].custom.append((function_of(eqn), self.use(eqn)))
+
+
+def _is_summed(probe: jax.Array) -> bool:
+    """Whether its axis was summed away before the product: the sum of the free factor along it is exact."""
+    return probe.shape[-1] == 2
 
 
 def _role(found: set[str]) -> str:

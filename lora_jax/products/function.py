@@ -25,6 +25,7 @@ from lora_jax.leaves import (
     require_whole,
 )  # fmt: skip
 from lora_jax.products import places
+from lora_jax.products.derivatives import warn_of_custom
 from lora_jax.products.find import Site, find
 from lora_jax.products.roles import with_roles
 from lora_jax.products.sides import Dense, Sides
@@ -142,6 +143,9 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
     Raises:
       TargetError: when a pattern selects no leaf that a product eats; it names the closest paths.
 
+    Warns:
+      CustomDerivativeWarning: where a product with such a leaf is inside of a function with a derivative of its own.
+
     >>> params = {"table": jnp.ones((5, 3)), "w": jnp.ones((2, 3, 4))}
     >>> fn = lambda params, ids: jnp.einsum("td,ndh->tnh", params["table"][ids], params["w"])
     >>> sorted(adapt(jax.random.key(0), params, fn, LoRAConfig(rank=2), jnp.array([1])))
@@ -149,7 +153,9 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
     """
     leaves, made = named(params), {}
     sites = find(fn, params, *args, **kwargs)
-    for path, site in with_roles(config, {path: sites[path] for path in chosen(config, sites)}).items():
+    adapted = {path: sites[path] for path in chosen(config, sites)}
+    warn_of_custom(adapted)
+    for path, site in with_roles(config, adapted).items():
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
         made |= as_leaves(fresh(own, path, site, config, leaves[path]), places.module_for(path, site.roles))
     return nested({**leaves, **made})

@@ -10,6 +10,7 @@ from lora_jax import targets
 from lora_jax.config import LoRAConfig
 from lora_jax.leaves import KERNELS, as_leaves, is_adapter_leaf, kernel_path, modules, name_of
 from lora_jax.products import places
+from lora_jax.products.derivatives import warn_of_custom
 from lora_jax.products.find import find, is_matrix
 from lora_jax.products.function import fresh
 from lora_jax.products.roles import with_roles
@@ -51,6 +52,7 @@ def complete(
         if any(selects(pattern, path, site) for pattern in config.targets)
         and not any(selects(pattern, path, site) for pattern in config.excludes)
     }
+    warn_of_custom(targeted)
     for path, site in with_roles(config, targeted).items():
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
         made |= as_leaves(fresh(own, path, site, config, leaves[path]), places.module_for(path, site.roles))

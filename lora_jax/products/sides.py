@@ -72,5 +72,5 @@ class Sides(Context):
                 )
         return formed(value)
 
-    def custom(self, eqn: JaxprEqn, weights: Sequence[Marked]) -> None:
+    def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
         """Nothing to do: `find` tells of such places."""

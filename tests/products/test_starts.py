@@ -7,6 +7,7 @@ import pytest
 
 import lora_jax
 from lora_jax import LoRA, LoRAConfig, verify
+from lora_jax.errors import TargetError
 from lora_jax.products.function import adapt, lora
 from lora_jax.products.trees import named
 from lora_jax.tree import flat, nested
@@ -143,3 +144,11 @@ def test_linen_models(model, start):
     for path, leaf in flat(there).items():
         if path.endswith("lora_norm"):
             np.testing.assert_allclose(leaf, 2 * flat(params)[path], rtol=1e-5)
+
+
+def test_a_kernel_with_a_magnitude_does_not_train_and_a_whole_tree_is_an_adapter():
+    params = fresh(CASES["gemma"], "dora")
+    with pytest.raises(TargetError, match="q has a magnitude"):
+        lora_jax.trainable_mask(params, train="re:q")
+    there = lora_jax.rebase(lora_jax.strip(params), params)
+    jax.tree.map(np.testing.assert_array_equal, there, params)
