@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.extend.core import JaxprEqn
 
-from lora_jax.products import dots, lookups
+from lora_jax.products import dots, lookups, relayouts
 from lora_jax.products.marked import Marked, NoFactors
 from lora_jax.products.private import bind
 from lora_jax.products.replay import RULES, Context, Product
@@ -73,10 +73,16 @@ def _gather(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]
     return [context.product(eqn, weight, None, product)]
 
 
+def _sum(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """No product; but which axes are summed away here tells what they are."""
+    (weight,) = values
+    return [context.summed(weight, relayouts.summed(eqn, weight))]
+
+
 PRODUCTS = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "ragged_dot_general": _ragged,
     "gather": _gather,
 }
-RULES.update(PRODUCTS)
+RULES.update(PRODUCTS, reduce_sum=_sum)

@@ -158,6 +158,14 @@ CASES = {
     "stacked query, key, value": Case(
         lambda p, x: jnp.einsum("btd,cdnh->cbtnh", x, p["w"]).sum(0), {"w": (3, 4, 2, 5)}, {"w": "oioo"}
     ),
+    "summed before the product": Case(
+        lambda p, x: jnp.einsum("btd,dk->bt", x, p["w"])[..., None] + jnp.einsum("btd,dnh->btn", x, p["v"]).sum(-1, keepdims=True),
+        {"w": (4, 5), "v": (4, 2, 3)},
+        {"w": "io", "v": "ioo"},
+    ),
+    "summed, then scanned over": Case(
+        lambda p, x: lax.scan(lambda x, w: (x + (x @ w.sum(1))[..., None], None), x, p["w"])[0], {"w": (3, 4, 5)}, {"w": "sio"}
+    ),
     "reshaped heads": Case(lambda p, x: jnp.einsum("btd,dnh->btnh", x, p["w"].reshape(4, 2, 3)), {"w": (4, 6)}, {"w": "io"}),
     "scan": Case(scanned(0), {"w": (3, 4, 4)}, {"w": "sio"}),
     "scan over axis 1": Case(scanned(1), {"w": (4, 3, 4)}, {"w": "iso"}),
