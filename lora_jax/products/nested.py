@@ -189,7 +189,6 @@ def _shard_map(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         return tuple(context.dense(out, eqn) for out in run(context, program, (), values))
 
     specs = tuple(spec_of(value, spec) for value, spec in zip(values, params["in_specs"], strict=True))
-    more = {"axis_names": set(params["manual_axes"])} if "manual_axes" in params else {}
     return list(
         jax.shard_map(
             body,
@@ -197,7 +196,7 @@ def _shard_map(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
             in_specs=specs,
             out_specs=tuple(params["out_specs"]),
             check_vma=params["check_vma"],
-            **more,
+            axis_names=set(params["newly_manual_axes"]),
         )(*values)
     )
 
