@@ -108,6 +108,27 @@ def times(term: Term, number: Any) -> Term:
     return (*term[:-1], term[-1] * number)
 
 
+def together(terms: Sequence[Term]) -> list[Term]:
+    """The same sum of fewer terms: those whose factors span the same axes (kernels side by side, two adapters of one kernel) become one of
+    the sum of their ranks, so that a product takes one thin pair for all of them.
+
+    >>> one, scale = jnp.ones((2, 1, 3)), jnp.full((1, 1, 1), 0.5)
+    >>> [factor.shape for factor in together([(one, jnp.ones((1, 4, 3)), scale)] * 2)[0]]
+    [(2, 1, 6), (1, 4, 6), (1, 1, 1)]
+    """
+    alike: dict[Any, list[Term]] = {}
+    for k, term in enumerate(terms):
+        spanned = tuple(map(spans, term))
+        alike.setdefault(spanned if len(term) == 3 and not spanned[2] else k, []).append(term)
+    return [_joined(group) if len(group) > 1 else group[0] for group in alike.values()]
+
+
+def _joined(terms: Sequence[Term]) -> Term:
+    a = jnp.concatenate([a for a, _, _ in terms], axis=-1)
+    b = jnp.concatenate([b * scale for _, b, scale in terms], axis=-1)
+    return a, b, jnp.ones_like(terms[0][2])
+
+
 def total(term: Term, shape: Sequence[int]) -> jax.Array:
     """The update itself, W-shaped: float32 at least.
 

@@ -11,7 +11,7 @@ from jax.extend.core import JaxprEqn
 
 from lora_jax import lowrank
 from lora_jax.errors import TargetError
-from lora_jax.products.marked import Marked, formed
+from lora_jax.products.marked import Marked, formed, together
 from lora_jax.products.replay import Context, Product, Use
 
 
@@ -43,7 +43,7 @@ class Sides(Context):
         y = product.base(x)
         x = self._dropped(x)
         wide = lowrank.wide(y.dtype)
-        sides = [product.side(term, x).astype(wide) for term in weight.terms]
+        sides = [product.side(term, x).astype(wide) for term in together(weight.terms)]
         if gain is None:
             return functools.reduce(operator.add, sides, y.astype(wide)).astype(y.dtype)
         gain = gain.astype(jnp.promote_types(jnp.float32, y.dtype))
