@@ -14,6 +14,7 @@ import string
 import jax
 import jax.numpy as jnp
 
+from lora_jax import lowrank
 from lora_jax.leaves import Adapter, at_place
 
 RANK, OTHER = "R", "Q"  # letters of the rank's axis; the kernel's are lower case
@@ -79,7 +80,8 @@ def _growth(kernel, a, b, scale, norm_shape: tuple[int, ...]) -> jax.Array:
 
 
 def _einsum(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """In the dtype of the left operand, a bfloat16 kernel say, accumulated in float32."""
+    """In the dtype of the left operand, a bfloat16 kernel say (float32 for float16's narrow range), accumulated in float32."""
+    left = left.astype(lowrank.wide(left.dtype))
     return jnp.einsum(equation, left, right.astype(left.dtype), preferred_element_type=jnp.float32)
 
 

@@ -1,5 +1,7 @@
 """Half precision: what lies between the factors must hold where the merged kernel and its product do."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,20 @@ def test_the_narrow_array_neither_overflows_nor_vanishes(case, params, dtype, tu
     assert got.dtype == dtype
     allowed = ERRORS[dtype] * np.abs(expected).max()
     assert np.abs(np.asarray(got, np.float32) - expected).max() <= allowed < np.abs(expected - base).max()
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("name", ["gemma", "tied table", "convolution"])
+def test_magnitudes_in_float16(name, turn):
+    """DoRA's gain too, which knows the norm of W + scale a b from products with the factors."""
+    case = CASES[name]
+    config = dataclasses.replace(ALL, dora=True)
+    params = drawn(adapt(jax.random.key(0), case.params(), case.fn, config, case.input()), 0.2)
+    expected = np.asarray(case.fn(lora_jax.merge(params), case.input()), np.float32)
+    x = case.input() if case.input().dtype == jnp.int32 else case.input(jnp.float16)
+    got = lora(case.fn)(turned(halved(params, jnp.float16), *TURNS[turn]), x)
+    assert got.dtype == jnp.float16
+    assert np.abs(np.asarray(got, np.float32) - expected).max() <= 1e-2 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("turn", TURNS)
