@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from lora_jax import dora
 from lora_jax.errors import TreeError
 from lora_jax.leaves import (
-    KERNELS,
     MAGNITUDE,
     NORM,
     SCALE,
     adapter_at,
+    at_place,
     is_adapter_leaf,
     kernel_path,
+    kernel_paths,
     modules,
     name_of,
     require_fit,
@@ -74,7 +75,7 @@ def adapter_alone(params: Params) -> dict:
     """
     leaves, adapter = flat(params), adapter_of(params)
     require_whole(leaves)
-    is_whole = all(any(module + name in leaves for name in KERNELS) for module in modules(leaves))
+    is_whole = all(any(path in leaves for path in kernel_paths(module)) for module in modules(leaves))
     others = [path for path in leaves if not is_adapter_leaf(path)]
     if others and not is_whole:
         raise TreeError(
@@ -129,7 +130,7 @@ def rebase(base_params: Params, adapter: Params) -> dict:
         kernel = nn.meta.unbox(leaves[path])
         require_fit(path, kernel.shape, own, module)
         if own.norm is not None:
-            leaves[module + NORM] = own.per_layer(dora.norm_like)(own.norm, kernel)
+            leaves[module + NORM] = at_place(module, lambda kernel, own: dora.norm_like(own.norm, kernel))(kernel, own)
     return nested(leaves)
 
 

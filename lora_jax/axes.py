@@ -50,6 +50,15 @@ def matrices(shape: Shape, roles: str) -> tuple[Shape, int, int]:
     return of["s"], math.prod(of["i"]), math.prod(of["o"])
 
 
+def in_order(roles: str) -> tuple[int, ...]:
+    """The axes of a kernel, those that are shared first, then those that are summed over, then the free ones.
+
+    >>> in_order("oiso")
+    (2, 1, 0, 3)
+    """
+    return tuple(axis for role in "sio" for axis, of in enumerate(roles) if of == role)
+
+
 def fit(shape: Shape, roles: str, a: Shape, b: Shape, scale: Shape) -> bool:
     """Whether matrices and scale of these shapes are those of such a kernel.
 

@@ -18,6 +18,7 @@ from etils import epath
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import CheckpointError, DamagedError
 from lora_jax.files import is_remote
+from lora_jax.keys import escaped
 from lora_jax.leaves import is_adapter_leaf
 from lora_jax.mesh import fetch, is_key
 from lora_jax.partition import Mask, trainable_paths
@@ -136,7 +137,7 @@ def restore_state(
     """
     restored = _read(directory, step, _leaves(like), config, frozen)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    values = [_as_leaf(restored[_path(path)], leaf) for path, leaf in leaves]
+    values = [_as_leaf(restored[name], leaf) for name, (_, leaf) in zip(_names(leaves), leaves, strict=True)]
     return jax.tree_util.tree_unflatten(structure, values)
 
 
@@ -167,14 +168,20 @@ def _split(params: Params, mask: Mask | None) -> tuple[dict, dict]:
     return saved, base
 
 
-def _path(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def _names(leaves: list[tuple[tuple, Any]]) -> list[str]:
+    """Of each leaf its own; of two whose keys with "/" between them read the same, as a "/" inside a key can have it, the second is told apart."""
+    names: dict[str, None] = {}
+    for path, _ in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        parts = (escaped(jax.tree_util.keystr((key,), simple=True)) for key in path)
+        names["/".join(parts) if name in names else name] = None
+    return list(names)
 
 
 def _leaves(tree: Any) -> dict[str, np.ndarray]:
     """Flat numpy arrays; typed PRNG keys as their words."""
     found = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {_path(path): fetch(leaf) for path, leaf in found}
+    return {name: fetch(leaf) for name, (_, leaf) in zip(_names(found), found, strict=True)}
 
 
 def _as_leaf(value: np.ndarray, like: Any) -> jax.Array:

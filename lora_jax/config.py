@@ -39,7 +39,7 @@ def scale_of(alpha: int | float, rank: int, scaling: str) -> float:
 class LoRAConfig:
     """Which layers of a model get a low-rank adapter, and what it looks like. Frozen, hashable, validated at once.
 
-    Patterns (in `targets`, `excludes`, and as keys of `rank_pattern`, `alpha_pattern`) are read on module paths like
+    Patterns (in `targets`, `excludes`, and as keys of `rank_pattern`, `alpha_pattern`, `roles`) are read on module paths like
     `encoder/layer_0/query`: a *name* matches the last parts of a path (`query`, `layer_0/query`), a *glob* has one of
     `*?[` in it (`encoder/*/query`; `*` crosses `/`), a *regex* is a compiled `re.Pattern` or a string that starts
     with `re:` and must match the whole path. `"all-linear"` stands for every Dense, DenseGeneral and Einsum layer
@@ -60,6 +60,10 @@ class LoRAConfig:
       init_a: for "lora": "kaiming_uniform" (PEFT's default), "normal", "orthogonal" (orthonormal columns), or an
         initialiser of `lora_jax.initializers`.
       dora: whether each kernel also gets a trainable magnitude (`lora_jax.dora`).
+      roles: pattern -> a letter for each axis of the kernels that it selects, instead of those that were found: "i" summed over, "o" free, "s"
+        factors of its own for each index. An axis that is found as "i" or "o" may become "s". So an einsum over experts `up` [E, D, F], found as
+        "oio" with one `a` for all of them, has an adapter for each as "sio"; gemma's `kv_einsum/w` [2, N, D, H] one for keys and one
+        for values as "soio".
 
     Raises:
       ConfigError: for any value outside the above.
@@ -80,6 +84,7 @@ class LoRAConfig:
     init_a: str | initializers.Initializer = "kaiming_uniform"
     init: str = "lora"
     dora: bool = False
+    roles: Mapping[Pattern, str] | tuple = ()
 
     def __post_init__(self):
         if self.scaling not in SCALING_RULES:
@@ -90,6 +95,7 @@ class LoRAConfig:
             "excludes": _as_patterns("excludes", self.excludes),
             "rank_pattern": _as_pairs("rank_pattern", self.rank_pattern),
             "alpha_pattern": _as_pairs("alpha_pattern", self.alpha_pattern),
+            "roles": _as_pairs("roles", self.roles, "letters"),
             "init_a": initializers.named(self.init_a),
         }
         for name, value in settled.items():
@@ -103,6 +109,8 @@ class LoRAConfig:
             _check_rank(f"rank_pattern[{pattern!r}]", rank)
         for pattern, alpha in self.alpha_pattern:
             _check_alpha(f"alpha_pattern[{pattern!r}]", alpha)
+        for pattern, letters in self.roles:
+            _check_roles(f"roles[{pattern!r}]", letters)
         if not self.targets:
             raise ConfigError('targets is empty; name the layers to adapt, e.g. ("query", "value") or "all-linear".')
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
@@ -143,6 +151,7 @@ class LoRAConfig:
             "init_a": self.init_a.to_dict(),
             "init": self.init,
             "dora": self.dora,
+            "roles": dict(self.roles),
         }
 
     @classmethod
@@ -179,6 +188,14 @@ def _check_alpha(name: str, alpha: Any) -> None:
         raise ConfigError(f"{name} is {alpha!r}; alpha must be a positive number.")
 
 
+def _check_roles(name: str, letters: Any) -> None:
+    if not (isinstance(letters, str) and set(letters) <= set("sio") and {"i", "o"} <= set(letters)):
+        raise ConfigError(
+            f'{name} is {letters!r}; it must be a letter for each axis, "i" (summed over), "o" (free) or "s" (factors of its own for each index), '
+            'with an "i" and an "o" among them.'
+        )
+
+
 def _normalised(pattern: Any, field: str) -> Pattern:
     """Regexes become `re:` strings, so that equal configs compare equal after a round trip through JSON."""
     if isinstance(pattern, re.Pattern):
@@ -201,8 +218,8 @@ def _as_patterns(field: str, value: Any) -> tuple[str, ...]:
     return tuple(_normalised(pattern, field) for pattern in patterns)
 
 
-def _as_pairs(field: str, value: Any) -> tuple[tuple[str, Any], ...]:
+def _as_pairs(field: str, value: Any, what: str = "numbers") -> tuple[tuple[str, Any], ...]:
     if not isinstance(value, Iterable) or isinstance(value, str):
-        raise ConfigError(f"{field} is {value!r}; it must be a dict from patterns to numbers.")
+        raise ConfigError(f"{field} is {value!r}; it must be a dict from patterns to {what}.")
     items = value.items() if isinstance(value, Mapping) else value
-    return tuple(sorted((_normalised(pattern, field), number) for pattern, number in items))
+    return tuple(sorted((_normalised(pattern, field), told) for pattern, told in items))

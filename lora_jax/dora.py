@@ -14,7 +14,8 @@ import string
 import jax
 import jax.numpy as jnp
 
-from lora_jax.leaves import Adapter
+from lora_jax import lowrank
+from lora_jax.leaves import Adapter, at_place
 
 RANK, OTHER = "R", "Q"  # letters of the rank's axis; the kernel's are lower case
 
@@ -39,7 +40,7 @@ def norm_like(norm: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def gain(kernel: jax.Array, adapter: Adapter) -> jax.Array:
-    """`m / ||V||` of one layer, in the shape of m; 1 where the adapter is as it began, and where V is zero.
+    """`m / ||V||` of one layer whose axes are in order, in the shape of m; 1 where the adapter is as it began, and where V is zero.
 
     The gradient reaches m alone.
     """
@@ -50,9 +51,13 @@ def gain(kernel: jax.Array, adapter: Adapter) -> jax.Array:
     return jnp.where(norm > 0, adapter.magnitude / jnp.where(norm > 0, norm, 1), 1)
 
 
-def merged(kernel: jax.Array, value: jax.Array, adapter: Adapter) -> jax.Array:
-    """`m * V / ||V||` for V = `value`, also of stacked layers; by the cached norms, so that it is what the layer computes."""
-    return adapter.per_layer(gain)(kernel, adapter) * value
+def merged(kernel: jax.Array, value: jax.Array, adapter: Adapter, module: str = "") -> jax.Array:
+    """`m * V / ||V||` for V = `value`, also of stacked layers; by the cached norms, so that it is what the layer computes.
+
+    Args:
+      module: the adapter's place (`leaves.at_place`).
+    """
+    return at_place(module, gain)(kernel, adapter) * value
 
 
 def _growth(kernel, a, b, scale, norm_shape: tuple[int, ...]) -> jax.Array:
@@ -75,7 +80,8 @@ def _growth(kernel, a, b, scale, norm_shape: tuple[int, ...]) -> jax.Array:
 
 
 def _einsum(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """In the dtype of the left operand, a bfloat16 kernel say, accumulated in float32."""
+    """In the dtype of the left operand, a bfloat16 kernel say (float32 for float16's narrow range), accumulated in float32."""
+    left = left.astype(lowrank.wide(left.dtype))
     return jnp.einsum(equation, left, right.astype(left.dtype), preferred_element_type=jnp.float32)
 
 

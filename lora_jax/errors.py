@@ -3,9 +3,14 @@
 import difflib
 from collections.abc import Iterable
 
+from lora_jax.keys import plain
+
 
 class LoRAError(ValueError):
-    """Base class of every error that lora_jax raises on purpose."""
+    """Base class of every error that lora_jax raises on purpose. Paths in its message are as patterns have them (`lora_jax.keys`)."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class ConfigError(LoRAError):
@@ -42,6 +47,10 @@ class MeshError(LoRAError):
 
 class ModelError(LoRAError):
     """A model whose configuration, input or files cannot be used."""
+
+
+class CustomDerivativeWarning(UserWarning):
+    """An adapted weight goes into a function with a derivative of its own, which holds for the base alone."""
 
 
 def first_line(error: BaseException) -> str:

@@ -53,6 +53,38 @@ class Adapter(NamedTuple):
         return function
 
 
+def at_place(module: str, function: Callable) -> Callable:
+    """`function(kernel, adapter)`, written for one layer whose kernel falls apart into two matrices as it lies, for an adapter at a place.
+
+    Where the place's name tells the kernel's roles (`axes.roles_in`), the kernel and the adapter's magnitude and norm come with their axes in
+    order, and what comes of them (an array of as many axes, or an adapter) is laid as the kernel is.
+
+    Args:
+      module: the adapter's place, a path with its slash.
+    """
+    told = axes.roles_in(module)
+    if told is None:
+        return lambda kernel, adapter: adapter.per_layer(function)(kernel, adapter)
+    order = axes.in_order(told[1])
+    back = tuple(order.index(axis) for axis in range(len(order)))
+
+    def laid(value: Any, axes: tuple[int, ...]) -> Any:
+        if not isinstance(value, Adapter):
+            return value.transpose(axes)
+        return value if value.norm is None else value._replace(**_each_laid(value, axes))
+
+    def placed(kernel: Any, adapter: Adapter) -> Any:
+        ordered = laid(adapter, order)
+        return laid(ordered.per_layer(function)(kernel.transpose(order), ordered), back)
+
+    return placed
+
+
+def _each_laid(adapter: Adapter, axes: tuple[int, ...]) -> dict[str, Any]:
+    each = {"magnitude": adapter.magnitude, "norm": adapter.norm}
+    return {name: None if leaf is None else leaf.transpose(axes) for name, leaf in each.items()}
+
+
 NAMES = (A, B, SCALE, START_A, START_B, MAGNITUDE, NORM)  # in the order of Adapter's fields
 
 
@@ -104,15 +136,23 @@ def as_leaves(adapter: Adapter, module: str = "") -> dict[str, Any]:
     return {module + name: leaf for name, leaf in zip(NAMES, adapter, strict=True) if leaf is not None}
 
 
+def kernel_paths(module: str) -> list[str]:
+    """Where the kernel of an adapter at this place (a path with its slash) may be.
+
+    >>> kernel_paths("head/"), kernel_paths("head/w:oio/")
+    (['head/kernel', 'head/embedding'], ['head/w'])
+    """
+    told = axes.roles_in(module)
+    return [module + name for name in KERNELS] if told is None else [told[0]]
+
+
 def kernel_path(leaves: Mapping[str, Any], module: str) -> str:
     """The path of the kernel that the adapter at `module` (a path with its slash) belongs to.
 
     Raises:
       TreeError: when there is none, as in an adapter without its base.
     """
-    told = axes.roles_in(module)
-    paths = [module + name for name in KERNELS] if told is None else [told[0]]
-    path = next((path for path in paths if path in leaves), None)
+    path = next((path for path in kernel_paths(module) if path in leaves), None)
     if path is None:
         raise TreeError(
             f"there is an adapter at {module + A} and no kernel beside it; pass the whole tree, base and adapter: "
@@ -145,13 +185,26 @@ def require_fit(path: str, kernel_shape: tuple[int, ...], adapter: Adapter, modu
     told = axes.roles_in(module)
     shapes = Adapter(*(None if leaf is None else tuple(np.shape(opened(leaf))) for leaf in adapter))
     kernel = tuple(kernel_shape)
-    fits = _factors_fit(kernel, shapes) if told is None else axes.fit(kernel, told[1], *shapes[:3])
-    if not (fits and _magnitude_fits(kernel, shapes)):
+    fits = _fits_beside(kernel, shapes) if told is None else _fits_roles(kernel, told[1], shapes)
+    if not fits:
         found = ", ".join(f"{name} {shape}" for name, shape in as_leaves(shapes).items())
         raise TreeError(
             f"{path} {tuple(kernel_shape)} does not fit {found}: they are of another layer, or transposed; layers may be stacked along "
             "axis 0 of their parameters only."
         )
+
+
+def _fits_beside(kernel: tuple[int, ...], shapes: Adapter) -> bool:
+    return _factors_fit(kernel, shapes) and _magnitude_fits(kernel, shapes)
+
+
+def _fits_roles(kernel: tuple[int, ...], roles: str, shapes: Adapter) -> bool:
+    if not axes.fit(kernel, roles, *shapes[:3]):
+        return False
+    if shapes.start_a is not None and not axes.fit(kernel, roles, shapes.start_a, shapes.start_b, shapes.scale):
+        return False
+    norm = tuple(1 if role == "i" else size for size, role in zip(kernel, roles, strict=True))
+    return shapes.magnitude is None or shapes.magnitude == shapes.norm == norm
 
 
 def _factors_fit(kernel: tuple[int, ...], shapes: Adapter) -> bool:

@@ -5,6 +5,7 @@ Letters: B batch, D features in, K features out, R rank. A Flax kernel is W [D, 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,13 +38,33 @@ def side_path(
     >>> side_path(jnp.ones((5, 7, 3)), jnp.ones((3, 2)), jnp.ones((2, 4)), jnp.asarray(0.5)).shape
     (5, 7, 4)
     """
-    return _flat_side_path(x, a, b, scale)
+    return wide_side_path(x, a, b, scale).astype(x.dtype)
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype of what lies between the factors: that of the input, but float32 for float16.
+
+    `x @ a` can leave float16's range, and `a` fall below it, where neither `scale * a @ b` nor its product does.
+
+    >>> wide(jnp.float16).name, wide(jnp.bfloat16).name
+    ('float32', 'bfloat16')
+    """
+    return jnp.dtype(jnp.float32 if dtype == jnp.float16 else dtype)
 
 
 @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
-def _flat_side_path(x, a, b, scale):
-    # Layers that read the same x keep it once for the backward pass, not each a flattened copy; products are kept.
-    narrow = x.reshape(-1, x.shape[-1]) @ a.astype(x.dtype)  # [B, R]
+def wide_side_path(
+    x: Float[Array, "*B D"], a: Float[Array, "D R"], b: Float[Array, "R K"], scale: Scale
+) -> Float[Array, "*B K"]:
+    """`side_path` in the dtype that it was computed in (see `wide`), for the sum with the layer's output.
+
+    >>> one = jnp.ones((1, 1))
+    >>> float(wide_side_path(one.astype(jnp.float16), 1e6 * one, 1e-6 * one, jnp.asarray(2.0))[0, 0])
+    2.0
+    """
+    # Layers that read the same x keep it once for the backward pass, not each a flattened or wider copy; products are kept.
+    rows = x.reshape(-1, x.shape[-1]).astype(wide(x.dtype))
+    narrow = rows @ a.astype(rows.dtype)  # [B, R]
     return scaled_matmul(narrow, b, scale).reshape(*x.shape[:-1], b.shape[-1])
 
 

@@ -46,7 +46,7 @@ def _merged_kernel(path: str, kernel, adapter: Adapter, module: str) -> jax.Arra
     value = jnp.asarray(kernel, jnp.promote_types(jnp.float32, kernel.dtype))
     value = value + _update(kernel.shape, adapter, module)
     if adapter.magnitude is not None:
-        value = dora.merged(kernel, value, adapter)
+        value = dora.merged(kernel, value, adapter, module)
     value = value.astype(kernel.dtype)
     if not isinstance(value, jax.core.Tracer) and not bool(jnp.isfinite(value).all()):
         raise TreeError(f"merge: {path} has non-finite values once its adapter is added; the adapter diverged.")

@@ -6,7 +6,7 @@ import numpy as np
 
 from lora_jax import targets
 from lora_jax.errors import ConfigError, TargetError, TreeError, closest
-from lora_jax.leaves import KERNELS, MAGNITUDE, TRAINABLE, is_adapter_leaf, modules, name_of
+from lora_jax.leaves import MAGNITUDE, TRAINABLE, is_adapter_leaf, kernel_paths, modules, name_of
 from lora_jax.quantised import Quantised
 from lora_jax.tree import Params, flat, nested
 
@@ -66,13 +66,13 @@ def _biases(bias: str, leaves: Params) -> list[str]:
 
 def _require_trainable(chosen: dict[str, bool], leaves: Params) -> None:
     """Raises TargetError for what cannot train as it is."""
+    rescaled = {path for module in modules(leaves) if module + MAGNITUDE in leaves for path in kernel_paths(module)}
     for path in (path for path, trains in chosen.items() if trains):
         if isinstance(leaves[path], Quantised):
             raise TargetError(
                 f"{path} is quantised, so it cannot train; leave it out of `train`, or exclude it from `quantise`."
             )
-        module = path.removesuffix(name_of(path))
-        if name_of(path) in KERNELS and module + MAGNITUDE in leaves:
+        if path in rescaled:
             raise TargetError(
                 f"{path} has a magnitude (DoRA), whose cached norm would go stale if the kernel trained too; leave one out."
             )

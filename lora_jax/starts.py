@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from lora_jax import decompositions, dora
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError
-from lora_jax.leaves import Adapter, adapter_at, as_leaves, kernel_path, modules
+from lora_jax.leaves import Adapter, adapter_at, as_leaves, at_place, kernel_path, modules
 
 
 def drawn(key: jax.Array, config: LoRAConfig, shape: tuple[int, int], rank: int, *, random: str, is_embed: bool):
@@ -73,7 +73,10 @@ FROM_KERNEL = {"pissa": pissa, "olora": olora}
 
 
 def from_base(config: LoRAConfig, kernel: jax.Array, adapter: Adapter) -> Adapter:
-    """The adapter of one layer with everything that follows from its kernel: factors, start, magnitude, norm."""
+    """The adapter of one layer with everything that follows from its kernel: factors, start, magnitude, norm.
+
+    The kernel's axes are in order (see `leaves.at_place` for others).
+    """
     if config.init in FROM_KERNEL:
         matrix = kernel.astype(jnp.float32).reshape(adapter.a.shape[0], -1)
         a, b = FROM_KERNEL[config.init](matrix, adapter.a.shape[1], adapter.scale)
@@ -95,7 +98,7 @@ def onto(config: LoRAConfig, fresh: dict, base: dict) -> dict:
     for module in modules(fresh):
         adapter = adapter_at(fresh, module)
         kernel = nn.meta.unbox(base[kernel_path(base, module)])
-        begun |= as_leaves(adapter.per_layer(functools.partial(from_base, config))(kernel, adapter), module)
+        begun |= as_leaves(at_place(module, functools.partial(from_base, config))(kernel, adapter), module)
     return begun
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, closest
+from lora_jax.keys import plain
 
 ALL_LINEAR = "all-linear"
 
@@ -31,6 +32,7 @@ def matches(pattern: str, *names: str) -> bool:
 
 
 def _matches(pattern: str, path: str) -> bool:
+    path = plain(path)
     if _is_regex(pattern):
         return re.fullmatch(pattern[3:], path) is not None
     if _is_glob(pattern):
@@ -44,7 +46,12 @@ def exactly(path: str, among: Iterable[str]) -> str:
     >>> exactly("block/dense", ["dense", "block/dense"]), exactly("dense", ["dense", "block/dense"])
     ('block/dense', 're:dense')
     """
-    others = [other for other in among if other != path and matches(path, other)] if path else ["the root has no name"]
+    path = plain(path)
+    others = (
+        [other for other in among if plain(other) != path and matches(path, other)]
+        if path
+        else ["the root has no name"]
+    )
     is_plain = not others and not _is_glob(path) and not _is_regex(path)
     return path if is_plain else f"re:{re.escape(path)}"
 
@@ -55,7 +62,7 @@ def _specificity(pattern: str, path: str) -> tuple[int, int]:
         return 0, len(re.sub(r"[^\w/]", "", pattern[3:]))
     if _is_glob(pattern):
         return 1, len(re.sub(r"\[.*?\]|[*?]", "", pattern))
-    return (3 if path == pattern else 2), len(pattern)
+    return (3 if plain(path) == pattern else 2), len(pattern)
 
 
 def most_specific(pairs: Sequence[tuple[str, Any]], names: Sequence[str], default: Any) -> Any:

@@ -9,24 +9,36 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lora_jax.errors import TreeError
+from lora_jax.keys import escaped, plain
 
 Params = Mapping[str, Any]
 
 
 def flat(tree: Params) -> dict[str, Any]:
-    """The leaves by path; empty sub-trees are dropped.
+    """The leaves by path, a "/" inside a key escaped (`lora_jax.keys`); empty sub-trees are dropped.
 
-    >>> flat({"head": {"kernel": 1, "bias": 2}})
-    {'head/kernel': 1, 'head/bias': 2}
+    >>> flat({"head": {"kernel": 1, "bias": 2}, "norm": {"kernel/scale": 3}})
+    {'head/kernel': 1, 'head/bias': 2, 'norm/kernel%2Fscale': 3}
     """
     if not isinstance(tree, Mapping):
         raise TreeError(f"expected a parameter tree (nested dicts of arrays), got {type(tree).__name__}.")
-    return flatten_dict(tree, sep="/")
+    return {_path(keys): leaf for keys, leaf in flatten_dict(tree).items()}
+
+
+def _path(keys: tuple) -> str:
+    odd = next((key for key in keys if not isinstance(key, str)), None)
+    if odd is not None:
+        raise TreeError(f"the parameter tree has the key {odd!r} among {keys}; keys are strings.")
+    return "/".join(map(escaped, keys))
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flat`."""
-    return unflatten_dict(dict(leaves), sep="/")
+    """The inverse of `flat`.
+
+    >>> nested({"head/kernel": 1, "norm/kernel%2Fscale": 3})
+    {'head': {'kernel': 1}, 'norm': {'kernel/scale': 3}}
+    """
+    return unflatten_dict({tuple(map(plain, path.split("/"))): leaf for path, leaf in leaves.items()})
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any], *, any_dtype: bool = False) -> list[str]:

@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant("side path doubled", "interceptor.py", SIDE, SIDE.replace("y + side", "y + 2 * side"), LAYERS),
     Mutant("scale forgotten", "lowrank.py", " * scale.astype(narrow.dtype)\n", "\n", LAYERS),
     Mutant("scale forgotten in merge", "lowrank.py", "scale.astype(dtype)[..., None, None] * jnp.matmul", "jnp.matmul", MERGE),
-    Mutant("a transposed", "lowrank.py", "@ a.astype(x.dtype)  # [B, R]", "@ a.T.reshape(a.shape).astype(x.dtype)", LAYERS),
+    Mutant("a transposed", "lowrank.py", "@ a.astype(rows.dtype)  # [B, R]", "@ a.T.reshape(a.shape).astype(rows.dtype)", LAYERS),
     Mutant("b transposed", "lowrank.py", "(rows @ b.astype(narrow.dtype))", "(rows @ b.T.reshape(b.shape).astype(narrow.dtype))", LAYERS),
     Mutant("a transposed in PEFT files", "peft/tensors.py", FILES_A, FILES_A.replace("a.T,", "a.reshape(a.T.shape),"), PEFT),
     Mutant("base trains", "partition.py", "name_of(path) in TRAINABLE for path", "True for path", ("tests/test_partition.py",)),

@@ -55,6 +55,10 @@ def test_default_alpha_gives_scale_one(scaling):
         {"rank_pattern": 4},
         {"alpha_pattern": {"query": -1}},
         {"alpha_pattern": {"re:[": 1}},
+        {"roles": {"w": "ss"}},
+        {"roles": {"w": "ia"}},
+        {"roles": {"w": 3}},
+        {"roles": "sio"},
         {"init_a": "kaiming"},
         {"init_a": []},
         {"init_a": initializers.Initializer()},
@@ -83,6 +87,7 @@ CONFIGS = [
     ),
     LoRAConfig(rank=2, init_a=initializers.Normal(stddev=0.02)),
     LoRAConfig(rank=2, init_a="orthogonal"),
+    LoRAConfig(rank=2, roles={"kv": "soio", "up": "sio"}),
 ]
 
 

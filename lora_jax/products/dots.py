@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lora_jax import lowrank
-from lora_jax.products.marked import NoFactors, Term, spans, squeezed
+from lora_jax.products.marked import NoFactors, Term, placed, spans, squeezed
 
 Array = Any  # of JAX, or of numpy: what a program closes over comes as either
 RANK = "R"  # never the letter of an axis
@@ -39,7 +39,7 @@ def axes_of(dimension_numbers: Any, side: int) -> Axes:
 
 
 def side_path(term: Term, shape: tuple[int, ...], x: Array, axes: Axes, out_shape: tuple[int, ...]) -> jax.Array:
-    """What a term adds to `dot_general` of x and W, in the dtype of x."""
+    """What a term adds to `dot_general` of x and W, in the dtype that is `lowrank.wide` for x."""
     a, b, scale = _ordered(term, axes)
     free = [axis for axis in range(len(shape)) if axis not in (*axes.summed, *axes.batch)]
     real = [{axis for axis in group if shape[axis] > 1} for group in (axes.summed, free)]
@@ -62,7 +62,7 @@ def _by_matrices(a, b, scale, shape, x, axes: Axes, free: list[int]) -> jax.Arra
     lead = [x.shape[axis] for axis in rows]
     x = x.transpose(*rows, *(axes.x_summed[k] for k in order)).reshape(*lead, math.prod(a.shape[:-1]))
     b = jnp.moveaxis(b, -1, 0).reshape(rank, -1)  # not the other way around: XLA would lay out its gradient transposed
-    y = lowrank.side_path(x, a.reshape(-1, rank), b, scale.reshape(()))
+    y = lowrank.wide_side_path(x, a.reshape(-1, rank), b, scale.reshape(()))
     y = y.reshape(*lead, *(shape[axis] for axis in free))
     return y if axes.is_right else y.transpose(*range(len(lead), y.ndim), *range(len(lead)))
 
@@ -79,12 +79,8 @@ def _by_letters(a, b, scale, shape, x, axes: Axes, out_shape) -> jax.Array:
     x_free = [of_x[axis] for axis in range(x.ndim) if axis not in (*axes.x_summed, *axes.x_batch)]
     w_free = [of_w[axis] for axis in free]
     out = [of_x[axis] for axis in axes.x_batch] + (x_free + w_free if axes.is_right else w_free + x_free)
-    steps = (
-        [(a, RANK), (scale, ""), (b, RANK)]
-        if spans(scale)
-        else [(a, RANK), (b * scale.reshape(()).astype(b.dtype), RANK)]
-    )
-    labels, value = "".join(of_x), x
+    steps = [(a, RANK), (scale, ""), (b, RANK)] if spans(scale) else [(a, RANK), (_scaled(b, scale.reshape(())), RANK)]
+    labels, value = "".join(of_x), x.astype(lowrank.wide(x.dtype))
     for k, (factor, rank) in enumerate(steps):
         own = "".join(of_w[axis] for axis in spans(factor))
         later = {of_w[axis] for other, _ in steps[k + 1 :] for axis in spans(other)}
@@ -92,7 +88,7 @@ def _by_letters(a, b, scale, shape, x, axes: Axes, out_shape) -> jax.Array:
         kept = "".join(letter for letter in wanted if letter in out or letter in later)
         kept += RANK if k < len(steps) - 1 else ""
         operand = squeezed(factor) if rank else squeezed(factor)[..., 0]
-        value = jnp.einsum(f"{labels},{own}{rank}->{kept}", value, operand.astype(x.dtype))
+        value = jnp.einsum(f"{labels},{own}{rank}->{kept}", value, operand.astype(value.dtype))
         labels = kept
     found = "".join(letter for letter in out if letter in labels)
     value = jnp.einsum(f"{labels}->{found}", value)
@@ -115,6 +111,11 @@ def rows(factor, kept: tuple[int, ...], x: Array, axes: Axes, shape: tuple[int, 
     return value.reshape(*value.shape[: len(first)], -1, value.shape[-1])
 
 
+def _scaled(b: jax.Array, scale: jax.Array) -> jax.Array:
+    b = b.astype(lowrank.wide(b.dtype))
+    return b * scale.astype(b.dtype)
+
+
 def spread(gain: jax.Array, axes: Axes, x_ndim: int) -> tuple[jax.Array, bool]:
     """A gain of W laid along the product (True), or along x (False) where it spans axes that are summed over.
 
@@ -128,25 +129,17 @@ def spread(gain: jax.Array, axes: Axes, x_ndim: int) -> tuple[jax.Array, bool]:
         if spanned & set(free):
             raise NoFactors
         at = dict(zip((*axes.summed, *axes.batch), (*axes.x_summed, *axes.x_batch), strict=True))
-        return _placed(gain, at, x_ndim), False
+        return placed(gain, at, x_ndim)[..., 0], False
     first = len(axes.batch) + (len(x_free) if axes.is_right else 0)
     at = {axis: to for to, axis in enumerate(axes.batch)} | {axis: first + k for k, axis in enumerate(free)}
-    return _placed(gain, at, len(axes.batch) + len(x_free) + len(free)), True
+    return placed(gain, at, len(axes.batch) + len(x_free) + len(free))[..., 0], True
 
 
 def on_axis(gain: jax.Array, axis: int, to: int, ndim: int) -> tuple[jax.Array, bool]:
     """A gain that spans one axis of W, laid along one of a result. Raises NoFactors where it spans others."""
     if set(spans(gain)) - {axis}:
         raise NoFactors
-    return _placed(gain, {axis: to}, ndim), True
-
-
-def _placed(gain: jax.Array, at: dict[int, int], ndim: int) -> jax.Array:
-    """The axes that the gain spans, at others' places; 1 elsewhere."""
-    spanned = sorted(spans(gain), key=lambda axis: at[axis])
-    value = squeezed(gain)[..., 0].transpose([spans(gain).index(axis) for axis in spanned])
-    sizes = {at[axis]: gain.shape[axis] for axis in spanned}
-    return value.reshape([sizes.get(axis, 1) for axis in range(ndim)])
+    return placed(gain, {axis: to}, ndim)[..., 0], True
 
 
 def convolution(term: Term, shape: tuple[int, ...], x: Array, params: dict[str, Any]) -> jax.Array:
@@ -160,7 +153,7 @@ def convolution(term: Term, shape: tuple[int, ...], x: Array, params: dict[str, 
     a, b, scale = term if outputs in spans(term[1]) else (term[1], term[0], term[2])
     if params["batch_group_count"] != 1 or spans(scale) or set(spans(b)) - {outputs} or outputs in spans(a):
         raise NoFactors
-    rank = a.shape[-1]
+    rank, x = a.shape[-1], x.astype(lowrank.wide(x.dtype))
     whole = tuple(1 if axis == outputs else size for axis, size in enumerate(shape))
     kernel = jnp.broadcast_to(a, (*whole, rank)).squeeze(outputs)
     kernel = jnp.moveaxis(jnp.tile(kernel, groups), -1, outputs).astype(x.dtype)
@@ -184,5 +177,6 @@ def ragged(term: Term, x: Array, sizes: Array) -> jax.Array:
     a, b, scale = term if 1 in spans(term[0]) else (term[1], term[0], term[2])
     if spans(a) != (0, 1) or spans(b) != (0, 2):
         raise NoFactors
+    x = x.astype(lowrank.wide(x.dtype))
     narrow = lax.ragged_dot(x, a[:, :, 0].astype(x.dtype), sizes)
-    return lax.ragged_dot(narrow, (b * scale)[:, 0].swapaxes(1, 2).astype(x.dtype), sizes)
+    return lax.ragged_dot(narrow, _scaled(b, scale)[:, 0].swapaxes(1, 2).astype(x.dtype), sizes)

@@ -9,6 +9,7 @@ from jax.extend.core import JaxprEqn
 
 from lora_jax.products.marked import Marked, plain, spans
 from lora_jax.products.outputs import last_products
+from lora_jax.products.private import function_of
 from lora_jax.products.replay import Context, Product
 from lora_jax.products.site import Site
 from lora_jax.products.trees import Mark, divided, named, replayed
@@ -82,6 +83,15 @@ class Finding(Context):
         self.eaters[id(eqn)] = weight.paths
         return product.base(x)
 
+    def summed(self, weight: Marked, what_is_left: Marked) -> Marked:
+        """A probe whose axis was summed away has a rank of 2 from here on."""
+
+        def told(before: jax.Array, after: jax.Array) -> jax.Array:
+            return jnp.repeat(after, 2, -1) if spans(before) and not spans(after) else after
+
+        terms = [tuple(map(told, *pair)) for pair in zip(weight.terms, what_is_left.terms, strict=True)]
+        return what_is_left.with_terms(what_is_left.value, terms)
+
     def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
         if eqn is not None and isinstance(value, Marked):
             is_vector = sum(size > 1 for size in value.shape) < 2
@@ -89,9 +99,14 @@ class Finding(Context):
                 (self._sites[path].vectors if is_vector else self._sites[path].dense).append(self.use(eqn))
         return plain(value)
 
-    def custom(self, eqn: JaxprEqn, weights: Sequence[Marked]) -> None:
-        for path in dict.fromkeys(path for weight in weights for path in weight.paths):
-            self._sites[path].custom.append(self.use(eqn))
+    def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
+        for path in paths:
+            self._sites[path].custom.append((function_of(eqn), self.use(eqn)))
+
+
+def _is_summed(probe: jax.Array) -> bool:
+    """Whether its axis was summed away before the product: the sum of the free factor along it is exact."""
+    return probe.shape[-1] == 2
 
 
 def _roles(shape: tuple[int, ...], term: Sequence[jax.Array], at_product: str, found: tuple[int, ...]) -> str:
@@ -101,7 +116,7 @@ def _roles(shape: tuple[int, ...], term: Sequence[jax.Array], at_product: str, f
     roles = ""
     for axis, (size, factor) in enumerate(zip(shape, term, strict=True)):
         if size != 1:
-            roles += _role({at_product[to] for to in spans(factor)})
+            roles += "o" if _is_summed(factor) else _role({at_product[to] for to in spans(factor)})
         elif is_as_it_was:
             roles += at_product[axis - dropped] if axis >= dropped else "s"
         else:

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from lora_jax import axes, dora, starts, targets
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import TargetError, TreeError
+from lora_jax.errors import TreeError
 from lora_jax.leaves import (
-    KERNELS,
     Adapter,
     adapter_at,
     as_leaves,
+    at_place,
     is_adapter_leaf,
     kernel_path,
     modules,
@@ -25,7 +25,9 @@ from lora_jax.leaves import (
     require_whole,
 )  # fmt: skip
 from lora_jax.products import places
+from lora_jax.products.derivatives import warn_of_custom
 from lora_jax.products.find import find
+from lora_jax.products.roles import with_roles
 from lora_jax.products.sides import Dense, Sides
 from lora_jax.products.site import Site
 from lora_jax.products.targeting import chosen
@@ -92,7 +94,10 @@ def apart(params: Mapping[str, Any], like: Any = None) -> tuple[Any, dict[str, M
         shape = tuple(opened(leaves[path]).shape)
         require_fit(path, shape, adapter, module)
         array, is_latent = _array_of(path, leaves[path])
-        term, gain = places.term(adapter, shape, places.roles_of(module, shape, adapter)), _gain(leaves[path], adapter)
+        term, gain = (
+            places.term(adapter, shape, places.roles_of(module, shape, adapter)),
+            _gain(module, leaves[path], adapter),
+        )
         if array in marks and (gain is not None or marks[array].gain is not None):
             raise TreeError(f"{path} has two adapters, of which one has a magnitude (DoRA).")
         others = marks[array].terms if array in marks else ()
@@ -109,11 +114,11 @@ def _array_of(path: str, kernel: Any) -> tuple[str, bool]:
     return f"{path}/{'codes' if is_latent else inside[0]}", is_latent
 
 
-def _gain(kernel: Any, adapter: Adapter) -> jax.Array | None:
+def _gain(module: str, kernel: Any, adapter: Adapter) -> jax.Array | None:
     """DoRA's magnitude over norm along the kernel's axes, and the rank's; None where there is no magnitude."""
     if adapter.magnitude is None:
         return None
-    return adapter.per_layer(dora.gain)(nn.meta.unbox(kernel), adapter)[..., None]
+    return at_place(module, dora.gain)(nn.meta.unbox(kernel), adapter)[..., None]
 
 
 def _as(base: dict[str, Any], like: Any) -> Any:
@@ -141,6 +146,9 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
     Raises:
       TargetError: when a pattern selects no leaf that a product eats; it names the closest paths.
 
+    Warns:
+      CustomDerivativeWarning: where a product with such a leaf is inside of a function with a derivative of its own.
+
     >>> params = {"table": jnp.ones((5, 3)), "w": jnp.ones((2, 3, 4))}
     >>> fn = lambda params, ids: jnp.einsum("td,ndh->tnh", params["table"][ids], params["w"])
     >>> sorted(adapt(jax.random.key(0), params, fn, LoRAConfig(rank=2), jnp.array([1])))
@@ -152,7 +160,8 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
 
 def beside(key: jax.Array, leaves: Mapping[str, Any], sites: Mapping[str, Site], config: LoRAConfig) -> dict[str, Any]:
     """The leaves of a flat tree as a nested dict, with fresh adapters of those of these sites that the config targets. Raises as `adapt` does."""
-    sites = chosen(config, sites)
+    sites = chosen(config, with_roles(config, sites))
+    warn_of_custom(sites)
     kernels = {path: leaves[path] for path in sites} if starts.reads_base(config) else {}
 
     def begun(key: jax.Array, kernels: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +187,6 @@ def shapes_of(params: Any) -> Any:
 
 def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any = None) -> Adapter:
     """The adapter of a leaf, or of each of a stack; `kernel` is the leaf, where the config's start reads it."""
-    _require_in_order(path, site, config)
     stack, d, k = axes.matrices(site.shape, site.roles)
     rank, alpha = targets.rank_and_alpha(config, *site.names)
     starts.require_room(path, config, rank, (d, k))
@@ -199,13 +207,5 @@ def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any
     begun = Adapter(a.reshape(*stack, *a.shape[-2:]), b.reshape(*stack, *b.shape[-2:]), scale, norm=norm)
     if not starts.reads_base(config):
         return begun
-    return begun.per_layer(functools.partial(starts.from_base, config))(nn.meta.unbox(kernel), begun)
-
-
-def _require_in_order(path: str, site: Site, config: LoRAConfig) -> None:
-    if starts.reads_base(config) and not site.is_beside:
-        what = "a magnitude (DoRA)" if config.dora else f"init={config.init!r}"
-        raise TargetError(
-            f"{path}: {what} is not there for a kernel whose axes have the roles {site.roles!r} or another name than {' or '.join(KERNELS)}; "
-            "exclude it, or use another start."
-        )
+    module = places.module_for(path, site.roles)
+    return at_place(module, functools.partial(starts.from_base, config))(nn.meta.unbox(kernel), begun)

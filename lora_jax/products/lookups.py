@@ -7,27 +7,26 @@ import jax.numpy as jnp
 from jax import lax
 
 from lora_jax import lowrank
-from lora_jax.products.marked import Marked, NoFactors, Term, spans, squeezed
+from lora_jax.products.marked import Marked, Term, placed, spans, squeezed, total
 
 Array = Any  # of JAX, or of numpy: what a program closes over comes as either
 
 
 def indexed_axes(params: dict[str, Any], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of W along which a `gather` picks.
+    """The axes of W along which a `gather` picks; those that it runs over in parallel, as a lookup under `vmap` does, are not among them."""
+    batch = params["dimension_numbers"].operand_batching_dims
+    return tuple(axis for axis, size in enumerate(shape) if params["slice_sizes"][axis] < size and axis not in batch)
 
-    Raises:
-      NoFactors: for a gather in batches.
-    """
-    numbers = params["dimension_numbers"]
-    if numbers.operand_batching_dims:
-        raise NoFactors
-    return tuple(axis for axis in numbers.start_index_map if params["slice_sizes"][axis] < shape[axis])
+
+def roles(params: dict[str, Any], shape: tuple[int, ...]) -> str:
+    """A letter for each axis of W: "i" picked along, "s" in parallel, "o" free."""
+    picked, batch = indexed_axes(params, shape), params["dimension_numbers"].operand_batching_dims
+    return "".join("i" if axis in picked else "s" if axis in batch else "o" for axis in range(len(shape)))
 
 
 def is_table(params: dict[str, Any], shape: tuple[int, ...]) -> bool:
     """Whether what is picked are rows: fewer than two axes are left of W."""
-    picked = indexed_axes(params, shape)
-    return sum(size > 1 for axis, size in enumerate(shape) if axis not in picked) < 2
+    return sum(size > 1 for size, role in zip(shape, roles(params, shape), strict=True) if role == "o") < 2
 
 
 def gathered(marked: Marked, value: Any, indices: Array, params: dict[str, Any]) -> Marked:
@@ -39,20 +38,17 @@ def gathered(marked: Marked, value: Any, indices: Array, params: dict[str, Any])
 def side_path(
     term: Term, shape: tuple[int, ...], indices: Array, params: dict[str, Any], value: jax.Array
 ) -> jax.Array:
-    """What a term adds to the rows that were looked up, `value`: rows of the factor that spans the table's, times the other.
-
-    Raises:
-      NoFactors: where neither factor spans what is looked up alone.
-    """
+    """What a term adds to the rows that were looked up, `value`: rows of the factor that spans the table's, times the other."""
     picked = indexed_axes(params, shape)
     a, b, scale = term if set(spans(term[0])) & set(picked) else (term[1], term[0], term[2])
     kept = {axis for axis, size in enumerate(shape) if size > 1 and axis not in picked}
-    if set(spans(a)) - set(picked) or set(spans(b)) != kept or spans(scale):
-        raise NoFactors
+    is_in_parallel = bool(params["dimension_numbers"].operand_batching_dims)
+    if is_in_parallel or set(spans(a)) - set(picked) or set(spans(b)) != kept or spans(scale):
+        return total(tuple(_of_factor(f, picked, value.ndim, indices, params) for f in term), value.shape)
     narrow = _of_factor(a, picked, value.ndim, indices, params)
     offset = params["dimension_numbers"].offset_dims
     lead = [size for axis, size in enumerate(value.shape) if axis not in offset]
-    narrow = narrow.reshape(*lead, a.shape[-1]).astype(value.dtype)
+    narrow = narrow.reshape(*lead, a.shape[-1]).astype(lowrank.wide(value.dtype))
     wide = lowrank.scaled_matmul(narrow, jnp.moveaxis(squeezed(b), -1, 0).reshape(a.shape[-1], -1), scale.reshape(()))
     ends = [axis for axis in range(value.ndim) if axis not in offset]
     laid = wide.reshape(*lead, *(value.shape[axis] for axis in offset))
@@ -73,17 +69,25 @@ def _of_factor(
 ) -> jax.Array:
     """[*axes of the result or 1, R]"""
     numbers, spanned = params["dimension_numbers"], set(spans(factor))
+    ends = [axis for axis in range(ndim) if axis not in numbers.offset_dims]
+    batch = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
     if not spanned & set(picked):
-        kept = [axis for axis in range(factor.ndim - 1) if axis not in numbers.collapsed_slice_dims]
-        sizes = dict(zip(numbers.offset_dims, (factor.shape[axis] for axis in kept), strict=True))
-        return factor.reshape(*(sizes.get(axis, 1) for axis in range(ndim)), factor.shape[-1])
+        kept = [axis for axis in range(factor.ndim - 1) if axis not in (*numbers.collapsed_slice_dims, *batch)]
+        at = dict(zip(kept, map(int, numbers.offset_dims), strict=True)) | {
+            axis: ends[column] for axis, column in batch.items()
+        }
+        return placed(factor, at, ndim)
+    batch = {axis: column for axis, column in batch.items() if axis in spanned}
+    once = set(numbers.operand_batching_dims) - batch.keys()  # of these there is one for all
     columns = [k for k, axis in enumerate(numbers.start_index_map) if axis in spanned]
     if len(columns) < indices.shape[-1]:
-        indices = indices[..., jnp.array(columns)]
+        indices = indices[..., jnp.array(columns, int)]
     of_factor = lax.GatherDimensionNumbers(
         offset_dims=(*numbers.offset_dims, ndim),
-        collapsed_slice_dims=numbers.collapsed_slice_dims,
+        collapsed_slice_dims=tuple(sorted({*numbers.collapsed_slice_dims, *once})),
         start_index_map=tuple(numbers.start_index_map[k] for k in columns),
+        operand_batching_dims=tuple(batch),
+        start_indices_batching_dims=tuple(batch.values()),
     )
     sizes = [size if axis in spanned else 1 for axis, size in enumerate(params["slice_sizes"])]
     return lax.gather(

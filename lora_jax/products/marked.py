@@ -8,7 +8,7 @@ its shape. A term of an adapter has three factors, `a`, `b` and the scale, whose
 import functools
 import operator
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -90,9 +90,43 @@ def squeezed(factor: jax.Array) -> jax.Array:
     return factor.reshape(*(factor.shape[axis] for axis in spans(factor)), factor.shape[-1])
 
 
+def placed(factor: jax.Array, at: Mapping[int, int], ndim: int) -> jax.Array:
+    """The axes that a factor spans, each at another's place among `ndim`; 1 elsewhere, the rank's axis last.
+
+    >>> placed(jnp.ones((3, 1, 4, 2)), {0: 2, 2: 0}, 3).shape
+    (4, 1, 3, 2)
+    """
+    own = spans(factor)
+    order = sorted(own, key=lambda axis: at[axis])
+    sizes = {at[axis]: factor.shape[axis] for axis in own}
+    value = squeezed(factor).transpose(*(own.index(axis) for axis in order), len(own))
+    return value.reshape(*(sizes.get(axis, 1) for axis in range(ndim)), factor.shape[-1])
+
+
 def times(term: Term, number: Any) -> Term:
     """The term times a number; the last factor of an adapter's is its scale."""
     return (*term[:-1], term[-1] * number)
+
+
+def together(terms: Sequence[Term]) -> list[Term]:
+    """The same sum of fewer terms: those whose factors span the same axes (kernels side by side, two adapters of one kernel) become one of
+    the sum of their ranks, so that a product takes one thin pair for all of them.
+
+    >>> one, scale = jnp.ones((2, 1, 3)), jnp.full((1, 1, 1), 0.5)
+    >>> [factor.shape for factor in together([(one, jnp.ones((1, 4, 3)), scale)] * 2)[0]]
+    [(2, 1, 6), (1, 4, 6), (1, 1, 1)]
+    """
+    alike: dict[Any, list[Term]] = {}
+    for k, term in enumerate(terms):
+        spanned = tuple(map(spans, term))
+        alike.setdefault(spanned if len(term) == 3 and not spanned[2] else k, []).append(term)
+    return [_joined(group) if len(group) > 1 else group[0] for group in alike.values()]
+
+
+def _joined(terms: Sequence[Term]) -> Term:
+    a = jnp.concatenate([a for a, _, _ in terms], axis=-1)
+    b = jnp.concatenate([b * scale for _, b, scale in terms], axis=-1)
+    return a, b, jnp.ones_like(terms[0][2])
 
 
 def total(term: Term, shape: Sequence[int]) -> jax.Array:

@@ -3,7 +3,7 @@
 Each is bound anew around a replay of what it runs, so that what it is for (a remat's policy, a scan's single copy of its body) stays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.extend.core import JaxprEqn
 from lora_jax.products.marked import Marked, NoFactors, plain
 from lora_jax.products.operations import PRODUCTS
 from lora_jax.products.private import bind, called, inner, origin, scan_sizes
-from lora_jax.products.replay import INNER, RULES, Context, run
+from lora_jax.products.replay import INNER, RULES, Context, Product, run
 
 
 def _call(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
@@ -25,9 +25,10 @@ def _call(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 def _custom(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     """Left as it is on W, with its own derivative. The side paths add the difference of two replays, whose derivative is the true one."""
     program, consts = called(eqn)
-    if not _has_product(program):
+    paths = _eaten(program, consts, values) if _has_product(program) else []
+    if not paths:
         raise NoFactors
-    context.custom(eqn, [value for value in values if isinstance(value, Marked)])
+    context.custom(eqn, paths)
     bare = [plain(value) for value in values]
     own = bind(eqn, bare)
     adapted = [context.dense(out) for out in run(context, program, consts, values)]
@@ -37,6 +38,31 @@ def _custom(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
 def _has_product(program: Any) -> bool:
     return any(eqn.primitive.name in PRODUCTS or any(map(_has_product, inner(eqn))) for eqn in program.eqns)
+
+
+class _Eating(Context):
+    """Writes down the paths of the weights that a product eats, and adds nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.paths: dict[str, None] = {}
+
+    def product(self, eqn: JaxprEqn, weight: Marked, x: Any, product: Product) -> jax.Array:
+        self.paths |= dict.fromkeys(weight.paths)
+        return product.base(x)
+
+    def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
+        return plain(value)
+
+    def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
+        """Nothing to do: what is inside comes to `product`."""
+
+
+def _eaten(program: Any, consts: Sequence[Any], values: list[Any]) -> list[str]:
+    """The paths of the weights that a product inside of the program eats. Nothing is computed."""
+    eating = _Eating()
+    jax.eval_shape(lambda values: list(map(plain, run(eating, program, consts, values))), values)
+    return list(eating.paths)
 
 
 def _remat(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
@@ -163,7 +189,6 @@ def _shard_map(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         return tuple(context.dense(out, eqn) for out in run(context, program, (), values))
 
     specs = tuple(spec_of(value, spec) for value, spec in zip(values, params["in_specs"], strict=True))
-    more = {"axis_names": set(params["manual_axes"])} if "manual_axes" in params else {}
     return list(
         jax.shard_map(
             body,
@@ -171,7 +196,7 @@ def _shard_map(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
             in_specs=specs,
             out_specs=tuple(params["out_specs"]),
             check_vma=params["check_vma"],
-            **more,
+            axis_names=set(params["newly_manual_axes"]),
         )(*values)
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.extend.core import JaxprEqn
 
-from lora_jax.products import dots, lookups
+from lora_jax.products import dots, lookups, relayouts
 from lora_jax.products.marked import Marked, NoFactors
 from lora_jax.products.private import bind
 from lora_jax.products.replay import RULES, Context, Product
@@ -62,17 +62,22 @@ def _gather(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]
     weight, indices = values
     if isinstance(indices, Marked):
         raise NoFactors
-    picked = lookups.indexed_axes(eqn.params, weight.shape)
     (value,) = bind(eqn, [weight.value, indices])
     if not lookups.is_table(eqn.params, weight.shape):
         return [lookups.gathered(weight, value, indices, eqn.params)]
     product = Product(
-        "".join("i" if axis in picked else "o" for axis in range(len(weight.shape))),
+        lookups.roles(eqn.params, weight.shape),
         base=lambda _: value,
         side=lambda term, _: lookups.side_path(term, weight.shape, indices, eqn.params, value),
         spread=lambda gain: lookups.spread(gain, weight.shape, indices, eqn.params, value.ndim),
     )
     return [context.product(eqn, weight, None, product)]
+
+
+def _sum(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """No product; but which axes are summed away here tells what they are."""
+    (weight,) = values
+    return [context.summed(weight, relayouts.summed(eqn, weight))]
 
 
 PRODUCTS = {
@@ -81,4 +86,4 @@ PRODUCTS = {
     "ragged_dot_general": _ragged,
     "gather": _gather,
 }
-RULES.update(PRODUCTS)
+RULES.update(PRODUCTS, reduce_sum=_sum)

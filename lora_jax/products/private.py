@@ -55,6 +55,15 @@ def line_of(eqn: JaxprEqn) -> str:
     return source_info_util.summarize(eqn.source_info).rpartition("/")[2] if source_info_util else ""
 
 
+def function_of(eqn: JaxprEqn) -> str:
+    """`straight (model.py:97)`, the function that a call with a derivative of its own is of; the operation's name where that is not known."""
+    told = str(
+        getattr(getattr(called(eqn)[0], "debug_info", None), "func_src_info", "")
+    )  # "straight at /home/me/model.py:97"
+    name, at, place = told.partition(" at ")
+    return f"{name} ({place.rpartition('/')[2]})" if at else eqn.primitive.name
+
+
 def value_of(atom: Any, known: dict[Any, Any]) -> Any:
     """What an equation reads: a literal's value, or what the environment has for a variable."""
     return atom.val if isinstance(atom, Literal) else known[atom]

@@ -221,24 +221,27 @@ def _add(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     return [Marked(value, terms, left.paths + right.paths)]
 
 
-def _sum(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
-    """Over axes of which each is spanned by one factor at most; einsum sums out a label so that only the kernel has."""
-    (marked,) = values
-    summed = eqn.params["axes"]
+def summed(eqn: JaxprEqn, marked: Marked) -> Marked:
+    """Over axes of which each is spanned by one factor at most; einsum sums out a label so that only the kernel has.
+
+    Raises:
+      NoFactors: where two factors span one, or there is a gain.
+    """
+    axes = eqn.params["axes"]
     if marked.gain is not None:
         raise NoFactors
     (value,) = bind(eqn, [marked.value])
-    return [marked.with_terms(value, [_summed(term, summed, marked.shape) for term in marked.terms])]
+    return marked.with_terms(value, [_summed(term, axes, marked.shape) for term in marked.terms])
 
 
-def _summed(term: Term, summed: Sequence[int], shape: Shape) -> Term:
-    for axis in summed:
+def _summed(term: Term, axes: Sequence[int], shape: Shape) -> Term:
+    for axis in axes:
         spanning = [k for k, factor in enumerate(term) if axis in spans(factor)]
         if len(spanning) > 1:
             raise NoFactors
         term = tuple(f.sum(axis, keepdims=True) if k in spanning else f for k, f in enumerate(term))
         term = term if spanning else times(term, shape[axis])
-    return tuple(lax.squeeze(factor, summed) for factor in term)
+    return tuple(lax.squeeze(factor, axes) for factor in term)
 
 
 def _barrier(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
@@ -264,7 +267,6 @@ RULES: dict[str, Callable] = {
     "neg": _negate,
     "optimization_barrier": _barrier,
     "pad": _pad,
-    "reduce_sum": _sum,
     "reshape": _each(_reshape),
     "rev": _each(_reverse),
     "slice": _each(_cut),

@@ -92,12 +92,16 @@ class Context:
         """The result of a product of x and the weight, with whatever is added to it."""
         raise NotImplementedError
 
+    def summed(self, weight: Marked, what_is_left: Marked) -> Marked:
+        """A weight of which axes were summed away before any product."""
+        return what_is_left
+
     def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
         """The value without marks, before an equation that has no rule for them; None: it is the program's own output."""
         raise NotImplementedError
 
-    def custom(self, eqn: JaxprEqn, weights: Sequence[Marked]) -> None:
-        """A function with a derivative of its own has weights inside."""
+    def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
+        """A function with a derivative of its own has products with the weights of these paths inside."""
         raise NotImplementedError
 
 

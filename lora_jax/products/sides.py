@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
+from lora_jax import lowrank
 from lora_jax.errors import TargetError
-from lora_jax.products.marked import Marked, formed
+from lora_jax.products.marked import Marked, formed, together
 from lora_jax.products.replay import Context, Product, Use
 
 
@@ -41,12 +42,14 @@ class Sides(Context):
             x, gain = x * gain.astype(x.dtype), None
         y = product.base(x)
         x = self._dropped(x)
-        sides = [product.side(term, x).astype(y.dtype) for term in weight.terms]
+        wide = lowrank.wide(y.dtype)
+        sides = [product.side(term, x).astype(wide) for term in together(weight.terms)]
         if gain is None:
-            return functools.reduce(operator.add, sides, y)
+            return functools.reduce(operator.add, sides, y.astype(wide)).astype(y.dtype)
         gain = gain.astype(jnp.promote_types(jnp.float32, y.dtype))
+        added, whole = functools.reduce(operator.add, sides), y.astype(wide)
         # Written so that it is y exactly where the gain is 1 and the side path 0.
-        return y + ((gain - 1).astype(y.dtype) * y + gain.astype(y.dtype) * functools.reduce(operator.add, sides))
+        return (whole + ((gain - 1).astype(wide) * whole + gain.astype(wide) * added)).astype(y.dtype)
 
     def _dropped(self, x: Any) -> Any:
         """Inverted dropout; ids are looked up whole."""
@@ -54,7 +57,7 @@ class Sides(Context):
             return x
         self._draws += 1
         keep = jax.random.bernoulli(jax.random.fold_in(self.key, self._draws), 1 - self._dropout, x.shape)
-        return jnp.where(keep, x / (1 - self._dropout), 0)
+        return jnp.where(keep, x.astype(lowrank.wide(x.dtype)) / (1 - self._dropout), 0)
 
     def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
         if not isinstance(value, Marked):
@@ -69,5 +72,5 @@ class Sides(Context):
                 )
         return formed(value)
 
-    def custom(self, eqn: JaxprEqn, weights: Sequence[Marked]) -> None:
+    def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
         """Nothing to do: `find` tells of such places."""

@@ -15,10 +15,11 @@ LOOKUP, CONVOLUTION = "gather", "conv_general_dilated"
 class Site:
     """One leaf.
 
-    `roles` has a letter for each axis, as the first product has them: "i" summed over (or looked up), "o" free, "s" shared by input and output (a
-    stack of layers, experts, a batch), "?" where no product was seen. `uses` are the products, `dense` the operations that have no rule, `vectors`
-    those that have none and find no more than a vector of it (a bias, a norm's scale, of a stack), `custom` the functions with a derivative of
-    their own that the leaf goes into. `kind` is the class of the module that holds it, where that is known.
+    `roles` has a letter for each axis, as the first product has them: "i" summed over (or looked up), "o" free (or summed away before the
+    product), "s" shared by input and output (a stack of layers, experts, a batch), "?" where no product was seen. `uses` are the products, `dense`
+    the operations that have no rule, `vectors` those that have none and find no more than a vector of it (a bias, a norm's scale, of a stack),
+    `custom` the functions with a derivative of their own inside of which a product eats the leaf. `kind` is the class of the module that holds
+    it, where that is known.
 
     >>> Site("q/w", (2, 3, 4), float, "oio").place
     'q/w:oio'
@@ -31,15 +32,16 @@ class Site:
     uses: list[Use] = dataclasses.field(default_factory=list)
     dense: list[Use] = dataclasses.field(default_factory=list)
     vectors: list[Use] = dataclasses.field(default_factory=list)
-    custom: list[Use] = dataclasses.field(default_factory=list)
+    custom: list[tuple[str, Use]] = dataclasses.field(default_factory=list)
     kind: str = ""
     is_output: bool = False  # an output of the model is this product's, and that of no other leaf
+    may_form: bool = False  # W + delta may be formed before what has no rule: a config tells its roles
     is_padded_oddly: bool = False  # a convolution whose module pads around, by reflection or by cause
 
     @property
     def is_adaptable(self) -> bool:
-        """Whether a product eats it: it has axes that are summed over and axes that are free."""
-        return "i" in self.roles and "o" in self.roles
+        """Whether products eat it, and nothing else does: it has axes that are summed over and axes that are free."""
+        return "i" in self.roles and "o" in self.roles and (self.may_form or not self.dense)
 
     @property
     def is_lookup(self) -> bool:

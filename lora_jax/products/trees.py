@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lora_jax.errors import TreeError
+from lora_jax.keys import escaped
 from lora_jax.products import nested  # noqa: F401  (its rules, and those of `operations`)
 from lora_jax.products.marked import Marked, Term
 from lora_jax.products.replay import Context, run
@@ -18,14 +19,14 @@ def named(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, 
     """path -> array, of any pytree; the path is the keys, attributes and positions with "/" between them. What `is_leaf` says counts as an array.
 
     Raises:
-      TreeError: for two leaves of one path, as a key with "/" in it can make them.
+      TreeError: for two leaves of one path, as a key 1 beside a key "1" makes them.
 
     >>> sorted(named({"layers": [{"w": np.ones(2)}, {"w": np.ones(3), "activation": max}]}))
     ['layers/0/w', 'layers/1/w']
     """
     found: dict[str, Any] = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]:
-        path = jax.tree_util.keystr(keys, simple=True, separator="/")
+        path = "/".join(escaped(jax.tree_util.keystr((key,), simple=True)) for key in keys)
         if path in found:
             raise TreeError(f"two leaves of the parameters are called {path}; rename one.")
         if isinstance(leaf, ARRAYS) or (is_leaf is not None and is_leaf(leaf)):

@@ -64,6 +64,13 @@ def tied(params, ids):
     return jnp.tanh(params["table"][ids] @ params["w"]) @ params["table"].T
 
 
+def many_tables(params, ids):
+    """A table for each of a batch, looked up under vmap; and whole matrices, picked out of stacks of stacks."""
+    rows = jax.vmap(lambda table, ids: table[ids])(params["tables"], ids)
+    matrices = jax.vmap(lambda stack, k: stack[k], in_axes=(1, 0))(params["stacks"], ids[:, 0])
+    return jnp.einsum("btd,bdk->btk", rows, matrices)
+
+
 def experts(params, x):
     return jnp.einsum("ecf,efd->ecd", jax.nn.relu(jnp.einsum("ecd,edf->ecf", x, params["up"])), params["down"])
 
@@ -151,6 +158,14 @@ CASES = {
     "stacked query, key, value": Case(
         lambda p, x: jnp.einsum("btd,cdnh->cbtnh", x, p["w"]).sum(0), {"w": (3, 4, 2, 5)}, {"w": "oioo"}
     ),
+    "summed before the product": Case(
+        lambda p, x: jnp.einsum("btd,dk->bt", x, p["w"])[..., None] + jnp.einsum("btd,dnh->btn", x, p["v"]).sum(-1, keepdims=True),
+        {"w": (4, 5), "v": (4, 2, 3)},
+        {"w": "io", "v": "ioo"},
+    ),
+    "summed, then scanned over": Case(
+        lambda p, x: lax.scan(lambda x, w: (x + (x @ w.sum(1))[..., None], None), x, p["w"])[0], {"w": (3, 4, 5)}, {"w": "sio"}
+    ),
     "reshaped heads": Case(lambda p, x: jnp.einsum("btd,dnh->btnh", x, p["w"].reshape(4, 2, 3)), {"w": (4, 6)}, {"w": "io"}),
     "scan": Case(scanned(0), {"w": (3, 4, 4)}, {"w": "sio"}),
     "scan over axis 1": Case(scanned(1), {"w": (4, 3, 4)}, {"w": "iso"}),
@@ -169,6 +184,7 @@ CASES = {
     "padded": Case(lambda p, x: x @ jnp.pad(p["w"], ((1, 0), (0, 2))), {"w": (3, 5)}, {"w": "io"}),
     "reversed and strided": Case(lambda p, x: x @ p["w"][::-1, ::2], {"w": (4, 6)}, {"w": "io"}),
     "tied table": Case(tied, {"table": (7, 4), "w": (4, 4)}, {"table": "io", "w": "io"}, IDS),
+    "lookups in a batch": Case(many_tables, {"tables": (2, 6, 4), "stacks": (5, 2, 4, 3)}, {"tables": "sio", "stacks": "ssio"}, IDS),
     "experts": Case(experts, {"up": (3, 4, 5), "down": (3, 5, 4)}, {"up": "sio", "down": "sio"}, (3, 2, 4)),
     "chosen expert": Case(chosen_expert, {"w": (2, 4, 5)}, {"w": "sio"}, (3, 4)),
     "ragged": Case(ragged, {"up": (3, 4, 5), "down": (3, 5, 4)}, {"up": "sio", "down": "sio"}, (6, 4)),

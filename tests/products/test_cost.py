@@ -13,6 +13,7 @@ from lora_jax.models import bert
 from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
 from lora_jax.products.find import find
 from lora_jax.products.function import lora
+from tests.products.functions import CASES
 from tests.products.rules import by_rules
 
 IDS = jnp.arange(24, dtype=jnp.int32).reshape(2, 12) % 11
@@ -77,3 +78,14 @@ def test_every_matrix_is_found_by_one_trace(model, params):
     assert len(traces) == 1
     assert all(site.is_adaptable for path, site in sites.items() if path.endswith(("kernel", "embed_tokens/embedding")))
     assert {path.rpartition("/")[0] for path, site in sites.items() if "query" in path or "_proj" in path}
+
+
+def test_kernels_side_by_side_take_one_thin_pair():
+    """An LSTM's four gates: the base's product and two more, whose rank is the sum of the four."""
+    case = CASES["lstm"]
+    params = lora_jax.products.adapt(
+        jax.random.key(0), case.params(), case.fn, LoRAConfig(rank=2, targets="*"), case.input()
+    )
+    program = jax.make_jaxpr(lora(case.fn))(params, case.input())
+    shapes = re.findall(r"\w+:f32\[([\d,]+)\] = dot_general", str(program))
+    assert sorted(shapes) == ["14,12", "14,8", "2,7,12"]
