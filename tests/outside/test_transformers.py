@@ -1,5 +1,6 @@
 """Hugging Face's Flax models, which transformers had until 4.57: GPT-2, BERT, T5, Whisper."""
 
+import dataclasses
 import types
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.outside import bars
-from tests.outside.bars import BATCH, LENGTH, Bars, LoRAConfig, Model
+from tests.outside.bars import BATCH, LENGTH, Bars, Model
 
 with bars.imports():
     import transformers
@@ -39,10 +40,10 @@ def bert() -> Model:
         num_attention_heads=4,
         intermediate_size=24,
         max_position_embeddings=12,
-        type_vocab_size=5,
+        type_vocab_size=6,
     )
     model = FlaxBertForMaskedLM(config, input_shape=(1, LENGTH))
-    return bars.linen(model.module, model.params, IDS, ALL, IDS % 5, POSITIONS, None)
+    return bars.linen(model.module, model.params, IDS, ALL, IDS % 6, POSITIONS, None)
 
 
 def t5(**fields) -> Model:
@@ -95,7 +96,7 @@ def whisper() -> Model:
         IDS,
         ALL,
         POSITIONS,
-        config=LoRAConfig(rank=2, alpha=3, targets="*", excludes=table),
+        config=dataclasses.replace(bars.CONFIG, excludes=table),
         uncovered={f"{table}/embedding": "the encoder's position table, whose gradient the model stops"},
     )
 
