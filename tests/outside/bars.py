@@ -23,7 +23,6 @@ from tests.products.shapes import depending, kernels
 
 CONFIG = LoRAConfig(rank=3, alpha=4, targets="*")
 BATCH, LENGTH = 5, 7
-TOLERANCE = 1e-5  # of side path against merged kernels, over the largest output: float32
 
 
 @dataclasses.dataclass
@@ -34,6 +33,7 @@ class Model:
       params: the base's, random.
       uncovered: path of each matrix that no product eats -> what is done with it instead.
       drift: how far a jitted output with fresh adapters may be from the base's, over its largest entry, where XLA fuses the two otherwise.
+      tolerance: of side path against merged kernels, over the largest output and the largest gradient of each adapter.
       like: see `lora_jax.lora`.
       config: of the adapters.
       wrapped: the linen wrapper, where there is one.
@@ -44,6 +44,7 @@ class Model:
     args: tuple
     uncovered: Mapping[str, str] = dataclasses.field(default_factory=dict)
     drift: float = 0.0
+    tolerance: float = 1e-5
     like: Any = None
     config: LoRAConfig = CONFIG
     wrapped: LoRA | None = None
@@ -134,7 +135,7 @@ class Bars:
                 np.testing.assert_array_equal(one, other)
 
     def test_it_is_the_merged_model_and_so_are_its_gradients(self, model, params):
-        found = lora_jax.verify(model.wrapped or as_nested(model), params, *model.args, tolerance=TOLERANCE)
+        found = lora_jax.verify(model.wrapped or as_nested(model), params, *model.args, tolerance=model.tolerance)
         assert found.holds, str(found)
 
     def test_no_gradient_is_laid_out_as_a_weight(self, model, params):

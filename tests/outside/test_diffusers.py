@@ -19,7 +19,7 @@ pytestmark = [
 def unet(**fields) -> Model:
     model = FlaxUNet2DConditionModel(
         sample_size=6,
-        block_out_channels=(32, 64),
+        block_out_channels=(64, 96),
         layers_per_block=1,
         attention_head_dim=4,
         cross_attention_dim=10,
@@ -32,7 +32,7 @@ def unet(**fields) -> Model:
         jax.random.normal(jax.random.key(1), (BATCH, LENGTH, 10)),
     )
     params = model.init_weights(jax.random.key(2))
-    return bars.linen(model, params, random[0], jnp.arange(BATCH), random[1], None, False)
+    return bars.linen(model, params, random[0], jnp.arange(BATCH), random[1], None, None, None, False)
 
 
 class TestDiffusers(Bars):

@@ -12,6 +12,13 @@ with bars.imports():
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 KINDS = (common.TemporalBlockType.RECURRENT, common.TemporalBlockType.ATTENTION)
+UNCOVERED = {
+    "blocks.0/recurrent_block/conv_1d/w": "taps of a convolution that is written as sums of products entry by entry",
+    "blocks.0/recurrent_block/rg_lru/a_gate/b": "biases of heads",
+    "blocks.0/recurrent_block/rg_lru/input_gate/b": "biases of heads",
+    "blocks.0/mlp_block/ffw_up/b": "biases of the gate and of what is gated",
+    "blocks.1/mlp_block/ffw_up/b": "biases of the gate and of what is gated",
+}
 
 
 def griffin(**fields) -> Model:
@@ -28,7 +35,7 @@ def griffin(**fields) -> Model:
     )
     model, args = recurrentgemma.Griffin(config, **fields), (bars.ids(19), bars.positions())
     params = jax.jit(model.init)(jax.random.key(0), *args)["params"]
-    return bars.linen(model, params, *args)
+    return bars.linen(model, params, *args, uncovered=UNCOVERED)
 
 
 class TestRecurrentGemma(Bars):
