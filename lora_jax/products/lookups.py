@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import JaxprEqn
 
 from lora_jax import lowrank
-from lora_jax.products.marked import Marked, Term, placed, spans, squeezed, total
+from lora_jax.products.marked import Marked, Rows, Term, placed, spans, squeezed, total
 
 Array = Any  # of JAX, or of numpy: what a program closes over comes as either
 
@@ -29,10 +30,21 @@ def is_table(params: dict[str, Any], shape: tuple[int, ...]) -> bool:
     return sum(size > 1 for size, role in zip(shape, roles(params, shape), strict=True) if role == "o") < 2
 
 
-def gathered(marked: Marked, value: Any, indices: Array, params: dict[str, Any]) -> Marked:
+def are_rows(marked: Marked, params: dict[str, Any]) -> bool:
+    """Whether the adapters say that what is picked are rows, though several axes are left: one factor spans what is picked, the other the rest."""
+    picked = frozenset(indexed_axes(params, marked.shape))
+    kept = frozenset(axis for axis, size in enumerate(marked.shape) if size > 1) - picked
+    return all({frozenset(spans(factor)) for factor in term[:2]} == {picked, kept} for term in marked.terms)
+
+
+def gathered(marked: Marked, value: Any, indices: Array, eqn: JaxprEqn) -> Marked:
     """The factors, looked up as W was: of a stack of matrices."""
-    picked = indexed_axes(params, marked.shape)
-    return marked.each(value, lambda factor: _of_factor(factor, picked, value.ndim, indices, params))
+    picked = indexed_axes(eqn.params, marked.shape)
+    found = marked.each(value, lambda factor: _of_factor(factor, picked, value.ndim, indices, eqn.params))
+    of_each = {tuple(k for k, factor in enumerate(term) if {*spans(factor)} & {*picked}) for term in marked.terms}
+    is_stack = any(sum(axis in spans(factor) for factor in term) != 1 for term in marked.terms for axis in picked)
+    found.rows = None if is_stack or len(of_each) != 1 else Rows(eqn, *of_each)
+    return found
 
 
 def side_path(

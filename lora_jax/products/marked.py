@@ -9,7 +9,7 @@ import functools
 import operator
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,33 +17,44 @@ import jax.numpy as jnp
 Term = tuple[jax.Array, ...]
 
 
+class Rows(NamedTuple):
+    """What an equation looked up, of which several axes are left: a row of a table or a layer of a stack, as the use of it will tell.
+
+    `factors` are those of each term that span what was picked; two that span the same are a stack's.
+    """
+
+    lookup: Any  # its equation
+    factors: tuple[int, ...]
+
+
 @jax.tree_util.register_pytree_node_class
 class Marked:
     """`value`, the terms of the adapters of the leaves at `paths`, one path a term, and a gain.
 
     The gain (DoRA's magnitude over norm) is one more factor, `W' = gain * (W + delta)`, with 1 on the axes that the layer sums over; None is 1. What
-    `is_latent` is no weight yet: codes of a quantised one, on their way to where they are opened.
+    `is_latent` is no weight yet: codes of a quantised one, on their way to where they are opened. `rows` is what was looked up on the way.
     """
 
     def __init__(
-        self, value: Any, terms: Sequence[Term], paths: Sequence[str], gain: Any = None, is_latent: bool = False
+        self,
+        value: Any,
+        terms: Sequence[Term],
+        paths: Sequence[str],
+        gain: Any = None,
+        is_latent: bool = False,
+        rows: "Rows | None" = None,
     ):
-        self.value, self.terms, self.paths, self.gain, self.is_latent = (
-            value,
-            list(terms),
-            tuple(paths),
-            gain,
-            is_latent,
-        )
+        self.value, self.terms, self.paths = value, list(terms), tuple(paths)
+        self.gain, self.is_latent, self.rows = gain, is_latent, rows
 
     def tree_flatten(self):
-        return (self.value, self.terms, self.gain), (self.paths, self.is_latent)
+        return (self.value, self.terms, self.gain), (self.paths, self.is_latent, self.rows)
 
     @classmethod
     def tree_unflatten(cls, about, children):
         value, terms, gain = children
-        paths, is_latent = about
-        return cls(value, terms, paths, gain, is_latent)
+        paths, is_latent, rows = about
+        return cls(value, terms, paths, gain, is_latent, rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,15 +67,15 @@ class Marked:
     def each(self, value: Any, change) -> "Marked":
         """Another value, and every factor, the gain too, as `change(factor)` has it."""
         terms, gain = jax.tree.map(change, (self.terms, self.gain))
-        return Marked(value, terms, self.paths, gain, self.is_latent)
+        return Marked(value, terms, self.paths, gain, self.is_latent, self.rows)
 
     def with_value(self, value: Any) -> "Marked":
         """The same factors on another value."""
-        return Marked(value, self.terms, self.paths, self.gain, self.is_latent)
+        return Marked(value, self.terms, self.paths, self.gain, self.is_latent, self.rows)
 
     def with_terms(self, value: Any, terms: Sequence[Term]) -> "Marked":
         """Another value and other terms."""
-        return Marked(value, terms, self.paths, self.gain, self.is_latent)
+        return Marked(value, terms, self.paths, self.gain, self.is_latent, self.rows)
 
 
 class NoFactors(Exception):

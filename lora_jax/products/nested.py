@@ -88,7 +88,7 @@ def _scan(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     )
     sources = [origin(program, out) for out in program.outvars]  # which input an output is, unchanged
     kept = {k: value for k, value in enumerate(carried) if isinstance(value, Marked) and sources[k] == fixed_count + k}
-    start = [plain(value) if k in kept else context.dense(value, eqn) for k, value in enumerate(carried)]
+    start = [plain(value) if k in kept else context.settled(value, eqn) for k, value in enumerate(carried)]
     # Of a weight's factors those that span the scanned axis are scanned too.
     sliced = [
         [f if f.shape[0] > 1 else None for f in value.factors()] if isinstance(value, Marked) else []
@@ -122,7 +122,7 @@ def _scan(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         layer = [of_layer(*parts) for parts in zip(own_values, scanned, own_factors, strict=True)]
         with context.with_key(key):
             outs = run(context, program, closed, [*fixed, *carry, *layer])
-        outs = [plain(out) if handed_on(k) is not None else context.dense(out, eqn) for k, out in enumerate(outs)]
+        outs = [plain(out) if handed_on(k) is not None else context.settled(out, eqn) for k, out in enumerate(outs)]
         return outs[:carry_count], outs[carry_count:]
 
     more = {"_split_transpose": params["_split_transpose"]} if "_split_transpose" in params else {}
@@ -156,9 +156,9 @@ def _while(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
     def turn(carry):
         outs = run(context, body.jaxpr, body.consts, [*for_body, *marked(carry)])
-        return [plain(out) if k in kept else context.dense(out, eqn) for k, out in enumerate(outs)]
+        return [plain(out) if k in kept else context.settled(out, eqn) for k, out in enumerate(outs)]
 
-    start = [plain(value) if k in kept else context.dense(value, eqn) for k, value in enumerate(carried)]
+    start = [plain(value) if k in kept else context.settled(value, eqn) for k, value in enumerate(carried)]
     return marked(lax.while_loop(goes_on, turn, start))
 
 
@@ -167,7 +167,7 @@ def _cond(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 
     def branch(program) -> Callable:
         return lambda operands: [
-            context.dense(out, eqn) for out in run(context, program.jaxpr, program.consts, operands)
+            context.settled(out, eqn) for out in run(context, program.jaxpr, program.consts, operands)
         ]
 
     return lax.switch(context.dense(index, eqn), [branch(program) for program in eqn.params["branches"]], operands)
@@ -186,7 +186,7 @@ def _shard_map(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         )
 
     def body(*values):
-        return tuple(context.dense(out, eqn) for out in run(context, program, (), values))
+        return tuple(context.settled(out, eqn) for out in run(context, program, (), values))
 
     specs = tuple(spec_of(value, spec) for value, spec in zip(values, params["in_specs"], strict=True))
     return list(

@@ -14,7 +14,7 @@ from lora_jax.products.replay import RULES, Context, Product
 def _dot(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
     left, right = values
     if isinstance(left, Marked) and isinstance(right, Marked):
-        left = context.dense(left, eqn)
+        left = context.settled(left, eqn)
     side = 1 if isinstance(right, Marked) else 0
     weight, x = (right, left) if side else (left, right)
     axes = dots.axes_of(eqn.params["dimension_numbers"], side)
@@ -63,8 +63,8 @@ def _gather(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]
     if isinstance(indices, Marked):
         raise NoFactors
     (value,) = bind(eqn, [weight.value, indices])
-    if not lookups.is_table(eqn.params, weight.shape):
-        return [lookups.gathered(weight, value, indices, eqn.params)]
+    if not lookups.is_table(eqn.params, weight.shape) and not lookups.are_rows(weight, eqn.params):
+        return [lookups.gathered(weight, value, indices, eqn)]
     product = Product(
         lookups.roles(eqn.params, weight.shape),
         base=lambda _: value,

@@ -13,7 +13,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 
 from lora_jax.leaves import OPENED
 from lora_jax.products import relayouts
-from lora_jax.products.marked import Marked, NoFactors, plain
+from lora_jax.products.marked import Marked, NoFactors, plain, spans, total
 from lora_jax.products.private import bind, line_of, live, names_of, value_of, within
 
 # primitive -> rule(context, equation, values, of which some are marked) -> outputs; `products` and `nested` put theirs here.
@@ -100,6 +100,19 @@ class Context:
         """The value without marks, before an equation that has no rule for them; None: it is the program's own output."""
         raise NotImplementedError
 
+    def settled(self, value: Any, eqn: JaxprEqn) -> Any:
+        """The value before an equation that has no rule: what was looked up of a table is a product, of all else W + delta is formed."""
+        if not isinstance(value, Marked) or value.rows is None or value.gain is not None:
+            return self.dense(value, eqn)
+        lookup, factors = value.rows
+        picked = {axis for term in value.terms for k in factors for axis in spans(term[k])}
+        product = Product(
+            "".join("i" if axis in picked else "o" for axis in range(len(value.shape))),
+            base=lambda _: value.value,
+            side=lambda term, _: total(term, value.shape),
+        )
+        return self.product(lookup, value, None, product)
+
     def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
         """A function with a derivative of its own has products with the weights of these paths inside."""
         raise NotImplementedError
@@ -130,7 +143,7 @@ def _step(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
                 return RULES[name](context, eqn, values)
         except NoFactors:
             pass
-        return bind(eqn, [context.dense(value, eqn) for value in values])
+        return bind(eqn, [context.settled(value, eqn) for value in values])
 
 
 def _opening(eqn: JaxprEqn, latent: Marked, values: list[Any]) -> list[Any]:

@@ -185,6 +185,18 @@ CASES = {
     "reversed and strided": Case(lambda p, x: x @ p["w"][::-1, ::2], {"w": (4, 6)}, {"w": "io"}),
     "tied table": Case(tied, {"table": (7, 4), "w": (4, 4)}, {"table": "io", "w": "io"}, IDS),
     "lookups in a batch": Case(many_tables, {"tables": (2, 6, 4), "stacks": (5, 2, 4, 3)}, {"tables": "sio", "stacks": "ssio"}, IDS),
+    "table of matrices": Case(
+        lambda p, x: jnp.tanh((2 * p["table"][IDS]) + x[:, :, None])[:, :, 0] @ p["w"],
+        {"table": (7, 2, 4), "w": (4, 4)},
+        {"table": "ioo", "w": "io"},
+        (2, 3, 4),
+    ),
+    "table of matrices, of which one is used at once": Case(
+        lambda p, x: jnp.tanh(p["table"][IDS][:, :, 1] @ p["w"]) + p["table"][IDS].sum(2),
+        {"table": (7, 2, 4), "w": (4, 4)},
+        {"table": "iso", "w": "io"},
+        (2, 3, 4),
+    ),
     "experts": Case(experts, {"up": (3, 4, 5), "down": (3, 5, 4)}, {"up": "sio", "down": "sio"}, (3, 2, 4)),
     "chosen expert": Case(chosen_expert, {"w": (2, 4, 5)}, {"w": "sio"}, (3, 4)),
     "ragged": Case(ragged, {"up": (3, 4, 5), "down": (3, 5, 4)}, {"up": "sio", "down": "sio"}, (6, 4)),

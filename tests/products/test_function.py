@@ -12,13 +12,12 @@ import pytest
 import lora_jax
 from lora_jax import LoRAConfig
 from lora_jax.errors import CustomDerivativeWarning, TargetError, TreeError
-from lora_jax.leaves import is_adapter_leaf
 from lora_jax.products.find import find
 from lora_jax.products.function import adapt, lora
-from lora_jax.products.private import scan_sizes
 from lora_jax.products.trees import named
 from lora_jax.tree import flat, nested
 from tests.products.functions import CASES, FORMED
+from tests.products.shapes import depending, kernels, sides
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 CONFIG = LoRAConfig(rank=2, alpha=3, targets="*")
@@ -150,23 +149,7 @@ def test_under_jit_vmap_and_another_scale(case, like, name):
 
 def kernel_shaped(fn, params, x, like=None) -> set[tuple[int, ...]]:
     """How all arrays that depend on the adapters are laid out, in the whole program of the adapters' gradient, as far as a kernel is so."""
-    frozen, trainable = lora_jax.partition(params, lora_jax.trainable_mask(params))
-
-    def loss(trainable, x):
-        return jnp.sum(jnp.sin(lora(fn, like=like)(lora_jax.combine(frozen, trainable), x)))
-
-    program = jax.make_jaxpr(jax.grad(loss))(trainable, x).jaxpr
-    count = len(jax.tree.leaves(trainable))
-    found, _ = moved(program, [k < count for k in range(len(program.invars))])
-    kernels = [leaf.shape for path, leaf in flat(frozen).items() if not is_adapter_leaf(path)]
-    return {sides(v.aval.shape) for v in found} & {
-        sides(part) for shape in kernels for part in (shape, shape[1:], shape[:-1]) if len(part) > 1
-    }
-
-
-def sides(shape) -> tuple[int, ...]:
-    """The sizes of the axes, in any order."""
-    return tuple(sorted(size for size in shape if size > 1))
+    return depending(lambda params: lora(fn, like=like)(params, x), params) & kernels(params)
 
 
 def layers(case) -> set[tuple[int, ...]]:
@@ -175,48 +158,6 @@ def layers(case) -> set[tuple[int, ...]]:
     shapes = [(leaves[path].shape, roles) for path, roles in case.roles.items()]
     one = {sides(size for size, role in zip(shape, roles, strict=True) if role != "s") for shape, roles in shapes}
     return one | {sides(shape) for shape, _ in shapes}
-
-
-def moved(jaxpr, depends: list[bool]) -> tuple[list, list[bool]]:
-    """(variables that depend on the inputs so marked, those of inner programs too; which outputs do)."""
-    known, found = {v for v, does in zip(jaxpr.invars, depends, strict=True) if does}, []
-    for eqn in jaxpr.eqns:
-        given = [not hasattr(v, "val") and v in known for v in eqn.invars]
-        if not any(given):
-            continue
-        programs = inner_programs(eqn)
-        if eqn.primitive.name == "cond":  # its index comes first, and any branch may run
-            given = given[1:]
-        outs = [not programs] * len(eqn.outvars)
-        for inner in programs:
-            if len(inner.invars) == len(given) and len(inner.outvars) == len(outs):
-                own, of_inner = through(eqn, inner, given)
-                outs = [one or other for one, other in zip(outs, of_inner, strict=True)]
-            else:  # a while's parts: coarsely
-                own, _ = moved(inner, [True] * len(inner.invars))
-                outs = [True] * len(outs)
-            found += own
-        known.update(v for v, does in zip(eqn.outvars, outs, strict=True) if does)
-        found += [v for v, does in zip(eqn.outvars, outs, strict=True) if does]
-    return found, [not hasattr(v, "val") and v in known for v in jaxpr.outvars]
-
-
-def through(eqn, inner, given: list[bool]) -> tuple[list, list[bool]]:
-    """Of a scan until what it carries has settled."""
-    while True:
-        own, outs = moved(inner, given)
-        if eqn.primitive.name != "scan":
-            return own, outs
-        consts, carried = scan_sizes(eqn, eqn.invars)
-        more = [has or (consts <= k < consts + carried and outs[k - consts]) for k, has in enumerate(given)]
-        if more == given:
-            return own, outs
-        given = more
-
-
-def inner_programs(eqn) -> list:
-    values = [v for value in eqn.params.values() for v in (value if isinstance(value, (tuple, list)) else (value,))]
-    return [inner for inner in (getattr(v, "jaxpr", v) for v in values) if hasattr(inner, "eqns")]
 
 
 # What is special
