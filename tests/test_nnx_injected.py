@@ -395,7 +395,7 @@ def no_input(targets, excludes=()):
         (lambda: lora_nnx.LoRA(Shared(nnx.Rngs(0)), LoRAConfig(rank=2, targets="other")), "NNX keeps as one/kernel"),
         (
             lambda: lora_nnx.LoRA(Stack(None, nnx.Rngs(0)), LoRAConfig(rank=2, targets="blocks/0/up")),
-            "'blocks/0/up': blocks/up is a stack of layers.*write 'blocks/up'",
+            "'blocks/0/up': blocks/up/kernel is one array for a stack of 3 layers.*write 'blocks/up'",
         ),
         (lambda: lora_nnx.LoRA(nnx.eval_shape(lambda: Dropping(nnx.Rngs(0))), LoRAConfig(rank=2)).init(KEY), "abstract"),
     ],

@@ -73,7 +73,7 @@ def _site(path: str, module: nnx.Module) -> Site:
     if (
         isinstance(module, nnx.Conv) and module.mask is not None
     ):  # the update would be masked like the kernel, which no side path is
-        site.roles, site.dense = "?" * len(roles), [Use("mul", path)]
+        site.roles, site.dense = "?" * len(roles), [Use("mul", path.rpartition("/")[0])]
     elif isinstance(module, nnx.Conv):
         site.uses.append(Use(CONVOLUTION, roles=roles, is_plain=_is_plain(module)))
     else:
