@@ -82,6 +82,7 @@ class LoRA:
           *args, **kwargs: an example input of the model.
           method: as for `apply`.
 
+        >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Embed(5, 2, rngs=nnx.Rngs(0)), LoRAConfig(rank=1, targets="*"))
         >>> model.layout_of(jnp.zeros(3, int))[""].uses[0].operation
         'gather'
@@ -128,7 +129,12 @@ class LoRA:
     def onto(
         self, key: jax.Array, base_params: Any, *args: Any, method: Callable | str = "__call__", **kwargs: Any
     ) -> dict[str, Any]:
-        """What `lora_jax.adapt` gives; call that."""
+        """What `lora_jax.adapt` gives; call that.
+
+        >>> layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+        >>> sorted(LoRA(layer, LoRAConfig(rank=2, targets="*")).onto(jax.random.key(0), nnx.state(layer)))
+        ['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale']
+        """
         params = as_tree(base_params)
         require_base(type(self.base_module).__name__, flat(self.base_params), flat(params))
         if args or kwargs:
@@ -168,6 +174,7 @@ class LoRA:
           TreeError: when the base part of `params` is not this model's (it lists every difference), or an adapter is not whole or not of
             the shape of its kernel.
 
+        >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
         >>> adapted = model.inject(model.init(jax.random.key(0))["params"])
         >>> isinstance(adapted, nnx.Linear), adapted(jnp.ones((1, 3))).shape
@@ -213,6 +220,7 @@ class LoRA:
     def params_of(self, model: nnx.Module) -> dict:
         """The tree of a model from `inject`, after training say: the inverse of `inject`.
 
+        >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
         >>> params = model.init(jax.random.key(0))["params"]
         >>> bool(jnp.array_equal(model.params_of(model.inject(params))["lora_a"], params["lora_a"]))
@@ -239,6 +247,7 @@ class LoRA:
         Raises:
           TreeError: as `inject`.
 
+        >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
         >>> model.apply(model.init(jax.random.key(0)), jnp.ones((2, 3))).shape
         (2, 4)
