@@ -17,7 +17,11 @@ NO_KERNEL = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.Insta
 
 def known(model: nnx.Module) -> dict[str, Site]:
     """The kernels of known layers by path, as `find` would give them: their uses are told as far as the class tells them."""
-    return {path: _site(path, layer) for layer, _, path in _kernels(model) if _roles(layer)}
+    found: dict[str, Site] = {}
+    for layer, _, path in _kernels(model):
+        if _roles(layer):
+            found.setdefault(path, _site(path, layer))
+    return found
 
 
 def unknown(model: nnx.Module) -> dict[str, Site]:

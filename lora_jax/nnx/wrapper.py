@@ -183,6 +183,7 @@ class LoRA:
         leaves = flat(as_tree(params))
         self._require_own(leaves)
         key = (rngs or {}).get("dropout")
+        self._require_values(None if key is None else nnx.RngState)
         model = self._plain(leaves, key)
         injection.inject(model, self._adapters(leaves), self.config.dropout, key)
         return model
@@ -197,6 +198,16 @@ class LoRA:
             raise TreeError(
                 f"there is an adapter at {strange[0]}, where this model has no layer: it is of another model."
             )
+
+    def _require_values(self, but: Any) -> None:
+        """Raises TreeError where variables of the model that are no parameters are abstract, but for those of a class."""
+        for path, leaf in nnx.to_flat_state(self._rest):
+            value = leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf
+            if isinstance(value, jax.ShapeDtypeStruct) and not (but is not None and isinstance(leaf, but)):
+                raise TreeError(
+                    f"{type(self.base_module).__name__} is abstract (nnx.eval_shape), and {'/'.join(map(str, path))} is no parameter that could be "
+                    'given: wrap a model that has values there; for random streams alone give a key, inject(params, rngs={"dropout": key}).'
+                )
 
     def _plain(self, leaves: Mapping[str, Any], key: jax.Array | None) -> nnx.Module:
         """The model itself with these parameters; with a key its random streams begin at it."""
@@ -254,6 +265,7 @@ class LoRA:
         """
         params, key = as_tree(variables["params"]), (rngs or {}).get("dropout")
         self._require_own(flat(params))
+        self._require_values(nnx.RngState)
         is_on = key is not None and not (injection.is_evaluating(self.base_module) or kwargs.get("deterministic"))
         own = jax.random.fold_in(key, _ADAPTER) if is_on else None
         return lora(self._run(method), dropout=self.config.dropout, key=own)(params, key, *args, **kwargs)

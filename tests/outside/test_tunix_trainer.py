@@ -76,3 +76,24 @@ def test_the_trained_model_merged_gives_its_outputs():
     merged = model.inject(lora_jax.merge(model.params_of(injected)))
     merged.eval()
     np.testing.assert_allclose(injected(ids)[0], merged(ids)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_every_matrix_of_a_llama_is_reached():
+    llama = pytest.importorskip("tunix.models.llama3.model")
+    config = llama.ModelConfig(
+        num_layers=2, vocab_size=13, embed_dim=8, hidden_dim=12, num_heads=4, head_dim=6, num_kv_heads=2,
+        rope_theta=10_000, norm_eps=1e-5, weight_tying=True,
+    )  # fmt: skip
+    model = lora_jax.nnx.LoRA(llama.Llama3(config, rngs=nnx.Rngs(0)), lora_jax.LoRAConfig(rank=2, targets="*"))
+    ids, mask = jnp.asarray([[1, 5, 2, 7]]), jnp.tril(jnp.ones((1, 4, 4), bool))
+    inputs = ids, jnp.arange(4)[None], None, mask
+    params = lora_jax.adapt(jax.random.key(0), model.base_params, model, *inputs)
+    matrices = [path for path, leaf in lora_jax.tree.flat(model.base_params).items() if leaf.ndim > 1]
+    adapters = [path for path in lora_jax.tree.flat(params) if path.endswith("lora_a")]
+    assert len(matrices) == len(adapters) == 15 and not model.layout_of(*inputs).missed
+    leaves = lora_jax.tree.flat(params)
+    random = {path: jax.random.normal(jax.random.key(k), leaves[path].shape) for k, path in enumerate(leaves)}
+    params = lora_jax.tree.nested({**leaves, **{path: random[path] for path in leaves if path.endswith("lora_b")}})
+    merged = model.inject(lora_jax.merge(params))
+    np.testing.assert_allclose(model.inject(params)(*inputs)[0], merged(*inputs)[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.apply({"params": params}, *inputs)[0], merged(*inputs)[0], rtol=1e-4, atol=1e-4)
