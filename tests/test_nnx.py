@@ -268,7 +268,7 @@ def test_a_stack_of_layers_takes_dropout():
             lambda: lora_nnx.LoRA(named("attention").model().base_module, LoRAConfig(rank=2, targets="qury")),
             "closest to 'qury': query",
         ),
-        (lambda: lora_nnx.LoRA(masked(), LoRAConfig(rank=2, targets="*")), "with a mask"),
+        (lambda: lora_nnx.LoRA(masked(), LoRAConfig(rank=2, targets="*")), "of kernel: it reaches mul in"),
         (
             lambda: lora_nnx.LoRA(Odd(nnx.Rngs(0)), LoRAConfig(rank=2, excludes="masked")).init(jax.random.key(0)),
             "'all-linear' may speak of late/kernel.*give an example input",

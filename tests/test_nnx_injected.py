@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from flax.errors import TraceContextError
 
 import lora_jax
 from lora_jax import LoRAConfig, LoRAError, adapter_of, merge, strip
@@ -266,6 +267,14 @@ def test_a_model_from_outside_of_a_trace_may_be_read_in_it():
     close(jax.jit(lambda x: injected(x))(x), injected(x))
 
 
+def test_a_model_from_outside_of_a_trace_may_not_be_changed_in_it():
+    model = lora_nnx.LoRA(Stateful(nnx.Rngs(0)), LoRAConfig(rank=2))
+    injected = model.inject(model.init(KEY)["params"])
+    with pytest.raises(TraceContextError):
+        jax.jit(lambda x: injected(x))(X)
+    assert injected.calls == 0 and float(injected.count[...]) == 0
+
+
 class SplitByParam(Stack):
     def __call__(self, x):
         @nnx.scan(in_axes=(nnx.StateAxes({nnx.Param: 0}), nnx.Carry), out_axes=nnx.Carry)
@@ -376,9 +385,12 @@ def test_an_abstract_model_is_adapted_on_given_parameters(fields):
     jax.tree.map(np.testing.assert_array_equal, params, lora_jax.adapt(KEY, real.base_params, real, X))
     params = randomised(params, seed=3)
     close(model.apply({"params": params}, X), real.apply({"params": params}, X))
-    injected = model.inject(params)
+    injected = model.inject(params, rngs={"dropout": KEY})
+    assert differ(injected(X), injected(X))
     injected.eval()
     close(injected(X), real.apply({"params": params}, X))
+    with pytest.raises(LoRAError, match="drop/rngs/.* is no parameter"):
+        model.inject(params)
 
 
 def no_input(targets, excludes=()):
@@ -395,7 +407,7 @@ def no_input(targets, excludes=()):
         (lambda: lora_nnx.LoRA(Shared(nnx.Rngs(0)), LoRAConfig(rank=2, targets="other")), "NNX keeps as one/kernel"),
         (
             lambda: lora_nnx.LoRA(Stack(None, nnx.Rngs(0)), LoRAConfig(rank=2, targets="blocks/0/up")),
-            "'blocks/0/up': blocks/up is a stack of layers.*write 'blocks/up'",
+            "'blocks/0/up': blocks/up/kernel is one array for a stack of 3 layers.*write 'blocks/up'",
         ),
         (lambda: lora_nnx.LoRA(nnx.eval_shape(lambda: Dropping(nnx.Rngs(0))), LoRAConfig(rank=2)).init(KEY), "abstract"),
     ],
@@ -414,6 +426,40 @@ def test_targets_of_known_layers_need_no_input():
     assert list(adapter_of(model.init(KEY)["params"])) == ["layer"]
     same = lora_jax.adapt(KEY, model.base_params, model, jnp.array([[1]]))
     jax.tree.map(np.testing.assert_array_equal, same, model.init(KEY)["params"])
+
+
+@every_case
+def test_known_layers_get_without_an_input_what_they_get_with_one(case):
+    model = case.model()
+    alone, followed = model.init(KEY)["params"], model.init(KEY, case.x())["params"]
+    jax.tree.map(np.testing.assert_array_equal, alone, followed)
+    found, known = model.layout_of(case.x()), model.layout
+    assert found.keys() == known.keys()
+    assert [(site.roles, site.kind) for site in found.values()] == [(known[p].roles, known[p].kind) for p in found]
+
+
+def test_a_layout_tells_of_all_uses():
+    layout = adapted("tied_by_hand")[0].layout_of(MODELS["tied_by_hand"][1])
+    assert layout["embed"].is_tied and not layout["layer"].is_tied
+    assert list(adapted("attention")[0].layout_of(X).missed) == ["table"]
+
+
+class Choosing(nnx.Module):
+    """A layer within nnx.cond, one within nnx.fori_loop, a stack under nnx.vmap."""
+
+    def __init__(self, rngs):
+        self.one, self.other = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.cond(x.sum() > 0, lambda one, x: one(x), lambda one, x: one(-x), self.one, x)
+        _, x = nnx.fori_loop(0, 2, lambda i, carry: (carry[0], nnx.tanh(carry[0](carry[1]))), (self.other, x))
+        return nnx.vmap(lambda one, x: one(x), in_axes=(None, 0))(self.one, x)
+
+
+def test_transforms_of_nnx_inside_of_a_model():
+    model = lora_nnx.LoRA(Choosing(nnx.Rngs(0)), LoRAConfig(rank=2))
+    params = randomised(model.init(KEY)["params"], seed=3)
+    close(model.inject(params)(X), model.inject(merge(params))(X))
 
 
 def test_blocks_are_plain_nnx_inside():

@@ -84,8 +84,8 @@ def _called(method: Any, name: str, module: nnx.Pytree, args: tuple, kwargs: Map
             given = dict(zip((path for path in call.values if path not in own), others, strict=True))
             given |= {path: flat(kernels)[name] for path, name in own.items()}
             with call.copied(given) as (copy, nodes):
-                nodes, inputs = iter(nodes), iter(inputs)
-                filled = [next(nodes) if _is_nnx(leaf) else next(inputs) for leaf in leaves]
+                of_nodes, of_inputs = iter(nodes), iter(inputs)
+                filled = [next(of_nodes) if _is_nnx(leaf) else next(of_inputs) for leaf in leaves]
                 args, kwargs = jax.tree.unflatten(structure, filled)
                 result = method.__get__(copy, type(copy))(*args, **kwargs)
             return result, call.changes(given)
@@ -183,11 +183,13 @@ class _Call:
     def write(self, changes: list[Any]) -> None:
         """Into the objects themselves; where the call made or removed something, or set an attribute, they are put together anew, in place."""
         new = dict(zip(self.changed, changes, strict=True))
+        found = dict(nnx.iter_graph(self._objects))
         if self._graph_after.with_no_outer_index() == self._graph:
-            found = dict(nnx.iter_graph(self._objects)) if new else {}
             for path, value in new.items():
                 _write(found, path, value)
             return
+        for path in self.values:
+            _write(found, path, self.values[path])  # nothing new: only to be refused where they are another trace's
         values = {**self.values, **new}
         state = nnx.from_flat_state([(path, _filled(leaf, values[path])) for path, leaf in self._after])
         with nnx.merge_context(_TAG, inner=False) as context:
@@ -204,7 +206,11 @@ def _filled(leaf: Any, value: Any) -> Any:
 
 
 def _write(found: Mapping[tuple, Any], path: tuple, value: Any) -> None:
+    """Where it is another trace's, NNX refuses."""
+    holder = found[path[:-1]]
     if isinstance(found[path], nnx.Variable):
-        found[path].set_raw_value(value)  # refuses another trace's variable, as NNX does
+        found[path].set_raw_value(value)
+    elif holders.is_module(holder):
+        setattr(holder, path[-1], value)
     else:
-        setattr(found[path[:-1]], path[-1], value)
+        holder[path[-1]] = value

@@ -17,7 +17,11 @@ NO_KERNEL = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.Insta
 
 def known(model: nnx.Module) -> dict[str, Site]:
     """The kernels of known layers by path, as `find` would give them: their uses are told as far as the class tells them."""
-    return {path: _site(path, layer) for layer, _, path in _kernels(model) if _roles(layer)}
+    found: dict[str, Site] = {}
+    for layer, _, path in _kernels(model):
+        if _roles(layer):
+            found.setdefault(path, _site(path, layer))
+    return found
 
 
 def unknown(model: nnx.Module) -> dict[str, Site]:
@@ -73,7 +77,7 @@ def _site(path: str, module: nnx.Module) -> Site:
     if (
         isinstance(module, nnx.Conv) and module.mask is not None
     ):  # the update would be masked like the kernel, which no side path is
-        site.roles, site.dense = "?" * len(roles), [Use("mul", path)]
+        site.roles, site.dense = "?" * len(roles), [Use("mul", path.rpartition("/")[0])]
     elif isinstance(module, nnx.Conv):
         site.uses.append(Use(CONVOLUTION, roles=roles, is_plain=_is_plain(module)))
     else:

@@ -82,6 +82,7 @@ class LoRA:
           *args, **kwargs: an example input of the model.
           method: as for `apply`.
 
+        >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Embed(5, 2, rngs=nnx.Rngs(0)), LoRAConfig(rank=1, targets="*"))
         >>> model.layout_of(jnp.zeros(3, int))[""].uses[0].operation
         'gather'
@@ -128,7 +129,12 @@ class LoRA:
     def onto(
         self, key: jax.Array, base_params: Any, *args: Any, method: Callable | str = "__call__", **kwargs: Any
     ) -> dict[str, Any]:
-        """What `lora_jax.adapt` gives; call that."""
+        """What `lora_jax.adapt` gives; call that.
+
+        >>> layer = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+        >>> sorted(LoRA(layer, LoRAConfig(rank=2, targets="*")).onto(jax.random.key(0), nnx.state(layer)))
+        ['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale']
+        """
         params = as_tree(base_params)
         require_base(type(self.base_module).__name__, flat(self.base_params), flat(params))
         if args or kwargs:
@@ -168,6 +174,7 @@ class LoRA:
           TreeError: when the base part of `params` is not this model's (it lists every difference), or an adapter is not whole or not of
             the shape of its kernel.
 
+        >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
         >>> adapted = model.inject(model.init(jax.random.key(0))["params"])
         >>> isinstance(adapted, nnx.Linear), adapted(jnp.ones((1, 3))).shape
@@ -176,6 +183,7 @@ class LoRA:
         leaves = flat(as_tree(params))
         self._require_own(leaves)
         key = (rngs or {}).get("dropout")
+        self._require_values(None if key is None else nnx.RngState)
         model = self._plain(leaves, key)
         injection.inject(model, self._adapters(leaves), self.config.dropout, key)
         return model
@@ -190,6 +198,16 @@ class LoRA:
             raise TreeError(
                 f"there is an adapter at {strange[0]}, where this model has no layer: it is of another model."
             )
+
+    def _require_values(self, but: Any) -> None:
+        """Raises TreeError where variables of the model that are no parameters are abstract, but for those of a class."""
+        for path, leaf in nnx.to_flat_state(self._rest):
+            value = leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf
+            if isinstance(value, jax.ShapeDtypeStruct) and not (but is not None and isinstance(leaf, but)):
+                raise TreeError(
+                    f"{type(self.base_module).__name__} is abstract (nnx.eval_shape), and {'/'.join(map(str, path))} is no parameter that could be "
+                    'given: wrap a model that has values there; for random streams alone give a key, inject(params, rngs={"dropout": key}).'
+                )
 
     def _plain(self, leaves: Mapping[str, Any], key: jax.Array | None) -> nnx.Module:
         """The model itself with these parameters; with a key its random streams begin at it."""
@@ -213,6 +231,7 @@ class LoRA:
     def params_of(self, model: nnx.Module) -> dict:
         """The tree of a model from `inject`, after training say: the inverse of `inject`.
 
+        >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
         >>> params = model.init(jax.random.key(0))["params"]
         >>> bool(jnp.array_equal(model.params_of(model.inject(params))["lora_a"], params["lora_a"]))
@@ -239,12 +258,14 @@ class LoRA:
         Raises:
           TreeError: as `inject`.
 
+        >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
         >>> model.apply(model.init(jax.random.key(0)), jnp.ones((2, 3))).shape
         (2, 4)
         """
         params, key = as_tree(variables["params"]), (rngs or {}).get("dropout")
         self._require_own(flat(params))
+        self._require_values(nnx.RngState)
         is_on = key is not None and not (injection.is_evaluating(self.base_module) or kwargs.get("deterministic"))
         own = jax.random.fold_in(key, _ADAPTER) if is_on else None
         return lora(self._run(method), dropout=self.config.dropout, key=own)(params, key, *args, **kwargs)
