@@ -38,7 +38,7 @@ class Marked:
     def __init__(
         self,
         value: Any,
-        terms: Sequence[Term],
+        terms: Sequence[tuple[Any, ...]],  # arrays, or what stands for them: specs, None
         paths: Sequence[str],
         gain: Any = None,
         is_latent: bool = False,

@@ -18,7 +18,7 @@ pytestmark = [
 
 def unet(**fields) -> Model:
     model = FlaxUNet2DConditionModel(
-        sample_size=6,
+        sample_size=4,
         block_out_channels=(64, 96),
         layers_per_block=1,
         attention_head_dim=4,
@@ -28,7 +28,7 @@ def unet(**fields) -> Model:
         **fields,
     )
     random = (
-        jax.random.normal(jax.random.key(0), (BATCH, 4, 6, 6)),
+        jax.random.normal(jax.random.key(0), (BATCH, 4, 4, 4)),
         jax.random.normal(jax.random.key(1), (BATCH, LENGTH, 10)),
     )
     params = model.init_weights(jax.random.key(2))

@@ -17,6 +17,7 @@ with bars.imports():
 pytestmark = [
     pytest.mark.usefixtures("quick_compile"),
     pytest.mark.filterwarnings("ignore:'sharding.*' is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The 'split' argument of 'fork':DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:'.value' access is now deprecated:DeprecationWarning"),
 ]

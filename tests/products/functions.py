@@ -140,6 +140,13 @@ def indexed(params, x):
     return lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ lax.dynamic_index_in_dim(params["w"], i, keepdims=False)), x)
 
 
+def sharded(params, x):
+    """Over a mesh of one device."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = {"in_specs": (jax.P("data"), jax.P(None, "data")), "out_specs": jax.P("data")}
+    return jax.shard_map(lambda x, w: jnp.tanh(x @ w), mesh=mesh, **specs)(x, params["w"])
+
+
 def weight_norm(params, x):
     w = params["w"] / jnp.linalg.norm(params["w"], axis=0, keepdims=True)
     return x @ w + x @ params["plain"]
@@ -213,6 +220,7 @@ CASES = {
     "custom derivative": Case(lambda p, x: straight(x, p["w"]) @ p["v"], {"w": (4, 5), "v": (5, 3)}, {"w": "io", "v": "io"}),
     "carried": Case(carried, dict.fromkeys(("w", "loop", "yes", "no"), (4, 4)), dict.fromkeys(("w", "loop", "yes", "no"), "io")),
     "handed on": Case(handed_on, {"w": (3, 4, 4)}, {"w": "sio"}),
+    "shard_map": Case(sharded, {"w": (4, 5)}, {"w": "io"}),
     "indexed stack": Case(indexed, {"w": (3, 4, 4)}, {"w": "sio"}),
     "a list of dicts": Case(
         lambda p, x: functools.reduce(lambda x, layer: jnp.tanh(x @ layer["w"]), p, x), [{"w": (4, 4)}, {"w": (4, 5)}], {"0/w": "io", "1/w": "io"}
