@@ -34,14 +34,24 @@ QUANTISED = ("tests/test_quantised.py",)
 CONSTANT = "jax.lax.stop_gradient((*adapter.factors()"
 GAIN = "adapter.magnitude / jnp.where(norm > 0, norm, 1)"
 FILES_A = "LORA_A: a.T, LORA_B: b.T}\n    if"
-KERNEL = "    kernel = _variable(module, rule.kernel)\n"
 DIFFERENTIATED = ("tests/test_training.py", "tests/test_variants.py")
-SIDE = "    return y + side if gain is None else _rescaled(module, y, side, gain)"
+FUNCTIONS = ("tests/products/test_function.py",)
+SIDE = "functools.reduce(operator.add, sides, y.astype(wide)).astype(y.dtype)"
+MARKED = "Marked(leaf, mark.terms"
+KEY = "self.key = key if dropout else None"
+ROWS = "narrow = _of_factor(a, picked, value.ndim, indices, params)\n    offset"
 NNX_KERNEL = "{name: kernel, **as_leaves(one.adapter, "
 MUTANTS = [
-    Mutant("side path dropped", "interceptor.py", SIDE, "    return y", LAYERS),
-    Mutant("side path negated", "interceptor.py", SIDE, SIDE.replace("y + side", "y - side"), LAYERS),
-    Mutant("side path doubled", "interceptor.py", SIDE, SIDE.replace("y + side", "y + 2 * side"), LAYERS),
+    Mutant("side path dropped", "products/sides.py", SIDE, "y", LAYERS),
+    Mutant("side path negated", "products/sides.py", SIDE, SIDE.replace("add", "sub"), LAYERS),
+    Mutant("side path doubled", "products/sides.py", SIDE, SIDE.replace("sides", "[2 * side for side in sides]"), LAYERS),
+    Mutant("a weight's turn is not its factors'", "products/relayouts.py", 'factor.transpose(*params["permutation"], factor.ndim - 1)', "factor", FUNCTIONS),
+    Mutant("a scan's layers have one adapter", "products/nested.py", "return factor[0] if part is None else part", "return factor[0]", FUNCTIONS),
+    Mutant("a derivative of its own is lost", "products/nested.py", "own = bind(eqn, bare)", "own = run(context, program, consts, bare)", FUNCTIONS),
+    Mutant("rows of another id", "products/lookups.py", ROWS, ROWS.replace("indices", "0 * indices"), LAYERS),
+    Mutant("groups of a convolution mixed", "products/dots.py", "b.reshape(groups, -1, rank)", "b.reshape(-1, groups, rank).swapaxes(0, 1)", LAYERS),
+    Mutant("EVA does not centre", "products/moments.py", "centred = rows - mean[..., None, :]", "centred = rows", ("tests/test_eva.py",)),
+    Mutant("the model's mode is not asked", "mode.py", "return bool(value) == when_training", "return True", ("tests/test_adapter.py",)),
     Mutant("scale forgotten", "lowrank.py", " * scale.astype(narrow.dtype)\n", "\n", LAYERS),
     Mutant("scale forgotten in merge", "lowrank.py", "scale.astype(dtype)[..., None, None] * jnp.matmul", "jnp.matmul", MERGE),
     Mutant("a transposed", "lowrank.py", "@ a.astype(rows.dtype)  # [B, R]", "@ a.T.reshape(a.shape).astype(rows.dtype)", LAYERS),
@@ -49,14 +59,14 @@ MUTANTS = [
     Mutant("a transposed in PEFT files", "peft/tensors.py", FILES_A, FILES_A.replace("a.T,", "a.reshape(a.T.shape),"), PEFT),
     Mutant("base trains", "partition.py", "name_of(path) in TRAINABLE for path", "True for path", ("tests/test_partition.py",)),
     Mutant("base moves by its raw gradient", "optim.py", "jnp.zeros_like(leaf) for path", "leaf for path", ("tests/test_optim.py",)),
-    Mutant("base is differentiated", "interceptor.py", KERNEL, KERNEL + "    kernel = kernel + 0 * adapter.a.sum()\n", DIFFERENTIATED),
-    Mutant("dropout always on", "interceptor.py", "    if rate == 0:\n        return x\n", "    rate = 0.3\n", ("tests/test_adapter.py",)),
+    Mutant("base is differentiated", "products/trees.py", MARKED, MARKED.replace("leaf,", "leaf + 0 * mark.terms[0][0].sum(),"), DIFFERENTIATED),
+    Mutant("dropout always on", "products/sides.py", KEY, KEY.replace("key if", "(jax.random.key(0) if key is None else key) if"), ("tests/test_adapter.py",)),
     Mutant("head not saved", "checkpoint.py", " or p in heads}", "}", ("tests/test_checkpoint.py",)),
     Mutant("head not written to PEFT", "peft/writing.py", 'found[f"{PREFIX}{torch_path}.{name}"] = tensor', "pass", PEFT),
     Mutant("rank padding not zero", "lowrank.py", "jnp.pad(a", "1 + jnp.pad(a", ("tests/test_lowrank.py", "tests/test_sweep.py")),
     Mutant("DoRA's gain upside down", "dora.py", GAIN, "1 / (" + GAIN + ")", VARIANTS),
     Mutant("DoRA's norm differentiated", "dora.py", CONSTANT, CONSTANT.removeprefix("jax.lax.stop_gradient"), VARIANTS),
-    Mutant("DoRA rescales the bias", "interceptor.py", "y if bias is None else y - _like(bias.reshape(gain.shape), y)", "y", VARIANTS),
+    Mutant("DoRA scales the update alone", "products/sides.py", "(gain - 1).astype(wide) * whole + ", "", VARIANTS),
     Mutant("start not subtracted", "leaves.py", "[self.b, -self.start_b]", "[self.b, self.start_b]", VARIANTS),
     Mutant("start not kept", "starts.py", "start_a=a, start_b=b", "start_a=0 * a, start_b=b", VARIANTS),
     Mutant("rsLoRA's root forgotten", "config.py", "alpha / math.sqrt(rank)", "alpha / rank", ("tests/test_config.py", "tests/test_peft.py")),
