@@ -25,8 +25,7 @@ def close(got, expected, tolerance: float = 1e-5) -> None:
 @every_case
 def test_nothing_is_formed(case):
     told = []
-    run = lora(case.base_apply(), dense_uses=told)
-    close(run(case.params(), case.x()), case.model().apply({"params": case.params()}, case.x()))
+    jax.eval_shape(lora(case.base_apply(), dense_uses=told), case.params(), case.x())
     assert told == []
 
 
