@@ -14,7 +14,9 @@ from flax.errors import TraceContextError
 import lora_jax
 from lora_jax import LoRAConfig, LoRAError, adapter_of, merge, strip
 from lora_jax import nnx as lora_nnx
-from tests.cases import assert_trees_close, flat, randomised
+from lora_jax.tree import flat, nested
+from tests import cases
+from tests.cases import assert_trees_close
 from tests.nnx_cases import CASES, Block, Stack, every_case
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -29,6 +31,16 @@ class Einsum(nnx.Module):
 
     def __call__(self, x):
         return jnp.einsum(self.equation, x, self.w[...])
+
+
+class Slashed(nnx.Module):
+    """A key with "/" in it."""
+
+    def __init__(self, rngs):
+        self.all = nnx.Dict({"up/kernel": nnx.Param(jax.random.normal(rngs.params(), (4, 3)) / 2)})
+
+    def __call__(self, x, train=True):
+        return x @ self.all["up/kernel"][...]
 
 
 class Attention(nnx.Module):
@@ -101,9 +113,15 @@ MODELS = {
     "cell": (Cell, X, {"rnn/cell/dense_h", "rnn/cell/dense_i"}),
     "tied_by_hand": (TiedByHand, jnp.array([[1, 2, 6]]), {"embed", "layer"}),
     "shared": (Shared, X, {"one"}),
+    "slashed": (Slashed, X, {"all/up%2Fkernel:io"}),
     "own_call": (lambda rngs: OwnCall(4, 3, rngs=rngs), X, {""}),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def randomised(params, seed):
+    """By names as the library has them."""
+    return nested(cases.flat(cases.randomised(flat(params), seed)))
 
 
 def adapted(name, **fields):
@@ -338,6 +356,17 @@ def test_adapter_dropout_follows_the_mode_of_an_injected_model(build):
     quiet.train()
     with pytest.raises(LoRAError, match="in training mode, but `inject` got no key"):
         quiet(x)
+
+
+def test_adapter_dropout_follows_an_argument_of_the_call():
+    model, params, x = adapted("slashed", dropout=0.5)
+    injected = model.inject(params, rngs={"dropout": KEY})
+    without = model.apply({"params": params}, x)
+    assert differ(injected(x), without) and differ(model.apply({"params": params}, x, rngs={"dropout": KEY}), without)
+    for off in ((x, False), (x,)):
+        more = {} if len(off) == 2 else {"train": False}
+        close(injected(*off, **more), without)
+        close(model.apply({"params": params}, *off, rngs={"dropout": KEY}, **more), without)
 
 
 def test_layers_of_a_stack_have_masks_of_their_own():

@@ -17,8 +17,10 @@ from flax import nnx
 
 from lora_jax.errors import TargetError
 from lora_jax.leaves import as_leaves
+from lora_jax.mode import is_training
 from lora_jax.nnx import holders
-from lora_jax.nnx.holders import KIND, Held, bare, held, named, place
+from lora_jax.nnx.holders import KIND, Held, bare, held, place
+from lora_jax.nnx.trees import named
 from lora_jax.products.function import lora
 from lora_jax.products.marked import Marked
 from lora_jax.tree import flat, nested
@@ -75,7 +77,7 @@ def _called(method: Any, name: str, module: nnx.Pytree, args: tuple, kwargs: Map
     adapters = held(objects)
     if not adapters:
         return method.__get__(module, type(module))(*args, **kwargs)
-    rate, key = _dropout(objects, kwargs)
+    rate, key = _dropout(objects) if is_training(module, method, args, kwargs) else (0.0, None)
     with nnx.update_context(_TAG):
         call = _Call(objects)
         own = {adapter.kernel: _name(adapter.kernel) for adapter in adapters}
@@ -121,10 +123,10 @@ def _roles(roles: str, axes: int) -> str:
     return "s" * (axes - len(roles)) + roles[max(len(roles) - axes, 0) :] if roles else ""
 
 
-def _dropout(objects: tuple, kwargs: Mapping[str, Any]) -> tuple[float, jax.Array | None]:
-    """(rate, key) of adapter dropout in this call; the model's mode and the call's own `deterministic` decide whether there is one."""
+def _dropout(objects: tuple) -> tuple[float, jax.Array | None]:
+    """(rate, key) of adapter dropout in this call; the mode of the model decides whether there is one."""
     on = [dropout for dropout in holders.dropouts(objects) if not dropout.deterministic]
-    if not on or kwargs.get("deterministic"):
+    if not on:
         return 0.0, None
     stream = on[0].rngs
     if stream is None:

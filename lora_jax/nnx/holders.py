@@ -5,7 +5,7 @@ says which kernels it has adapters of in `lora_kernels`, and its class is one of
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from flax import nnx
 
 from lora_jax import axes
 from lora_jax.leaves import NAMES, TRAINABLE, Adapter, as_leaves, name_of
+from lora_jax.nnx.trees import named
 from lora_jax.nnx.variables import LoRAParam, LoRASetting
 
 Path = tuple[Any, ...]
@@ -33,11 +34,6 @@ class Held(NamedTuple):
     kernel: Path
     roles: str  # "" where the adapter lies beside the kernel
     adapter: Adapter
-
-
-def named(path: Sequence[Any]) -> str:
-    """A path of NNX as one of a tree."""
-    return "/".join(map(str, path))
 
 
 def place(kernel: str, roles: str) -> str:

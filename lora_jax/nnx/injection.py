@@ -9,7 +9,8 @@ from flax import nnx
 
 from lora_jax.leaves import SCALE, Adapter, as_leaves
 from lora_jax.nnx import classes, holders
-from lora_jax.nnx.holders import DROPOUT, Path, named, place
+from lora_jax.nnx.holders import DROPOUT, Path, place
+from lora_jax.nnx.trees import named
 from lora_jax.nnx.variables import LoRAParam
 from lora_jax.tree import nested
 

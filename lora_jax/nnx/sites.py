@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 
 from lora_jax.layout import has_odd_padding
+from lora_jax.nnx.trees import named
 from lora_jax.products.find import is_matrix
 from lora_jax.products.replay import Use
 from lora_jax.products.site import CONVOLUTION, LOOKUP, Site
@@ -28,7 +29,7 @@ def unknown(model: nnx.Module) -> dict[str, Site]:
     """The matrices of which only a run tells whether a product eats them: all that are not of a known layer, and not of a normalisation."""
     layers = {path: module for path, module in nnx.iter_modules(model) if _is_known(module)}
     leaves = {path: opened(leaf.get_raw_value()) for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
-    names = {"/".join(map(str, path)): path for path, leaf in leaves.items() if is_matrix(leaf)}
+    names = {named(path): path for path, leaf in leaves.items() if is_matrix(leaf)}
     own = set(known(model))
     return {
         name: Site(name, tuple(leaves[path].shape), leaves[path].dtype, "?" * leaves[path].ndim)
@@ -44,7 +45,7 @@ def shared(model: nnx.Module) -> dict[str, str]:
 
 def modules(model: nnx.Module) -> dict[str, nnx.Module]:
     """The modules by path."""
-    return {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    return {named(path): module for path, module in nnx.iter_modules(model)}
 
 
 def _is_known(module: nnx.Module) -> bool:
@@ -53,7 +54,7 @@ def _is_known(module: nnx.Module) -> bool:
 
 def _kernels(model: nnx.Module) -> Iterator[tuple[nnx.Module, str, str]]:
     """(layer, its path, the path of its kernel in the tree) of layers of the known classes."""
-    places = {id(value): "/".join(map(str, path)) for path, value in nnx.iter_graph(model)}
+    places = {id(value): named(path) for path, value in nnx.iter_graph(model)}
     for path, module in modules(model).items():
         if isinstance(module, KINDS):
             yield module, path, places[id(_kernel_of(module))]

@@ -1,12 +1,22 @@
 """Parameters of an NNX model in the forms in which NNX hands them out, as the tree that the library uses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
+from lora_jax.keys import escaped
 from lora_jax.tree import nested
+
+
+def named(path: Sequence[Any]) -> str:
+    """A path of NNX as one of a flat tree.
+
+    >>> named(("layers", 0, "kernel"))
+    'layers/0/kernel'
+    """
+    return "/".join(escaped(str(key)) for key in path)
 
 
 def as_tree(params: Any) -> Any:
@@ -20,7 +30,7 @@ def as_tree(params: Any) -> Any:
     """
     if isinstance(params, nnx.State):
         flat = [(path, leaf) for path, leaf in nnx.to_flat_state(params) if isinstance(leaf, nnx.Param)]
-        return nested({"/".join(map(str, path)): value_of(leaf) for path, leaf in flat})
+        return nested({named(path): value_of(leaf) for path, leaf in flat})
     if not isinstance(params, Mapping):
         return params
     return {str(name): as_tree(value) for name, value in params.items()}

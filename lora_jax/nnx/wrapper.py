@@ -21,8 +21,9 @@ from lora_jax.leaves import (
     require_fit,
     require_whole,
 )
+from lora_jax.mode import is_training
 from lora_jax.nnx import injection, sites, targeting
-from lora_jax.nnx.trees import as_tree, value_of
+from lora_jax.nnx.trees import as_tree, named, value_of
 from lora_jax.products.find import find
 from lora_jax.products.function import beside, lora, shapes_of
 from lora_jax.tree import Params, flat, nested, opened, require_base
@@ -40,8 +41,8 @@ class LoRA:
     kernel share its adapter.
 
     Other state (batch statistics, random streams) is that of the model when it was wrapped; `apply` does not carry it on. The model's mode is its
-    own too: without a key for dropout `apply` runs it as after `model.eval()`, with one as it was when it was wrapped, and adapter dropout is on
-    unless that is in evaluation mode.
+    own too: without a key for dropout `apply` runs it as after `model.eval()`, with one as it was when it was wrapped; adapter dropout is on with a
+    key, unless the model is in evaluation mode or the call says so (`deterministic=True`, `train=False`).
 
     Raises:
       TargetError: when a pattern of the config speaks of nothing in the model (it names the closest paths), or of a layer that LoRA cannot adapt.
@@ -55,7 +56,7 @@ class LoRA:
     def __init__(self, base_module: nnx.Module, config: LoRAConfig):
         self.base_module, self.config = base_module, config
         self._graph, params, self._rest = nnx.split(base_module, nnx.Param, ...)
-        self._variables = {"/".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(params)}
+        self._variables = {named(path): (path, leaf) for path, leaf in nnx.to_flat_state(params)}
         self.base_params = nested({name: value_of(leaf) for name, (_, leaf) in self._variables.items()})
         self._require_plain()
         self._known, self._others = sites.known(base_module), sites.unknown(base_module)
@@ -205,7 +206,7 @@ class LoRA:
             value = leaf.get_raw_value() if isinstance(leaf, nnx.Variable) else leaf
             if isinstance(value, jax.ShapeDtypeStruct) and not (but is not None and isinstance(leaf, but)):
                 raise TreeError(
-                    f"{type(self.base_module).__name__} is abstract (nnx.eval_shape), and {'/'.join(map(str, path))} is no parameter that could be "
+                    f"{type(self.base_module).__name__} is abstract (nnx.eval_shape), and {named(path)} is no parameter that could be "
                     'given: wrap a model that has values there; for random streams alone give a key, inject(params, rngs={"dropout": key}).'
                 )
 
@@ -266,8 +267,9 @@ class LoRA:
         params, key = as_tree(variables["params"]), (rngs or {}).get("dropout")
         self._require_own(flat(params))
         self._require_values(nnx.RngState)
-        is_on = key is not None and not (injection.is_evaluating(self.base_module) or kwargs.get("deterministic"))
-        own = jax.random.fold_in(key, _ADAPTER) if is_on else None
+        call = method if callable(method) else getattr(type(self.base_module), method)
+        is_on = is_training(self.base_module, call, args, kwargs) and not injection.is_evaluating(self.base_module)
+        own = jax.random.fold_in(key, _ADAPTER) if is_on and key is not None else None
         return lora(self._run(method), dropout=self.config.dropout, key=own)(params, key, *args, **kwargs)
 
 
