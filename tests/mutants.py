@@ -37,6 +37,8 @@ FILES_A = "LORA_A: a.T, LORA_B: b.T}\n    if"
 DIFFERENTIATED = ("tests/test_training.py", "tests/test_variants.py")
 FUNCTIONS = ("tests/products/test_function.py",)
 SIDE = "functools.reduce(operator.add, sides, y.astype(wide)).astype(y.dtype)"
+TURN = 'factor.transpose(*params["permutation"], factor.ndim - 1)'
+ALWAYS = "self.key = (jax.random.key(0) if key is None else key) if dropout else None"
 MARKED = "Marked(leaf, mark.terms"
 KEY = "self.key = key if dropout else None"
 ROWS = "narrow = _of_factor(a, picked, value.ndim, indices, params)\n    offset"
@@ -45,7 +47,7 @@ MUTANTS = [
     Mutant("side path dropped", "products/sides.py", SIDE, "y", LAYERS),
     Mutant("side path negated", "products/sides.py", SIDE, SIDE.replace("add", "sub"), LAYERS),
     Mutant("side path doubled", "products/sides.py", SIDE, SIDE.replace("sides", "[2 * side for side in sides]"), LAYERS),
-    Mutant("a weight's turn is not its factors'", "products/relayouts.py", 'factor.transpose(*params["permutation"], factor.ndim - 1)', "factor", FUNCTIONS),
+    Mutant("a weight's turn is not its factors'", "products/relayouts.py", TURN, "factor", FUNCTIONS),
     Mutant("a scan's layers have one adapter", "products/nested.py", "return factor[0] if part is None else part", "return factor[0]", FUNCTIONS),
     Mutant("a derivative of its own is lost", "products/nested.py", "own = bind(eqn, bare)", "own = run(context, program, consts, bare)", FUNCTIONS),
     Mutant("rows of another id", "products/lookups.py", ROWS, ROWS.replace("indices", "0 * indices"), LAYERS),
@@ -60,7 +62,7 @@ MUTANTS = [
     Mutant("base trains", "partition.py", "name_of(path) in TRAINABLE for path", "True for path", ("tests/test_partition.py",)),
     Mutant("base moves by its raw gradient", "optim.py", "jnp.zeros_like(leaf) for path", "leaf for path", ("tests/test_optim.py",)),
     Mutant("base is differentiated", "products/trees.py", MARKED, MARKED.replace("leaf,", "leaf + 0 * mark.terms[0][0].sum(),"), DIFFERENTIATED),
-    Mutant("dropout always on", "products/sides.py", KEY, KEY.replace("key if", "(jax.random.key(0) if key is None else key) if"), ("tests/test_adapter.py",)),
+    Mutant("dropout always on", "products/sides.py", KEY, ALWAYS, ("tests/test_adapter.py",)),
     Mutant("head not saved", "checkpoint.py", " or p in heads}", "}", ("tests/test_checkpoint.py",)),
     Mutant("head not written to PEFT", "peft/writing.py", 'found[f"{PREFIX}{torch_path}.{name}"] = tensor', "pass", PEFT),
     Mutant("rank padding not zero", "lowrank.py", "jnp.pad(a", "1 + jnp.pad(a", ("tests/test_lowrank.py", "tests/test_sweep.py")),
