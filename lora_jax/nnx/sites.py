@@ -75,9 +75,8 @@ def _site(path: str, module: nnx.Module) -> Site:
         kind=type(module).__name__,
         is_padded_oddly=has_odd_padding(module),
     )
-    if (
-        isinstance(module, nnx.Conv) and module.mask is not None
-    ):  # the update would be masked like the kernel, which no side path is
+    if isinstance(module, nnx.Conv) and module.mask is not None:
+        # The update would be masked like the kernel, which no side path is.
         site.roles, site.dense = "?" * len(roles), [Use("mul", path.rpartition("/")[0])]
     elif isinstance(module, nnx.Conv):
         site.uses.append(Use(CONVOLUTION, roles=roles, is_plain=_is_plain(module)))
