@@ -1,7 +1,8 @@
 """What every model of another package has to pass: six bars, one test each.
 
 A test file has a class of `Bars` with a table `MODELS` of functions, each of which makes a `Model`: tiny, with random weights. The batch (5), the
-sequence (7) and the rank (3) are as long as no axis of a kernel, convolutions' windows apart, so that an array's shape tells what it is.
+sequence (7) and the rank (3) are as long as no axis of a kernel, convolutions' windows apart, so that an array's shape tells what it
+is.
 """
 
 import contextlib
@@ -92,7 +93,7 @@ def imports() -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except ImportError as error:
+        except (ImportError, SyntaxError) as error:  # typeguard 2 evaluates annotations that Python 3.13 cannot read
             pytest.skip(f"{error}", allow_module_level=True)
 
 
@@ -139,7 +140,8 @@ class Bars:
         assert found.holds, str(found)
 
     def test_no_gradient_is_laid_out_as_a_weight(self, model, params):
-        assert not depending(model.adapted, params) & kernels(params)
+        factors = {part for part in kernels(params) if len(part) == 2 and model.config.rank in part}
+        assert not depending(model.adapted, params) & (kernels(params) - factors)
 
     def test_four_steps_lower_the_loss_and_what_is_saved_comes_back(self, model, params, tmp_path):
         trained, losses, mask = trained_for(model, params, 4)
