@@ -13,12 +13,13 @@ SHOWN = 3
 def warn_of_custom(sites: Mapping[str, Site]) -> None:
     """One warning for all places where a product with one of these leaves is inside of such a function.
 
-    >>> warn_of_custom({"w": Site("w", (2, 3), "float32", "io")})
+    >>> warn_of_custom({"w": Site("w", (2, 3), float, "io")})
     """
     places = dict.fromkeys(
-        f"{path} goes into {function}, called in {use.module or 'the model'}" + (f" ({use.line})" if use.line else "")
+        f"{path} goes into {use.function}, called in {use.module or 'the model'}"
+        + (f" ({use.line})" if use.line else "")
         for path, site in sites.items()
-        for function, use in site.custom
+        for use in site.custom
     )
     if not places:
         return

@@ -9,7 +9,6 @@ from jax.extend.core import JaxprEqn
 
 from lora_jax.products.marked import Marked, plain, spans
 from lora_jax.products.outputs import last_products
-from lora_jax.products.private import function_of
 from lora_jax.products.replay import Context, Product
 from lora_jax.products.site import Site
 from lora_jax.products.trees import Mark, divided, named, replayed
@@ -101,7 +100,7 @@ class Finding(Context):
 
     def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
         for path in paths:
-            self._sites[path].custom.append((function_of(eqn), self.use(eqn)))
+            self._sites[path].custom.append(self.use(eqn))
 
 
 def _is_summed(probe: jax.Array) -> bool:
@@ -113,10 +112,16 @@ def _roles(shape: tuple[int, ...], term: Sequence[jax.Array], at_product: str, f
     """The roles of a leaf's axes at a product that it reaches in the shape `found`, where the axes have the roles `at_product`."""
     dropped = len(shape) - len(found)  # by a scan, say: such axes come first
     is_as_it_was = dropped >= 0 and tuple(found) == shape[dropped:]
+    # A piece of it, as a device of a mesh has: axes where they were, some of them 1 long.
+    is_in_place = not dropped and all(set(spans(factor)) <= {axis} for axis, factor in enumerate(term))
     roles = ""
     for axis, (size, factor) in enumerate(zip(shape, term, strict=True)):
-        if size != 1:
-            roles += "o" if _is_summed(factor) else _role({at_product[to] for to in spans(factor)})
+        if _is_summed(factor):
+            roles += "o"
+        elif is_in_place and not spans(factor):
+            roles += at_product[axis]
+        elif size != 1:
+            roles += _role({at_product[to] for to in spans(factor)})
         elif is_as_it_was:
             roles += at_product[axis - dropped] if axis >= dropped else "s"
         else:

@@ -14,7 +14,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from lora_jax.leaves import OPENED
 from lora_jax.products import relayouts
 from lora_jax.products.marked import Marked, NoFactors, plain, spans, total
-from lora_jax.products.private import bind, line_of, live, names_of, value_of, within
+from lora_jax.products.private import bind, function_of, line_of, live, names_of, value_of, within
 
 # primitive -> rule(context, equation, values, of which some are marked) -> outputs; `products` and `nested` put theirs here.
 RULES: dict[str, Callable[..., list[Any]]] = {}
@@ -30,6 +30,7 @@ class Use:
     line: str = ""
     roles: str = ""
     is_plain: bool = True  # False for a convolution with groups or dilation
+    function: str = ""  # that has a derivative of its own, with its line
 
     @classmethod
     def of(cls, eqn: JaxprEqn, outer: Sequence[str], roles: str = "") -> "Use":
@@ -38,7 +39,8 @@ class Use:
         inside = [*outer[:-1], own] if outer and outer[-1] == own else [*outer, own]
         dilations = (*eqn.params.get("lhs_dilation", ()), *eqn.params.get("rhs_dilation", ()))
         is_plain = eqn.params.get("feature_group_count", 1) == 1 and all(step == 1 for step in dilations)
-        return cls(eqn.primitive.name, "/".join(filter(None, inside)), line_of(eqn), roles, is_plain)
+        function = function_of(eqn) if eqn.primitive.name.startswith("custom_") else ""
+        return cls(eqn.primitive.name, "/".join(filter(None, inside)), line_of(eqn), roles, is_plain, function)
 
     def __str__(self) -> str:
         return f"{self.operation} in {self.module or 'the model'}" + (f" ({self.line})" if self.line else "")

@@ -44,7 +44,7 @@ rounded.defvjp(lambda w: (rounded(w), None), lambda _, g: (g,))
 
 def told(fn, params=None) -> dict[str, list[str]]:
     sites = find(fn, {"w": W, "v": W} if params is None else params, X)
-    return {path: [function for function, _ in site.custom] for path, site in sites.items() if site.custom}
+    return {path: [use.function for use in site.custom] for path, site in sites.items() if site.custom}
 
 
 def test_only_what_a_product_inside_eats_is_listed():
@@ -66,7 +66,7 @@ def test_jax_s_own_functions_and_those_without_a_product_are_not():
 
 def test_what_has_no_product_inside_keeps_its_derivative_for_the_update_too():
     fn = lambda params, x: jnp.sum(x @ rounded(params["w"]) + x @ params["w"])  # noqa: E731
-    params = drawn(adapt(KEY, {"w": W}, fn, LoRAConfig(rank=2, targets="w"), X))
+    params = drawn(adapt(KEY, {"w": W}, fn, LoRAConfig(rank=2, targets="w", roles={"w": "io"}), X))
     frozen, own = lora_jax.partition(params, lora_jax.trainable_mask(params))
     got = jax.grad(lambda own: lora(fn)(lora_jax.combine(frozen, own), X))(own)
     expected = jax.grad(lambda own: fn(lora_jax.merge(lora_jax.combine(frozen, own)), X))(own)

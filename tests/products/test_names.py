@@ -98,7 +98,10 @@ def test_swap_combine_and_checkpoint(params, base, tmp_path):
 def test_targets_and_messages_have_the_plain_name(base):
     one = adapt(KEY, base, fn, LoRAConfig(rank=2, targets=ODD), X)
     assert [key for key in one if key not in base] == [f"{ODD}:io"]
-    with pytest.raises(TargetError, match="'linear_1' matches no leaf .* closest: mlp/~/linear_0/w"):
+    with pytest.raises(
+        TargetError,
+        match="'linear_1' matches no layer .* closest to 'linear_1': mlp/~/linear_0/w:io, mlp/~/linear_0/w:io",
+    ):
         adapt(KEY, base, fn, LoRAConfig(rank=2, targets="linear_1"), X)
     broken = {**one, ODD: jnp.ones((5, 5))}
     with pytest.raises(TreeError, match="^50%2F 100%/~1 of:a/b .* does not fit"):
@@ -120,7 +123,7 @@ class Normed(nn.Module):
 @pytest.mark.parametrize("wrapper", [nn.WeightNorm, nn.SpectralNorm])
 @pytest.mark.parametrize("pattern", ["out", "w"])
 def test_a_model_with_such_parameters(wrapper, pattern, tmp_path):
-    """The wrapped layer is adapted (W + delta is formed before it is normed), or refused by a sentence; the other always is."""
+    """A kernel that is multiplied by a vector on its way, as WeightNorm does, is refused by a sentence; all else is adapted."""
     model, x = Normed(wrapper), X
     variables = jax.jit(model.init)(KEY, x)
     base, others = variables["params"], {name: value for name, value in variables.items() if name != "params"}
@@ -128,7 +131,8 @@ def test_a_model_with_such_parameters(wrapper, pattern, tmp_path):
     try:
         params = drawn(lora_jax.adapt(KEY, base, adapted, x))
     except TargetError as error:
-        assert pattern == "w" and "w/kernel reaches" in str(error)
+        assert (pattern, wrapper) == ("w", nn.WeightNorm)
+        assert "of w/kernel: it reaches mul in Normed/norm/norm._l2_normalize (" in str(error)
         return
     assert jax.tree.structure(lora_jax.strip(params)) == jax.tree.structure(base)
     got = adapted.apply({**others, "params": params}, x)
@@ -138,6 +142,19 @@ def test_a_model_with_such_parameters(wrapper, pattern, tmp_path):
     checkpoint.save_adapter(tmp_path / "adapter", params, config, mask=None)
     back = checkpoint.restore_adapter(tmp_path / "adapter", lora_jax.adapt(KEY, base, adapted, x), config)
     np.testing.assert_array_equal(adapted.apply({**others, "params": back}, x), got)
+
+
+def test_a_normed_kernel_whose_roles_are_told():
+    """It can be adapted all the same: W + delta is formed before it is normed, and told."""
+    model, formed = Normed(nn.WeightNorm), []
+    base = jax.jit(model.init)(KEY, X)["params"]
+    adapted = LoRA(model, LoRAConfig(rank=2, alpha=3, targets="w", roles={"w/kernel": "io"}))
+    params = drawn(lora_jax.adapt(KEY, base, adapted, X))
+    got = lora(lambda params, x: model.apply({"params": params}, x), dense_uses=formed)(params, X)
+    np.testing.assert_allclose(got, model.apply({"params": lora_jax.merge(params)}, X), atol=1e-5)
+    np.testing.assert_allclose(got, adapted.apply({"params": params}, X), atol=1e-6)
+    assert np.abs(got - model.apply({"params": base}, X)).max() > 1e-2
+    assert {use.path for use in formed} == {"w/kernel"}
 
 
 def test_a_peft_folder_of_a_model_with_such_parameters(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 ROLES = {
-    "heads": {"q": "sio", "out": "sio"},  # one a device: of an axis that is 1 long there nothing is to be seen
+    "heads": {"q": "oio", "out": "iio"},  # one a device, and found as on one device
     "experts": {"experts": "sio", "shared": "io"},
     "scanned": {"w": "sio"},
 }
