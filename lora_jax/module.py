@@ -160,7 +160,13 @@ class LoRA(nn.Module):
 
     @nn.nowrap
     def onto(self, key: Any, base_params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What `lora_jax.adapt` gives; call that."""
+        """What `lora_jax.adapt` gives; call that.
+
+        >>> import jax.numpy as jnp
+        >>> model, x = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*")), jnp.ones((1, 3))
+        >>> sorted(model.onto(jax.random.key(1), model.base_module.init(jax.random.key(0), x)["params"], x))
+        ['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale']
+        """
         _require_linen(self.base_module)
         variables = jax.eval_shape(lambda key: self.base_module.init(key, *args, **kwargs), key)
         require_base(type(self.base_module).__name__, flat(variables.get("params", {})), flat(base_params))

@@ -162,17 +162,19 @@ def beside(key: jax.Array, leaves: Mapping[str, Any], sites: Mapping[str, Site],
     """The leaves of a flat tree as a nested dict, with fresh adapters of those of these sites that the config targets. Raises as `adapt` does."""
     sites = chosen(config, with_roles(config, sites))
     warn_of_custom(sites)
-    kernels = {path: leaves[path] for path in sites} if starts.reads_base(config) else {}
+    made: dict[str, Any] = {}
+    programs: dict[tuple, Callable] = {}  # kernels that are alike share one
+    for path, site in sites.items():
+        alike = (site.shape, site.roles, site.is_lookup, site.is_beside, *targets.rank_and_alpha(config, *site.names))
+        begun = programs.setdefault(alike, jax.jit(functools.partial(_begun, path, site, config)))
+        kernel = nn.meta.unbox(leaves[path]) if starts.reads_base(config) else None
+        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        made |= as_leaves(begun(own, kernel), places.module_for(path, site.roles))
+    return nested({**leaves, **made})
 
-    def begun(key: jax.Array, kernels: dict[str, Any]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for path, site in sites.items():
-            own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-            adapter = fresh(own, path, site, config, kernels.get(path))
-            made |= as_leaves(adapter, places.module_for(path, site.roles))
-        return made
 
-    return nested({**leaves, **jax.jit(begun)(key, kernels)})
+def _begun(path: str, site: Site, config: LoRAConfig, key: jax.Array, kernel: Any) -> Adapter:
+    return fresh(key, path, site, config, kernel)
 
 
 def shapes_of(params: Any) -> Any:

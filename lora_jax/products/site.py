@@ -111,7 +111,11 @@ class Site:
         return self.is_beside and self.roles.replace("s", "").startswith("o")
 
     def at(self, place: str) -> "Site":
-        """The same, of a model that is part of another: at the place `place`."""
+        """The same, of a model that is part of another: at the place `place`.
+
+        >>> Site("kernel", (3, 4), float, "io").at("head").path
+        'head/kernel'
+        """
         return dataclasses.replace(self, path=places.kernel_at(place, self.leaf))
 
     @property
