@@ -51,18 +51,25 @@ def test_real_peft_computes_the_same(twins, tmp_path):
     with jax.numpy_rank_promotion("allow"):
         model, inputs = LoRA(flax_model.module, config), (jnp.asarray(IDS), jnp.ones_like(IDS))
         more = _positions(flax_model)
-        params = randomised(lora_jax.adapt(jax.random.key(0), flax_model.params, model, *inputs, *more), seed=3)
+        # Updates of the size of the kernels: many times larger ones make what lies between large, and float32 rounds it.
+        fresh = lora_jax.adapt(jax.random.key(0), flax_model.params, model, *inputs, *more)
+        drawn = lora_jax.adapter_of(randomised(fresh, seed=3))
+        params = lora_jax.combine(flax_model.params, jax.tree.map(lambda leaf: leaf / 4, drawn))
         layout = lora_jax.layout(flax_model.module, *inputs, *more)
         lora_jax.peft.save(tmp_path / "adapter", params, config, layout, mask=None, names_of=twin_name)
         got = model.apply({"params": params}, *inputs, *more)[0]
         base = flax_model.module.apply({"params": flax_model.params}, *inputs, *more)[0]
-    twin = peft.PeftModel.from_pretrained(torch_model, tmp_path / "adapter")
-    with torch.no_grad():
-        expected = twin(input_ids=torch.tensor(IDS), attention_mask=torch.ones(IDS.shape)).logits.numpy()
+    expected_base = logits(torch_model)
+    expected = logits(peft.PeftModel.from_pretrained(torch_model, tmp_path / "adapter"))
     assert np.abs(got - base).max() > 1e-2
-    apart = np.abs(got - expected).max()
-    print(f"logits {apart:.1e} apart, the largest {np.abs(expected).max():.2g}")
-    assert apart <= 1e-6 * max(1.0, np.abs(expected).max())
+    apart, before = np.abs(got - expected).max(), np.abs(base - expected_base).max()
+    print(f"logits {apart:.1e} apart, the largest {np.abs(expected).max():.2g}; the bases {before:.1e}")
+    assert apart <= 1e-6
+
+
+def logits(model) -> np.ndarray:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor(IDS), attention_mask=torch.ones(IDS.shape)).logits.numpy()
 
 
 def _positions(flax_model) -> tuple:
