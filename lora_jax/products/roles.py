@@ -48,7 +48,7 @@ def _require_possible(config: LoRAConfig, path: str, site: Site, told: str) -> N
         raise TargetError(
             f"{where}: axis {wrong[0]} is {found!r} in its product and can be {' or '.join(map(repr, MAY_BE_TOLD[found]))}."
         )
-    if site.uses and site.uses[0].operation == "conv_general_dilated":
+    if site.is_convolution and told != site.roles:
         raise TargetError(f"{where}: a convolution has one pair of factors; leave it out of `roles`.")
     if config.dora and any(found == "i" and new == "s" for found, new in zip(site.roles, told, strict=True)):
         raise TargetError(
