@@ -112,7 +112,9 @@ def test_no_array_of_a_weight_s_shape_depends_on_the_adapters(case, like):
 
 def test_the_test_of_shapes_sees_what_is_formed():
     fn = lambda params, x: x @ params["w"] + jnp.sum(params["w"] ** 2)  # noqa: E731
-    params = adapt(KEY, {"w": jnp.ones((4, 5))}, fn, CONFIG, jnp.ones((2, 7, 4)))
+    params = adapt(
+        KEY, {"w": jnp.ones((4, 5))}, fn, dataclasses.replace(CONFIG, roles={"w": "io"}), jnp.ones((2, 7, 4))
+    )
     assert (4, 5) in kernel_shaped(fn, params, jnp.ones((2, 7, 4)))
 
 
@@ -185,7 +187,9 @@ def test_an_adapter_whose_weight_is_used_in_another_way_is_exact_and_told():
     """A second use of the kernel that has no rule: W + delta is formed there alone."""
     fn = lambda params, x: x @ params["w"] + jnp.sum(params["w"] ** 2)  # noqa: E731
     base, x, told = {"w": jnp.arange(12.0).reshape(3, 4) / 10}, jnp.ones((2, 3)), []
-    params = drawn(adapt(KEY, base, fn, LoRAConfig(rank=2, targets="w"), x))
+    with pytest.raises(TargetError, match="of w: it reaches .* which has no rule"):
+        adapt(KEY, base, fn, LoRAConfig(rank=2, targets="w"), x)
+    params = drawn(adapt(KEY, base, fn, LoRAConfig(rank=2, targets="w", roles={"w": "io"}), x))
     got = lora(fn, dense_uses=told)(params, x)
     np.testing.assert_allclose(got, fn(lora_jax.merge(params), x), rtol=1e-5)
     assert {(use.path, use.use.operation) for use in told} <= {
