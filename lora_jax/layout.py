@@ -7,11 +7,13 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
+from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, ModelError, closest
 from lora_jax.module import LoRA, function_of
 from lora_jax.of_function import FunctionLoRA
 from lora_jax.products.find import find
 from lora_jax.products.function import shapes_of
+from lora_jax.products.roles import with_roles
 from lora_jax.products.site import Site
 
 ODD_PADDINGS = ("CIRCULAR", "CAUSAL", "REFLECT")  # of Flax; torch's convolution has others, or means otherwise by them
@@ -20,7 +22,9 @@ ODD_PADDINGS = ("CIRCULAR", "CAUSAL", "REFLECT")  # of Flax; torch's convolution
 class Layout(dict[str, Site]):
     """Where an adapter would lie -> its kernel. `missed` are the matrices of the model that no product eats, by their own paths."""
 
-    def __init__(self, sites: Mapping[str, Site]):
+    def __init__(self, sites: Mapping[str, Site], config: LoRAConfig | None = None):
+        """`config` may tell roles in place of those that were found."""
+        sites = sites if config is None else with_roles(config, sites)
         super().__init__({site.place: site for site in sites.values() if site.is_adaptable})
         self.missed = {path: site for path, site in sites.items() if _is_missed(site)}
 
@@ -35,7 +39,7 @@ def layout(base_module: Any, *args: Any, **kwargs: Any) -> Layout:
     """Every kernel of a flax.linen model, or of a function, that LoRA could adapt, by the place of its adapter; nothing is computed.
 
     Args:
-      base_module: a linen module, `lora_jax.LoRA` of one, or a function `fn(params, *args)`.
+      base_module: a linen module, a function `fn(params, *args)`, or `lora_jax.LoRA` of either, whose config may tell roles.
       *args, **kwargs: an example input, as for `base_module.init`; `method=` names another method than `__call__`. A function's first is its
         parameters, or their shapes.
 
@@ -46,9 +50,10 @@ def layout(base_module: Any, *args: Any, **kwargs: Any) -> Layout:
     >>> layout(nn.Embed(7, 4), jnp.ones((1, 3), int))[""].kernel
     (7, 4)
     """
-    base_module = base_module.base_module if isinstance(base_module, (LoRA, FunctionLoRA)) else base_module
+    config = base_module.config if isinstance(base_module, (LoRA, FunctionLoRA)) else None
+    base_module = base_module if config is None else base_module.base_module
     if not isinstance(base_module, nn.Module):
-        return _of_function(base_module, args, kwargs)
+        return _of_function(base_module, config, args, kwargs)
     _require_method(base_module, kwargs.get("method"))
     key, owners = jax.random.key(0), {}
     with nn.intercept_methods(_noting(owners)):
@@ -60,17 +65,17 @@ def layout(base_module: Any, *args: Any, **kwargs: Any) -> Layout:
         owner = owners.get(site.path.rpartition("/")[0])
         site.kind = type(owner).__name__ if owner is not None else ""
         site.is_padded_oddly = has_odd_padding(owner)
-    return Layout(sites)
+    return Layout(sites, config)
 
 
-def _of_function(fn: Any, args: tuple, kwargs: dict[str, Any]) -> Layout:
+def _of_function(fn: Any, config: LoRAConfig | None, args: tuple, kwargs: dict[str, Any]) -> Layout:
     if not callable(fn) or isinstance(fn, nnx.Module) or not args:
         raise ConfigError(
             f"layout reads flax.linen modules and functions fn(params, *args), and this is {type(fn).__name__} of {type(fn).__module__}; an NNX "
             "model's layout is that of its wrapper, lora_jax.nnx.LoRA(model, config).layout_of(x)."
         )
     params, *inputs = args
-    return Layout(find(fn, shapes_of(params), *inputs, **kwargs))
+    return Layout(find(fn, shapes_of(params), *inputs, **kwargs), config)
 
 
 def _noting(owners: dict[str, nn.Module]) -> Callable:

@@ -44,7 +44,7 @@ def merge(params: Params) -> dict:
 def _merged_kernel(path: str, kernel, adapter: Adapter, module: str) -> jax.Array:
     require_fit(path, kernel.shape, adapter, module)
     value = jnp.asarray(kernel, jnp.promote_types(jnp.float32, kernel.dtype))
-    value = value + _update(kernel.shape, adapter, module)
+    value = value + update(kernel.shape, adapter, module)
     if adapter.magnitude is not None:
         value = dora.merged(kernel, value, adapter, module)
     value = value.astype(kernel.dtype)
@@ -53,7 +53,13 @@ def _merged_kernel(path: str, kernel, adapter: Adapter, module: str) -> jax.Arra
     return value
 
 
-def _update(shape: tuple[int, ...], adapter: Adapter, module: str) -> jax.Array:
+def update(shape: tuple[int, ...], adapter: Adapter, module: str) -> jax.Array:
+    """What is added to a kernel of this shape, whose adapter lies at `module` (a path with its slash); a magnitude comes after it.
+
+    >>> one = jnp.ones((1, 1))
+    >>> update((1, 1), Adapter(one, one, jnp.asarray(0.5)), "layer/").tolist()
+    [[0.5]]
+    """
     told = axes.roles_in(module)
     if told is None:
         return lowrank.delta(*adapter.factors(), adapter.scale).reshape(shape)

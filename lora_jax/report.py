@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax import dora, lowrank, targets
+from lora_jax import dora, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.layout import Layout
 from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, name_of, require_whole
+from lora_jax.merge import update
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.products.site import Site
 from lora_jax.products.targeting import selects
@@ -200,7 +201,7 @@ def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
         b=np.shape(adapter.b),
         scale=(float(scale.min()), float(scale.max())),
         count=sum(math.prod(np.shape(leaf)) for leaf in trained),
-        norm=0.0 if is_abstract else _norm(kernel, adapter),
+        norm=0.0 if is_abstract else _norm(kernel, adapter, module),
         kernel_norm=0.0
         if is_abstract
         else float(jnp.linalg.norm(jnp.asarray(nn.meta.unbox(kernel), jnp.float32).ravel())),
@@ -210,14 +211,14 @@ def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
     )
 
 
-def _norm(kernel, adapter: Adapter) -> float:
+def _norm(kernel, adapter: Adapter, module: str) -> float:
     """Of the adapted kernel minus the kernel; by the factors alone, except for DoRA."""
     if adapter.magnitude is None:
         return float(np.sqrt(np.sum(np.square(singular_values(adapter)))))
     value = jnp.asarray(nn.meta.unbox(kernel), jnp.float32)
     adapter = Adapter(*(None if leaf is None else jnp.asarray(leaf) for leaf in adapter))
-    adapted = value + lowrank.delta(*adapter.factors(), adapter.scale).reshape(value.shape)
-    return float(jnp.linalg.norm((dora.merged(value, adapted, adapter) - value).ravel()))
+    adapted = value + update(value.shape, adapter, module)
+    return float(jnp.linalg.norm((dora.merged(value, adapted, adapter, module) - value).ravel()))
 
 
 def _matches(config: LoRAConfig, leaves: Mapping[str, Any], layout: Mapping[str, Site]) -> dict[str, int]:

@@ -66,7 +66,7 @@ class LoRA:
     def layout(self) -> Layout:
         """The kernels that are known without a run, by the places of their adapters; `layout_of` an input has all of them, and all of their uses."""
         untold = {path: dataclasses.replace(site, uses=[]) for path, site in self._known.items() if site.is_lookup}
-        return Layout({**self._known, **untold, **self._others})
+        return Layout({**self._known, **untold, **self._others}, self.config)
 
     def _require_plain(self) -> None:
         """Raises TargetError for a model that has adapters already."""
@@ -93,7 +93,7 @@ class LoRA:
         for site in found.values():
             owner = owners.get(site.path.rpartition("/")[0])
             site.kind, site.is_padded_oddly = type(owner).__name__ if owner is not None else "", has_odd_padding(owner)
-        return Layout(found)
+        return Layout(found, self.config)
 
     def with_config(self, config: LoRAConfig) -> "LoRA":
         """The same model under another config.

@@ -191,6 +191,20 @@ def test_a_peft_folder_of_such_kernels(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_roles_that_a_config_tells_are_in_layout_and_report(dora):
+    """Keys and values with an `a` each."""
+    config = LoRAConfig(rank=2, targets="kv_einsum", roles={"kv_einsum/w": "soio"}, dora=dora)
+    model = LoRA(Gemma(), config)
+    params = randomised(model.init(jax.random.key(0), IDS)["params"], seed=3)
+    layout = lora_jax.layout(model, IDS)
+    assert layout["kv_einsum/w:soio"].stack == (2,)
+    (row,) = lora_jax.report(params, config=config, layout=layout).rows
+    assert row.a == (2, 8, 2) and row.kind == ("Einsum+DoRA" if dora else "Einsum")
+    change = np.asarray(lora_jax.merge(params)["kv_einsum"]["w"]) - np.asarray(params["kv_einsum"]["w"])
+    np.testing.assert_allclose(row.norm, np.linalg.norm(change), rtol=1e-4)
+
+
 def test_a_tied_table_is_no_layer_of_peft(tmp_path):
     model = LoRA(Gemma(), LoRAConfig(rank=2, targets="table"))
     params = model.init(jax.random.key(0), IDS)["params"]
