@@ -41,6 +41,7 @@ TITLES = {
     "flax_peers": "feed-forward blocks: qwix and flax.nnx.LoRALinear against lora_jax, per step",
     "mixed_batch": "BERT-tiny, 8 adapters in one batch of 32 sentences, per batch",
     "many_adapters": "BERT-tiny, 8 adapters on data of their own: together against one after another, per member step",
+    "tracing": "models of 30 layers: tracing an adapted one, and finding its kernels, per trace",
     "bert_sweep": "BERT-tiny, 6 members: together against one after another, per member step",
     "members": "growth with members: MLP, one program, per member step",
     "ranks": "growth with rank: MLP, per step",
@@ -112,6 +113,7 @@ def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | N
         many_adapters,
         steps,
         sweeps,
+        tracing,
         variants,
     )  # fmt: skip
 
@@ -134,6 +136,7 @@ def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | N
         "flax_peers": lambda: flax_peers.compared(short, rounds),
         "mixed_batch": lambda: many_adapters.mixed_batch(short, rounds),
         "many_adapters": lambda: many_adapters.trained(short, max(2, rounds // 4)),
+        "tracing": lambda: tracing.compared(max(2, rounds // 4)),
         "bert_sweep": lambda: bert_sweep.strategies(short, rounds),
         "members": lambda: growth.members(short, rounds),
         "ranks": lambda: growth.ranks(count, rounds),

@@ -28,6 +28,7 @@ from experiments.benchmarks import (
     setting,
     steps,
     sweeps,
+    tracing,
     variants,
 )
 from experiments.common import preemption
@@ -73,6 +74,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(variants, "KINDS", {"LoRA": {}, "DoRA": {"dora": True}})
     monkeypatch.setattr(variants, "FORMATS", ("nf4",))
     monkeypatch.setattr(many_adapters, "COUNT", 2)
+    monkeypatch.setattr(tracing, "LAYERS", 1)
     monkeypatch.setattr(lm_setting, "LARGE", CausalLMConfig(40, 8, 8, 1, 2, 1, 64))
     for name, few in {
         "MEMBERS": (2,),
@@ -112,7 +114,7 @@ def test_all_parts(tiny, two_buckets, worker, run_entry, monkeypatch, tmp_path):
     status, stdout, stderr = run_entry("benchmark.py", "--preset=smoke", f"--workdir={tmp_path}")
     assert status == 0, stderr
     results = json.loads((tmp_path / "benchmark-cpu" / "benchmark.json").read_text())["results"]
-    assert len(results) == 22
+    assert len(results) == 23
     for title, result in results.items():
         assert title in stdout
         for row in result["rows"].values():
