@@ -366,6 +366,25 @@ def test_a_layout_of_another_method_is_that_of_the_base():
         assert layout(model, jnp.ones((1, 4)), method="attend")[""].uses[0].operation == "dot_general"
 
 
+class AppliesAnother(nn.Module):
+    """As Hugging Face ties an output layer: a Dense outside of the tree, with the table as its kernel."""
+
+    @nn.compact
+    def __call__(self, ids):
+        table = self.param("table", nn.initializers.normal(1.0), (7, 4))
+        return nn.Dense(7, use_bias=False).apply({"params": {"kernel": table.T}}, nn.Dense(4, name="body")(table[ids]))
+
+
+def test_a_module_that_is_applied_inside_is_no_layer():
+    """Its kernel is the table, whose adapter serves both uses."""
+    model, ids = LoRA(AppliesAnother(), LoRAConfig(rank=2, targets="*")), jnp.zeros((1, 3), int)
+    found = layout(model, ids)
+    assert sorted(found) == ["body", "table:io"] and found["table:io"].is_tied
+    params = randomised(model.init(jax.random.key(0), ids)["params"], seed=3)
+    expected = AppliesAnother().apply({"params": merge(params)}, ids)
+    assert_trees_close(model.apply({"params": params}, ids), expected)
+
+
 def test_every_row_trains_something():
     for row in ROWS:
         names = {path.rpartition("/")[2] for path in flat(adapter_of(row.fresh()))}

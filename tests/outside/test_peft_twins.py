@@ -56,6 +56,7 @@ def test_real_peft_computes_the_same(twins, tmp_path):
         drawn = lora_jax.adapter_of(randomised(fresh, seed=3))
         params = lora_jax.combine(flax_model.params, jax.tree.map(lambda leaf: leaf / 4, drawn))
         layout = lora_jax.layout(flax_model.module, *inputs, *more)
+        assert "" not in layout  # the tied output layer is a nested `apply` of a Dense
         lora_jax.peft.save(tmp_path / "adapter", params, config, layout, mask=None, names_of=twin_name)
         got = model.apply({"params": params}, *inputs, *more)[0]
         base = flax_model.module.apply({"params": flax_model.params}, *inputs, *more)[0]
