@@ -187,8 +187,9 @@ def test_an_adapter_comes_back_with_its_head_and_gives_the_same_logits(tmp_path)
     assert moved(run(model, restored, *inputs()), run(model, fresh, *inputs())) > 0.05
 
 
-def test_adapter_dropout_alone_needs_no_train(key):
-    """LoRA's own dropout is on where there is an rng; BERT's only with `train`."""
+def test_adapter_dropout_is_on_in_training_alone(key):
+    """As BERT's own, with `train` and an rng."""
     config = dataclasses.replace(LORA, dropout=0.5)
-    got = run(LoRA(classifier(), config), adapted(), *inputs(), key=key)
-    assert moved(got, run(LoRA(classifier(), config), adapted(), *inputs())) > 1e-3
+    model, without = LoRA(classifier(), config), run(LoRA(classifier(), config), adapted(), *inputs())
+    assert moved(run(model, adapted(), *inputs(), key=key, train=True), without) > 1e-3
+    np.testing.assert_array_equal(run(model, adapted(), *inputs(), key=key), without)

@@ -98,6 +98,12 @@ class Finding(Context):
                 (self._sites[path].vectors if is_vector else self._sites[path].dense).append(self.use(eqn))
         return plain(value)
 
+    def stopped(self, eqn: JaxprEqn, weight: Marked, value: Any) -> Any:
+        """An adapter would not train behind it: what comes is no use of the weight."""
+        for path in dict.fromkeys(weight.paths):
+            self._sites[path].stopped.append(self.use(eqn))
+        return value
+
     def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
         for path in paths:
             self._sites[path].custom.append(self.use(eqn))

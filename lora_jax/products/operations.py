@@ -80,10 +80,15 @@ def _sum(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
     return [context.summed(weight, relayouts.summed(eqn, weight))]
 
 
+def _stop(context: Context, eqn: JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    (weight,) = values
+    return [context.stopped(eqn, weight, bind(eqn, [weight.value])[0])]
+
+
 PRODUCTS = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "ragged_dot_general": _ragged,
     "gather": _gather,
 }
-RULES.update(PRODUCTS, reduce_sum=_sum)
+RULES.update(PRODUCTS, reduce_sum=_sum, stop_gradient=_stop)

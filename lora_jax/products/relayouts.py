@@ -35,10 +35,6 @@ def _same(factor, params, before: Shape, after: Shape, *others):
     return factor
 
 
-def _stop(factor, params, before: Shape, after: Shape):
-    return lax.stop_gradient(factor)
-
-
 def _convert(factor, params, before: Shape, after: Shape):
     if not jnp.issubdtype(params["new_dtype"], jnp.inexact):
         raise NoFactors
@@ -272,7 +268,6 @@ RULES: dict[str, Callable] = {
     "slice": _each(_cut),
     "split": _split,
     "squeeze": _each(_squeeze),
-    "stop_gradient": _each(_stop),
     "sub": _add,
     "transpose": _each(_transpose),
 }

@@ -115,6 +115,10 @@ class Context:
         )
         return self.product(lookup, value, None, product)
 
+    def stopped(self, eqn: JaxprEqn, weight: Marked, value: Any) -> Any:
+        """The weight behind a `stop_gradient`: its factors are stopped too."""
+        return weight.each(value, jax.lax.stop_gradient)
+
     def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
         """A function with a derivative of its own has products with the weights of these paths inside."""
         raise NotImplementedError

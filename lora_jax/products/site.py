@@ -18,8 +18,8 @@ class Site:
     `roles` has a letter for each axis, as the first product has them: "i" summed over (or looked up), "o" free (or summed away before the
     product), "s" shared by input and output (a stack of layers, experts, a batch), "?" where no product was seen. `uses` are the products, `dense`
     the operations that have no rule, `vectors` those that have none and find no more than a vector of it (a bias, a norm's scale, of a stack),
-    `custom` the functions with a derivative of their own inside of which a product eats the leaf. `kind` is the class of the module that holds
-    it, where that is known.
+    `stopped` the places where its gradient is stopped, behind which no product counts, `custom` those of the uses that are inside of a function
+    with a derivative of its own. `kind` is the class of the module that holds it, where that is known.
 
     >>> Site("q/w", (2, 3, 4), float, "oio").place
     'q/w:oio'
@@ -33,6 +33,7 @@ class Site:
     dense: list[Use] = dataclasses.field(default_factory=list)
     vectors: list[Use] = dataclasses.field(default_factory=list)
     custom: list[tuple[str, Use]] = dataclasses.field(default_factory=list)
+    stopped: list[Use] = dataclasses.field(default_factory=list)
     kind: str = ""
     is_output: bool = False  # an output of the model is this product's, and that of no other leaf
     may_form: bool = False  # W + delta may be formed before what has no rule: a config tells its roles
@@ -136,4 +137,4 @@ class Site:
             return f"it reaches {self.dense[0]}, which has no rule"
         if self.uses:
             return f"{self.uses[0]} leaves it no axis to be {'summed over' if 'i' not in self.roles else 'free'}"
-        return "no product eats it"
+        return f"its gradient is stopped by {self.stopped[0]}" if self.stopped else "no product eats it"

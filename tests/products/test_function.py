@@ -309,3 +309,16 @@ def test_bfloat16():
     expected = lora(case.fn)(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), case.input())
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(got.astype(np.float32), expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_a_leaf_whose_gradient_is_stopped_is_no_target():
+    def fn(params, ids):
+        kept = jax.lax.stop_gradient(params["both"]) @ params["both"]
+        return jax.lax.stop_gradient(params["table"])[ids] @ params["w"] @ kept
+
+    base, ids = {"table": jnp.ones((5, 4)), "w": jnp.ones((4, 3)), "both": jnp.eye(3)}, jnp.array([1, 2])
+    sites = find(fn, base, ids)
+    assert {path for path, site in sites.items() if site.is_adaptable} == {"w", "both"}
+    assert sites["table"].reason.startswith("its gradient is stopped by stop_gradient in the model")
+    with pytest.raises(TargetError, match="of table: its gradient is stopped by stop_gradient"):
+        adapt(KEY, base, fn, LoRAConfig(rank=2, targets="table"), ids)
