@@ -19,6 +19,9 @@ from lora_jax.products.site import Site
 ODD_PADDINGS = ("CIRCULAR", "CAUSAL", "REFLECT")  # of Flax; torch's convolution has others, or means otherwise by them
 
 
+TRANSPOSED = (nn.ConvTranspose, nnx.ConvTranspose)
+
+
 class Layout(dict[str, Site]):
     """Where an adapter would lie -> its kernel. `missed` are the matrices of the model that no product eats, by their own paths."""
 
@@ -90,13 +93,13 @@ def _noting(owners: dict[str, nn.Module]) -> Callable:
 
 
 def has_odd_padding(module: Any) -> bool:
-    """Whether it is a convolution, of linen or NNX, with a padding that PEFT's adapter of a torch convolution does not have.
+    """Whether it is a convolution, of linen or NNX, with a padding that PEFT's adapter of a torch convolution does not have, or a transposed one.
 
     >>> has_odd_padding(nn.Conv(3, (2, 2), padding="CIRCULAR")), has_odd_padding(nn.Dense(3))
     (True, False)
     """
     padding = getattr(module, "padding", None)
-    return isinstance(padding, str) and padding in ODD_PADDINGS
+    return isinstance(module, TRANSPOSED) or (isinstance(padding, str) and padding in ODD_PADDINGS)
 
 
 def _require_method(model: nn.Module, method: Any) -> None:

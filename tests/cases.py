@@ -268,9 +268,10 @@ def _dense_kernel(kernel, own, xp, roles=None):
         product = product - xp.einsum("...dr,...rk->...dk", own["lora_start_a"], own["lora_start_b"])
     scale = xp.asarray(own["lora_scale"])
     if roles is not None:
-        return xp.asarray(kernel) + _along(scale[..., None, None] * product, kernel.shape, roles, xp)
-    product = product.reshape(*kernel.shape)
-    value = xp.asarray(kernel) + scale.reshape(*scale.shape, *[1] * (product.ndim - scale.ndim)) * product
+        value = xp.asarray(kernel) + _along(scale[..., None, None] * product, kernel.shape, roles, xp)
+    else:
+        product = product.reshape(*kernel.shape)
+        value = xp.asarray(kernel) + scale.reshape(*scale.shape, *[1] * (product.ndim - scale.ndim)) * product
     if "lora_magnitude" not in own:
         return value
     return own["lora_magnitude"] * value / _norm(value, own["lora_magnitude"], xp)

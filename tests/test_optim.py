@@ -21,8 +21,9 @@ from lora_jax import (
     trainable_mask,
 )
 from lora_jax.elementwise import require_elementwise
-from lora_jax.layout import Site
 from lora_jax.models.mlp import MLP
+from lora_jax.products.replay import Use
+from lora_jax.products.site import Site
 from tests.cases import flat, randomised
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -148,9 +149,9 @@ def test_a_ratio_that_is_not_positive_says_so(ratio):
 
 def test_lora_plus_takes_the_factor_that_starts_at_zero_where_the_layout_tells():
     layout = {
-        "embed": Site("Embed", "embedding", (7, 4), 1, (0,), False, ("__call__",)),
-        "out": Site("Einsum", "kernel", (5, 2, 4), 1, (1, 2), True, ("__call__",)),
-        "dense": Site("Dense", "kernel", (4, 5), 1, (0,), True, ("__call__",)),
+        "embed": Site("embed/embedding", (7, 4), "float32", "io", uses=[Use("gather", roles="io")]),
+        "out": Site("out/kernel", (5, 2, 4), "float32", "oii"),
+        "dense": Site("dense/kernel", (4, 5), "float32", "io"),
     }
     updates = {name: {"lora_a": jnp.ones(()), "lora_b": jnp.ones(())} for name in layout}
     got, _ = lora_plus(4, layout).update(updates, optax.EmptyState())

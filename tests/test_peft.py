@@ -507,7 +507,7 @@ class ByHead(nn.Module):
     [
         (Grouped(), jnp.ones((1, 5, 5, 4)), "groups"),
         (Tied(), jnp.ones((1, 3), jnp.int32), "tied"),
-        (ByHead(), jnp.ones((1, 2, 4)), "no matrix product"),
+        (ByHead(), jnp.ones((1, 2, 4)), "2,. stacked layers"),
     ],
 )
 def test_layers_that_peft_lacks_are_named(module, x, message, tmp_path):

@@ -182,7 +182,7 @@ def test_a_config_that_cannot_be_says_so(fields, message):
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_a_rank_above_the_kernel_s_says_where(init):
     model = LoRA(nn.Dense(3), LoRAConfig(rank=4, targets="*", init=init))
-    with pytest.raises(LoRAError, match="the root.*no more than 3 directions; rank is 4"):
+    with pytest.raises(LoRAError, match="kernel.*no more than 3 directions; rank is 4"):
         model.init(jax.random.key(0), jnp.ones((1, 5)))
 
 

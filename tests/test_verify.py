@@ -79,17 +79,20 @@ def _read_by_hand():
 
 
 def test_an_adapter_without_effect_is_found():
-    """Its layer's output is thrown away."""
+    """Its layer's output is thrown away: it would get none, and has one from another model."""
 
     class Idle(nn.Module):
+        share: float
+
         @nn.compact
         def __call__(self, x):
-            nn.Dense(4, name="idle")(x)
-            return nn.Dense(4, name="used")(x)
+            idle = nn.Dense(4, name="idle")(x)
+            return nn.Dense(4, name="used")(x) + (self.share * idle if self.share else 0)
 
-    x = jnp.ones((2, 3))
-    model = LoRA(Idle(), LoRAConfig(rank=2, targets="*"))
-    found = verify(model, model.init(jax.random.key(0), x)["params"], x)
+    x, config = jnp.ones((2, 3)), LoRAConfig(rank=2, targets="*")
+    model, other = LoRA(Idle(0.0), config), LoRA(Idle(1.0), config)
+    assert "idle" not in lora_jax.adapter_of(model.init(jax.random.key(0), x)["params"])
+    found = verify(model, other.init(jax.random.key(0), x)["params"], x)
     rows = {row.path: row for row in found.rows}
     assert not rows["idle"].holds and rows["used"].holds and "has no effect" in str(found)
 

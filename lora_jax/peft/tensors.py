@@ -34,7 +34,8 @@ def require_torch_layout(path: str, site: Site) -> None:
     """Raises PeftError for a layer that PEFT has no adapter for, or another one than ours."""
     if not site.is_plain:
         raise PeftError(
-            f"{path}: PEFT has no such adapter for a convolution with groups, dilation or this padding; merge it, or exclude the layer."
+            f"{path}: PEFT has no such adapter for a transposed convolution, or one with groups, dilation or "
+            "this padding; merge it, or exclude the layer."
         )
     if not site.uses:
         raise PeftError(
@@ -126,7 +127,7 @@ def _conv_from_torch(tensor: np.ndarray) -> np.ndarray:
 
 def parameter_name(site: Site | None, leaf: str) -> str | None:
     """torch's name of a parameter that is saved whole, in a head say; None for a kernel of a class that is not known."""
-    if leaf == "kernel" and site is None:
+    if leaf == "kernel" and (site is None or site.kind == "ConvTranspose"):
         return None
     return "weight" if leaf in ("kernel", "embedding", "scale") else leaf
 

@@ -32,7 +32,7 @@ class Site:
     uses: list[Use] = dataclasses.field(default_factory=list)
     dense: list[Use] = dataclasses.field(default_factory=list)
     vectors: list[Use] = dataclasses.field(default_factory=list)
-    custom: list[tuple[str, Use]] = dataclasses.field(default_factory=list)
+    custom: list[Use] = dataclasses.field(default_factory=list)
     stopped: list[Use] = dataclasses.field(default_factory=list)
     kind: str = ""
     is_output: bool = False  # an output of the model is this product's, and that of no other leaf
