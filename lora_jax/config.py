@@ -39,11 +39,11 @@ def scale_of(alpha: int | float, rank: int, scaling: str) -> float:
 class LoRAConfig:
     """Which layers of a model get a low-rank adapter, and what it looks like. Frozen, hashable, validated at once.
 
-    Patterns (in `targets`, `excludes`, and as keys of `rank_pattern`, `alpha_pattern`, `roles`) are read on module paths like
-    `encoder/layer_0/query`: a *name* matches the last parts of a path (`query`, `layer_0/query`), a *glob* has one of
+    Patterns (in `targets`, `excludes`, and as keys of `rank_pattern`, `alpha_pattern`, `roles`) are read on the paths of modules,
+    `encoder/layer_0/query`, and of their kernels, `encoder/layer_0/query/kernel`: a *name* matches the last parts of a path (`query`, `layer_0/query`), a *glob* has one of
     `*?[` in it (`encoder/*/query`; `*` crosses `/`), a *regex* is a compiled `re.Pattern` or a string that starts
-    with `re:` and must match the whole path. `"all-linear"` stands for every Dense, DenseGeneral and Einsum layer
-    (the output layer too, which PEFT leaves out).
+    with `re:` and must match the whole path. `"all-linear"` stands for every kernel that a product
+    eats, but lookups and convolutions; `"output-layers"` for those of the products that the model's outputs come from, which PEFT leaves out.
 
     Args:
       rank: R > 0, the number of columns of `a` and rows of `b`.
@@ -52,7 +52,8 @@ class LoRAConfig:
       targets: patterns, or one pattern.
       excludes: patterns; they win over `targets`.
       scaling: "alpha/r", "alpha/sqrt(r)" (rsLoRA) or "constant"; see `scale_of`.
-      dropout: in [0, 1), on the input of `a`. Active exactly when `apply` is given an rng named "dropout".
+      dropout: in [0, 1), on the input of `a`. Active when `apply` is given an rng named "dropout" and the model is in
+        training, as its own `deterministic`, `train` or the like says.
       rank_pattern: pattern -> rank; the most specific match wins and the order is irrelevant.
       alpha_pattern: pattern -> alpha; likewise.
       init: how the two factors begin. "lora": `a` by `init_a`, `b` zero; "orthogonal": both random, their product zero;
@@ -63,7 +64,7 @@ class LoRAConfig:
       roles: pattern -> a letter for each axis of the kernels that it selects, instead of those that were found: "i" summed over, "o" free, "s"
         factors of its own for each index. An axis that is found as "i" or "o" may become "s". So an einsum over experts `up` [E, D, F], found as
         "oio" with one `a` for all of them, has an adapter for each as "sio"; gemma's `kv_einsum/w` [2, N, D, H] one for keys and one
-        for values as "soio".
+        for values as "soio". Of a kernel that also reaches an operation without a rule, roles ask for `W + update` to be formed there.
 
     Raises:
       ConfigError: for any value outside the above.
