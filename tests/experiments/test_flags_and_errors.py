@@ -31,7 +31,7 @@ BAD_FLAGS = [
     (DIGIT9, ["--digit=12"], "[0, 9]"),
     (NEW, ["--job=infer"], "pretrain|finetune|inference|all"),
     ("reproduce.py", ["--only=s9"], "s0|s1|s2|sst2|s3|s4|rank"),
-    ("benchmark.py", ["--only=bert"], "variants|flax_peers|mixed_batch|many_adapters|bert_sweep"),
+    ("benchmark.py", ["--only=bert"], "variants|flax_peers|mixed_batch|many_adapters|tracing|bert_sweep"),
 ]  # fmt: skip
 
 MISTAKES = [
