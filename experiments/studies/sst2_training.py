@@ -190,7 +190,7 @@ def members_of(task: Task, regime: str, members: list[sweep.Member]):
         return task.model, nested({**flat(trees), **_fresh_classifiers(task, seeds)}), {}, ("*",)
     head = {path: leaf for path, leaf in flat(task.base).items() if path.startswith(HEAD)}
     shared = nested({path: leaf for path, leaf in flat(task.base).items() if path not in head})
-    stacked = {**flat(sweep.broadcast(head, len(members))), **_fresh_classifiers(task, seeds)}
+    stacked = {**flat(sweep.broadcast(nested(head), len(members))), **_fresh_classifiers(task, seeds)}
     if regime == "head only":
         return task.model, nested(stacked), shared, HEAD
     adapted = lora_jax.LoRA(
