@@ -20,6 +20,7 @@ from lora_jax.leaves import SCALE, A, B, adapter_at
 from lora_jax.products.find import find
 from lora_jax.products.function import shapes_of
 from lora_jax.products.moments import Moments, moments
+from lora_jax.products.roles import with_roles
 from lora_jax.products.site import Site
 from lora_jax.products.targeting import chosen
 from lora_jax.tree import Params, flat, nested, unboxed
@@ -75,7 +76,7 @@ def adapt_to(
     def run(params: Any, *args: Any) -> Any:
         return model.apply({**(collections or {}), "params": params}, *args)
 
-    every = find(run, shapes_of(base_params), *batches[0])
+    every = with_roles(config, find(run, shapes_of(base_params), *batches[0]))
     sites = chosen(config, every)
     linear = {path: site for path, site in sites.items() if site.is_linear}
     components = {

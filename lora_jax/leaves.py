@@ -102,6 +102,15 @@ def name_of(path: str) -> str:
     return path.rpartition("/")[2]
 
 
+def owner(path: str) -> str:
+    """The module (with its slash) that holds a leaf.
+
+    >>> owner("layer/query/kernel"), owner("kernel")
+    ('layer/query/', '')
+    """
+    return path.removesuffix(name_of(path))
+
+
 def modules(leaves: Mapping[str, Any]) -> list[str]:
     """The adapted modules of a flat tree, each a path with its slash ("" at the root).
 

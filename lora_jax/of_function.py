@@ -8,10 +8,11 @@ import jax
 
 from lora_jax import products
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import ConfigError
+from lora_jax.errors import ConfigError, TreeError
 from lora_jax.mode import is_training
 from lora_jax.products.function import lora
-from lora_jax.products.trees import named
+from lora_jax.products.trees import ARRAYS, named
+from lora_jax.tree import is_box, unboxed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,13 @@ class FunctionLoRA:
 
     def onto(self, key: jax.Array, base_params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What `lora_jax.adapt` gives; call that."""
-        return products.adapt(key, base_params, self.base_module, self.config, *args, **kwargs)
+        if self.like is None:
+            _require_plain(base_params)
+        return products.adapt(key, base_params, self._unboxing, self.config, *args, **kwargs)
+
+    def _unboxing(self, params: Any, *args: Any, **kwargs: Any) -> Any:
+        """The function, of plain arrays: what is quantised, or in a box of Flax's, is opened inside."""
+        return self.base_module(unboxed(params), *args, **kwargs)
 
     def apply(
         self, variables: Mapping[str, Any], *args: Any, rngs: Mapping[str, jax.Array] | None = None, **kwargs: Any
@@ -72,5 +79,24 @@ class FunctionLoRA:
         key = (rngs or {}).get("dropout")
         if not is_training(variables["params"], self.base_module, args, kwargs):
             key = None
-        adapted = lora(self.base_module, like=self.like, dropout=self.config.dropout, key=key)
+        adapted = lora(self._unboxing, like=self.like, dropout=self.config.dropout, key=key)
         return adapted(variables["params"], *args, **kwargs)
+
+
+def _require_plain(params: Any, path: str = "") -> None:
+    """Raises TreeError for what a nested dict of arrays could not give back as it is."""
+    where = path or "the tree"
+    if isinstance(params, Mapping):
+        odd = next((key for key in params if not isinstance(key, str)), None)
+        if odd is not None or not params:
+            what = "is empty" if not params else f"has the key {odd!r}, which is no string"
+            raise TreeError(
+                f"{where} {what}: the function would not get it back so; pass the tree as LoRA(fn, config, like=params)."
+            )
+        for key, value in params.items():
+            _require_plain(value, f"{path}/{key}".lstrip("/"))
+    elif not isinstance(params, ARRAYS) and not is_box(params):
+        raise TreeError(
+            f"{where} is {type(params).__name__}, no dict and no array: the function would not get it back so; pass the tree as LoRA(fn, config, "
+            "like=params), or let the function hold what is no parameter."
+        )

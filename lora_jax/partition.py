@@ -6,7 +6,7 @@ import numpy as np
 
 from lora_jax import targets
 from lora_jax.errors import ConfigError, TargetError, TreeError, closest
-from lora_jax.leaves import MAGNITUDE, TRAINABLE, is_adapter_leaf, kernel_paths, modules, name_of
+from lora_jax.leaves import MAGNITUDE, TRAINABLE, is_adapter_leaf, kernel_paths, modules, name_of, owner
 from lora_jax.quantised import Quantised
 from lora_jax.tree import Params, flat, nested
 
@@ -55,8 +55,8 @@ def _biases(bias: str, leaves: Params) -> list[str]:
     if bias not in BIASES:
         raise ConfigError(f"bias is {bias!r}; it must be one of {', '.join(map(repr, BIASES))}.")
     every = [path for path in leaves if name_of(path) == "bias"]
-    adapted = set(modules(leaves))
-    chosen = {"none": [], "lora_only": [p for p in every if p.removesuffix("bias") in adapted], "all": every}[bias]
+    adapted = {owner(path) for module in modules(leaves) for path in kernel_paths(module)}
+    chosen = {"none": [], "lora_only": [p for p in every if owner(p) in adapted], "all": every}[bias]
     if bias != "none" and not chosen:
         raise TargetError(
             f"bias={bias!r} selects nothing: {'no adapted layer has a' if every else 'the model has no'} bias."

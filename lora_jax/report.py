@@ -17,7 +17,7 @@ from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, m
 from lora_jax.merge import update
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.products.site import Site
-from lora_jax.products.targeting import selects
+from lora_jax.products.targeting import OUTPUT_LAYERS, selects
 from lora_jax.spectrum import singular_values
 from lora_jax.tree import Params, flat, opened
 
@@ -229,6 +229,6 @@ def _matches(config: LoRAConfig, leaves: Mapping[str, Any], layout: Mapping[str,
         if site is not None:
             return selects(pattern, site)
         path = kernel_path(leaves, module)
-        return pattern == targets.ALL_LINEAR or targets.matches(pattern, path, path.rpartition("/")[0])
+        return pattern in (targets.ALL_LINEAR, OUTPUT_LAYERS) or targets.matches(pattern, path, path.rpartition("/")[0])
 
     return {pattern: sum(speaks(pattern, module) for module in modules(leaves)) for pattern in config.targets}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from lora_jax.merge import merge
 from lora_jax.optim import lora_optimizer
 from lora_jax.partition import combine, partition, trainable_mask
 from lora_jax.products.function import lora
-from lora_jax.tree import Params, flat, nested, opened
+from lora_jax.tree import Params, flat, nested, opened, unboxed
 
 TOLERANCE = 1e-4  # of the largest entry; float32 sums in another order
 SIZE = 0.3  # of a random update, over its kernel
@@ -67,13 +67,21 @@ def _said(row: Row) -> str:
     return "  has no effect" if not row.gradient > 0 else "  is not the merged kernel's"
 
 
-def verify(model: Any, params: Params, *args: Any, tolerance: float = TOLERANCE, **kwargs: Any) -> Verification:
+def verify(
+    model: Any,
+    params: Params,
+    *args: Any,
+    tolerance: float = TOLERANCE,
+    collections: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Verification:
     """Tries an adapted model with random factors; `print` what it returns, or ask it `holds`.
 
     Args:
       model: a wrapper of `lora_jax` or `lora_jax.nnx`, or any function of `lora_jax.lora`'s kind, `fn(params, *args)`, as it is without adapters.
       params: the whole tree, base and adapters; it is not changed.
       *args, **kwargs: an input.
+      collections: what else a linen model reads, {"batch_stats": ...} say.
       tolerance: of outputs and gradients, over their largest entries; for bfloat16 some 3e-2.
 
     >>> import flax.linen as nn
@@ -83,7 +91,7 @@ def verify(model: Any, params: Params, *args: Any, tolerance: float = TOLERANCE,
     >>> verify(model, params, jnp.ones((2, 3))).holds
     True
     """
-    way = _way(model, args, kwargs)
+    way = _way(model, collections or {}, args, kwargs)
     params = _randomised(params)
     mask = trainable_mask(params)
     frozen, trainable = partition(params, mask)
@@ -105,10 +113,10 @@ def verify(model: Any, params: Params, *args: Any, tolerance: float = TOLERANCE,
     )
 
 
-def _way(model: Any, args: tuple, kwargs: dict[str, Any]) -> Callable:
+def _way(model: Any, collections: Mapping[str, Any], args: tuple, kwargs: dict[str, Any]) -> Callable:
     """params -> outputs."""
     if hasattr(model, "apply"):
-        return lambda params: model.apply({"params": params}, *args, **kwargs)
+        return lambda params: model.apply({**collections, "params": params}, *args, **kwargs)
     adapted = lora(model)
     return lambda params: adapted(params, *args, **kwargs)
 
@@ -163,6 +171,7 @@ def _apart(got: Any, expected: Any) -> float:
 
 def _moved(params: dict[str, Any], mask: Any) -> tuple[str, ...]:
     """Leaves of the base that an optimiser of the trainable ones changes, given a gradient for every leaf."""
+    params = unboxed(params)
     tx = lora_optimizer(optax.sgd(1.0), mask)
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
     after = flat(optax.apply_updates(params, updates))

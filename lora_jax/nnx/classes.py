@@ -8,6 +8,7 @@ the parameters are read: by hand, tied, in a scan over layers.
 import contextlib
 import copyreg
 import functools
+import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -72,6 +73,13 @@ def _adapted_method(method: Any, name: str) -> Callable:
 
 
 def _called(method: Any, name: str, module: nnx.Pytree, args: tuple, kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return _called_on_copy(method, name, module, args, kwargs)
+    except _HandsOut:
+        return method.__get__(module, type(module))(*args, **kwargs)
+
+
+def _called_on_copy(method: Any, name: str, module: nnx.Pytree, args: tuple, kwargs: Mapping[str, Any]) -> Any:
     leaves, structure = jax.tree.flatten((args, dict(kwargs)), is_leaf=_is_nnx)
     objects = (module, tuple(leaf for leaf in leaves if _is_nnx(leaf)))
     adapters = held(objects)
@@ -90,6 +98,7 @@ def _called(method: Any, name: str, module: nnx.Pytree, args: tuple, kwargs: Map
                 filled = [next(of_nodes) if _is_nnx(leaf) else next(of_inputs) for leaf in leaves]
                 args, kwargs = jax.tree.unflatten(structure, filled)
                 result = method.__get__(copy, type(copy))(*args, **kwargs)
+                _require_no_objects(result, name)
             return result, call.changes(given)
 
         others = [value for path, value in call.values.items() if path not in own]
@@ -98,6 +107,34 @@ def _called(method: Any, name: str, module: nnx.Pytree, args: tuple, kwargs: Map
         result, changes = follow(_params(adapters, call.values), others, inputs)
         call.write([_own(path, value, own, name) for path, value in zip(call.changed, changes, strict=True)])
     return result
+
+
+class _HandsOut(Exception):
+    """A method gives modules of the model and nothing else."""
+
+
+def _require_no_objects(result: Any, name: str) -> None:
+    """A copy's modules would be no part of the model.
+
+    Raises:
+      _HandsOut: where the result is modules alone: they are to be the model's own.
+      TargetError: where it is a module beside arrays, or a generator, whose body runs when the call is over.
+    """
+    if inspect.isgenerator(result):
+        raise TargetError(_told(name, "a generator"))
+    leaves = jax.tree.leaves(result, is_leaf=_is_nnx)
+    modules = [leaf for leaf in leaves if _is_nnx(leaf)]
+    if modules and any(isinstance(leaf, jax.Array) for leaf in leaves if not _is_nnx(leaf)):
+        raise TargetError(_told(name, f"a {type(modules[0]).__name__} beside arrays"))
+    if modules:
+        raise _HandsOut
+
+
+def _told(name: str, what: str) -> str:
+    return (
+        f"{name} gives {what}: with adapters it runs on a copy, which would not be the model; call it through lora_jax.nnx.LoRA.apply, or let it "
+        "give arrays alone."
+    )
 
 
 def _name(path: tuple) -> str:

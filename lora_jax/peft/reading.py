@@ -184,9 +184,13 @@ def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -
 
 def _config(values: Mapping[str, Any], read, slots, layout) -> LoRAConfig:
     """The config whose adapter this is; layers are named exactly."""
-    ranks, alphas = {}, {}
+    ranks, alphas, roles = {}, {}, {}
+    sites = {place: site.at(place) for place, site in layout.items()}
+    names = [site.name for site in sites.values()]
     for path, layer in read.items():
-        module = targets.exactly(slots[path].module, layout)
+        site = sites[slots[path].module]
+        module = targets.exactly(site.name, names)
+        roles |= {module: site.roles} if site.may_form else {}
         ranks[module] = max(ranks.get(module, 0), layer.a.shape[1])
         alphas[module] = adapter_config.alpha(values, path, layer.a.shape[1])
     usual = values.get("r") or max(ranks.values())
@@ -199,4 +203,5 @@ def _config(values: Mapping[str, Any], read, slots, layout) -> LoRAConfig:
         rank_pattern={module: rank for module, rank in ranks.items() if rank != usual},
         alpha_pattern={module: alpha for module, alpha in alphas.items() if alpha != values["lora_alpha"]},
         dora=bool(values.get("use_dora")),
+        roles=roles,
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lora_jax import lowrank
-from lora_jax.products.marked import NoFactors, Term, placed, spans, squeezed
+from lora_jax.products.marked import NoFactors, Term, placed, shaped, spans, squeezed, turned
 
 Array = Any  # of JAX, or of numpy: what a program closes over comes as either
 RANK = "R"  # never the letter of an axis
@@ -60,10 +60,12 @@ def _by_matrices(a, b, scale, shape, x, axes: Axes, free: list[int]) -> jax.Arra
     order = sorted(range(len(axes.summed)), key=lambda k: axes.summed[k])
     rows = [axis for axis in range(x.ndim) if axis not in axes.x_summed]
     lead = [x.shape[axis] for axis in rows]
-    x = x.transpose(*rows, *(axes.x_summed[k] for k in order)).reshape(*lead, math.prod(a.shape[:-1]))
-    b = jnp.moveaxis(b, -1, 0).reshape(rank, -1)  # not the other way around: XLA would lay out its gradient transposed
-    y = lowrank.wide_side_path(x, a.reshape(-1, rank), b, scale.reshape(()))
-    y = y.reshape(*lead, *(shape[axis] for axis in free))
+    x = shaped(turned(x, [*rows, *(axes.x_summed[k] for k in order)]), (*lead, math.prod(a.shape[:-1])))
+    b = shaped(
+        turned(b, [b.ndim - 1, *range(b.ndim - 1)]), (rank, b.size // rank)
+    )  # not the other way around: XLA would lay out its gradient transposed
+    y = lowrank.wide_side_path(x, shaped(a, (a.size // rank, rank)), b, shaped(scale, ()))
+    y = shaped(y, (*lead, *(shape[axis] for axis in free)))
     return y if axes.is_right else y.transpose(*range(len(lead), y.ndim), *range(len(lead)))
 
 

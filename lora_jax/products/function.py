@@ -160,6 +160,12 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
 
 def beside(key: jax.Array, leaves: Mapping[str, Any], sites: Mapping[str, Site], config: LoRAConfig) -> dict[str, Any]:
     """The leaves of a flat tree as a nested dict, with fresh adapters of those of these sites that the config targets. Raises as `adapt` does."""
+    inner = next((path for path in leaves if is_adapter_leaf(path)), None)
+    if inner is not None:
+        raise TreeError(
+            f"the base holds an adapter at {inner}: it is adapted already, or the model has a LoRA inside; strip or merge it first, or wrap one "
+            "of the two models."
+        )
     sites = chosen(config, with_roles(config, sites))
     warn_of_custom(sites)
     made: dict[str, Any] = {}

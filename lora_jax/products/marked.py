@@ -92,6 +92,16 @@ def spans(factor: jax.Array) -> tuple[int, ...]:
     return tuple(axis for axis, size in enumerate(factor.shape[:-1]) if size != 1)
 
 
+def shaped(array: Any, shape: Sequence[int]) -> Any:
+    """`array.reshape(shape)`, with less to trace, and nothing where it has that shape."""
+    return array if tuple(array.shape) == tuple(shape) else jax.lax.reshape(array, tuple(shape))
+
+
+def turned(array: Any, order: Sequence[int]) -> Any:
+    """`array.transpose(order)`, likewise."""
+    return array if list(order) == list(range(array.ndim)) else jax.lax.transpose(array, tuple(order))
+
+
 def squeezed(factor: jax.Array) -> jax.Array:
     """The axes that it spans, in order, and the rank's.
 

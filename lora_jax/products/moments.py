@@ -123,7 +123,7 @@ class Gathering(Context):
     def product(self, eqn: JaxprEqn, weight: Marked, x: Any, product: Product) -> jax.Array:
         y = product.base(x)
         for identity, mean, tap in weight.terms if product.rows is not None else ():
-            rows = product.rows(identity, spans(tap), x)
+            rows = product.rows(identity, spans(tap), x.astype(jnp.promote_types(x.dtype, jnp.bfloat16)))
             if rows is not None:
                 own = [value.reshape(*rows.shape[:-2], -1) for value in (tap, mean)]
                 y = y + self._nothing(own[0], rows.astype(jnp.float32), own[1]).astype(y.dtype)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import JaxprEqn
 
@@ -33,7 +34,16 @@ def _custom(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     own = bind(eqn, bare)
     adapted = [context.dense(out) for out in run(context, program, consts, values)]
     base = run(context, program, consts, bare)
-    return [y + (with_side - without).astype(y.dtype) for y, with_side, without in zip(own, adapted, base, strict=True)]
+    return [_moved(*outs) for outs in zip(own, adapted, base, strict=True)]
+
+
+def _moved(own: jax.Array, adapted: jax.Array, base: jax.Array) -> jax.Array:
+    """own + (adapted - base), where they are numbers; infinities, ids and masks are those of the adapted function."""
+    if not jnp.issubdtype(own.dtype, jnp.inexact):
+        return adapted
+    finite = jnp.isfinite(adapted) & jnp.isfinite(base) & jnp.isfinite(own)
+    difference = jnp.where(finite, adapted, 0) - jnp.where(finite, base, 0)
+    return jnp.where(finite, own + difference.astype(own.dtype), adapted)
 
 
 def _has_product(program: Any) -> bool:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from lora_jax import axes
 from lora_jax.leaves import KERNELS, Adapter
-from lora_jax.products.marked import Term
+from lora_jax.products.marked import Term, shaped, turned
 
 
 def module_for(path: str, roles: str) -> str:
@@ -72,6 +72,6 @@ def _along(matrix: jax.Array, spanned: tuple[int, ...], shape: tuple[int, ...], 
     """[*spanned sizes, R] as [*kernel axes or 1, R]; `own` are the roles spanned, in the order of the matrix's axes."""
     rank = matrix.shape[-1]
     order = [axis for role in own for axis, of in enumerate(roles) if of == role]
-    matrix = matrix.reshape(*spanned, rank)
-    matrix = matrix.transpose(*(order.index(axis) for axis in sorted(order)), len(order))
-    return matrix.reshape(*(size if of in own else 1 for size, of in zip(shape, roles, strict=True)), rank)
+    matrix = shaped(matrix, (*spanned, rank))
+    matrix = turned(matrix, [*(order.index(axis) for axis in sorted(order)), len(order)])
+    return shaped(matrix, (*(size if of in own else 1 for size, of in zip(shape, roles, strict=True)), rank))

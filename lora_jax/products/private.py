@@ -57,9 +57,9 @@ def line_of(eqn: JaxprEqn) -> str:
 
 def function_of(eqn: JaxprEqn) -> str:
     """`straight (model.py:97)`, the function that a call with a derivative of its own is of; the operation's name where that is not known."""
-    told = str(
-        getattr(getattr(called(eqn)[0], "debug_info", None), "func_src_info", "")
-    )  # "straight at /home/me/model.py:97"
+    program = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    program = getattr(program, "jaxpr", program)
+    told = str(getattr(getattr(program, "debug_info", None), "func_src_info", ""))  # "straight at /home/me/model.py:97"
     name, at, place = told.partition(" at ")
     return f"{name} ({place.rpartition('/')[2]})" if at else eqn.primitive.name
 

@@ -126,11 +126,12 @@ def _reverse(factor, params, before: Shape, after: Shape):
     return lax.rev(factor, [axis for axis in params["dimensions"] if axis in spans(factor)])
 
 
-def _filled(term: Term, axis: int, low: int, high: int) -> Term:
-    """The term with zeros before and after it along an axis of W. Where no factor spans the axis, which is 1 long there, one comes to."""
+def _filled(term: Term, axis: int, length: int, low: int, high: int) -> Term:
+    """The term with zeros before and after it along an axis of W, which is so long. Where no factor spans the axis, one comes to."""
     spanning = [k for k, factor in enumerate(term) if axis in spans(factor)] or [0]
 
     def padded(factor: jax.Array) -> jax.Array:
+        factor = jnp.broadcast_to(factor, (*factor.shape[:axis], length, *factor.shape[axis + 1 :]))
         return jnp.pad(factor, [(low, high) if i == axis else (0, 0) for i in range(factor.ndim)])
 
     return tuple(padded(factor) if k in spanning else factor for k, factor in enumerate(term))
@@ -144,7 +145,7 @@ def _concatenate(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
         if isinstance(part, Marked):
             if part.gain is not None:
                 raise NoFactors
-            terms += [_filled(term, axis, at, size - at - length) for term in part.terms]
+            terms += [_filled(term, axis, length, at, size - at - length) for term in part.terms]
             paths += part.paths
         at += length
     (value,) = bind(eqn, [plain(part) for part in values])
@@ -166,7 +167,7 @@ def _pad(eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     terms = marked.terms
     for axis, (low, high, _) in enumerate(config):
         if low or high:
-            terms = [_filled(term, axis, low, high) for term in terms]
+            terms = [_filled(term, axis, marked.shape[axis], low, high) for term in terms]
     return [Marked(value, terms, marked.paths)]
 
 

@@ -41,6 +41,8 @@ class Sides(Context):
         if not is_on_result:  # the gain is that of the axes that are summed over here
             x, gain = x * gain.astype(x.dtype), None
         y = product.base(x)
+        if x is not None and not jnp.issubdtype(x.dtype, jnp.inexact):
+            x = x.astype(y.dtype)  # bytes, booleans: the product promotes them, and factors are no integers
         x = self._dropped(x)
         wide = lowrank.wide(y.dtype)
         sides = [product.side(term, x).astype(wide) for term in together(weight.terms)]

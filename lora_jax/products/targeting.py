@@ -73,4 +73,4 @@ def _hint(pattern: str, able: Mapping[str, Site], sites: Mapping[str, Site]) -> 
     missed = [site for site in sites.values() if not site.is_adaptable and selects(pattern, site)]
     if missed:
         return f"of {missed[0].path}: {missed[0].reason} (another input or method may run it)"
-    return f"closest to {pattern!r}: {closest(pattern, {site.place for site in able.values()})}"
+    return f"closest to {pattern!r}: {closest(pattern, {site.name for site in able.values()})}"

@@ -34,7 +34,13 @@ def named(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, 
     return found
 
 
-def divided(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+DYNAMIC = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)  # among arguments: a number of numpy's may be a switch or a size
+    jax.Array,
+    jax.ShapeDtypeStruct,
+)  # among arguments: a number or an array of numpy's may be a switch or a shape
+
+
+def divided(tree: Any, arrays: tuple[type, ...] = ARRAYS) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """(the arrays of a tree, a function that puts others in their places).
 
     >>> arrays, whole = divided({"x": np.ones(2), "train": True})
@@ -42,7 +48,7 @@ def divided(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     (1, {'train': True, 'x': 'y'})
     """
     leaves, structure = jax.tree.flatten(tree)
-    places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, ARRAYS)]
+    places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, arrays)]
 
     def whole(arrays: list[Any]) -> Any:
         filled = list(leaves)
@@ -72,7 +78,7 @@ def replayed(
     has_state: bool = False,
 ) -> Any:
     """`fn(params, *args, **kwargs)` with these arrays of the parameters marked. Where it gives (result, state), state comes with its marks."""
-    (leaves, params_of), (inputs, call_of) = divided(params), divided((args, dict(kwargs)))
+    (leaves, params_of), (inputs, call_of) = divided(params), divided((args, dict(kwargs)), DYNAMIC)
     outputs_of: list[tuple[int, Callable]] = []
 
     def flat(leaves: list[Any], inputs: list[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from lora_jax import starts, targets
 from lora_jax.adapter import adapter_of
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError
-from lora_jax.leaves import PARTNER, A, B, name_of
+from lora_jax.leaves import PARTNER, A, B, kernel_paths, name_of, owner
 from lora_jax.lowrank import pad_rank
 from lora_jax.mesh import sharing_members
 from lora_jax.tree import Params, flat, nested
@@ -149,8 +149,9 @@ def is_padding(model: Any, stacked: Params, members: Sequence[Member]) -> dict:
     configs = [_config_of(model, member) for member in members]
 
     def padding(path: str, leaf: jax.Array) -> np.ndarray:
-        module = path.rpartition("/")[0]
-        ranks = np.asarray([targets.rank_and_alpha(config, module)[0] for config in configs])
+        kernels = kernel_paths(owner(path))
+        names = [*kernels, *(kernel.rpartition("/")[0] for kernel in kernels)]
+        ranks = np.asarray([targets.rank_and_alpha(config, *names)[0] for config in configs])
         axis = -1 if path.endswith(A) else -2
         column = np.arange(leaf.shape[axis]).reshape(-1, *[1] * (-1 - axis))
         return np.broadcast_to(column >= ranks.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
