@@ -34,10 +34,11 @@ def named(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, 
     return found
 
 
-DYNAMIC = (jax.Array, np.ndarray, jax.ShapeDtypeStruct)  # among arguments: a number of numpy's may be a switch or a size
+DYNAMIC = (
     jax.Array,
+    np.ndarray,
     jax.ShapeDtypeStruct,
-)  # among arguments: a number or an array of numpy's may be a switch or a shape
+)  # among arguments: a number of numpy's may be a switch or a size
 
 
 def divided(tree: Any, arrays: tuple[type, ...] = ARRAYS) -> tuple[list[Any], Callable[[list[Any]], Any]]:
