@@ -204,7 +204,7 @@ def test_an_adapter_whose_weight_is_used_in_another_way_is_exact_and_told():
 @pytest.mark.parametrize(
     ("targets", "sentence"),
     [
-        ("kw", "targets: 'kw' matches no layer that LoRA can adapt here; closest to 'kw': kv:ooio, "),
+        ("kw", "targets: 'kw' matches no layer that LoRA can adapt here; closest to 'kw': kv, "),
         ("kv/q", "matches no layer"),
     ],
 )

@@ -100,7 +100,7 @@ def test_targets_and_messages_have_the_plain_name(base):
     assert [key for key in one if key not in base] == [f"{ODD}:io"]
     with pytest.raises(
         TargetError,
-        match="'linear_1' matches no layer .* closest to 'linear_1': mlp/~/linear_0/w:io, mlp/~/linear_0/w:io",
+        match="'linear_1' matches no layer .* closest to 'linear_1': mlp/~/linear_0/w, mlp/~/linear_0/w",
     ):
         adapt(KEY, base, fn, LoRAConfig(rank=2, targets="linear_1"), X)
     broken = {**one, ODD: jnp.ones((5, 5))}
