@@ -155,6 +155,15 @@ def kernel_paths(module: str) -> list[str]:
     return [module + name for name in KERNELS] if told is None else [told[0]]
 
 
+def owners(leaves: Mapping[str, Any]) -> set[str]:
+    """The modules (with their slashes) that hold the adapted kernels of a flat tree, wherever the adapters lie.
+
+    >>> owners({"head/kernel": 1, "head/lora_a": 2}), owners({"q/w": 1, "q/w:io/lora_a": 2})
+    ({'head/'}, {'q/'})
+    """
+    return {owner(path) for module in modules(leaves) for path in kernel_paths(module)}
+
+
 def kernel_path(leaves: Mapping[str, Any], module: str) -> str:
     """The path of the kernel that the adapter at `module` (a path with its slash) belongs to.
 

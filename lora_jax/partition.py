@@ -6,7 +6,7 @@ import numpy as np
 
 from lora_jax import targets
 from lora_jax.errors import ConfigError, TargetError, TreeError, closest
-from lora_jax.leaves import MAGNITUDE, TRAINABLE, is_adapter_leaf, kernel_paths, modules, name_of, owner
+from lora_jax.leaves import MAGNITUDE, TRAINABLE, is_adapter_leaf, kernel_paths, modules, name_of, owner, owners
 from lora_jax.quantised import Quantised
 from lora_jax.tree import Params, flat, nested
 
@@ -55,7 +55,7 @@ def _biases(bias: str, leaves: Params) -> list[str]:
     if bias not in BIASES:
         raise ConfigError(f"bias is {bias!r}; it must be one of {', '.join(map(repr, BIASES))}.")
     every = [path for path in leaves if name_of(path) == "bias"]
-    adapted = {owner(path) for module in modules(leaves) for path in kernel_paths(module)}
+    adapted = owners(leaves)
     chosen = {"none": [], "lora_only": [p for p in every if owner(p) in adapted], "all": every}[bias]
     if bias != "none" and not chosen:
         raise TargetError(

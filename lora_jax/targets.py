@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import TargetError, closest
+from lora_jax.errors import TargetError
 from lora_jax.keys import plain
 
 ALL_LINEAR = "all-linear"
@@ -93,55 +93,7 @@ def most_specific(pairs: Sequence[tuple[str, Any]], names: Sequence[str], defaul
     return found[0][2]
 
 
-def is_target(config: LoRAConfig, path: str, *, is_linear: bool) -> bool:
-    """Whether the layer at `path` is to be adapted; `is_linear` says whether "all-linear" speaks of it."""
-    wanted = any(is_linear if p == ALL_LINEAR else matches(p, path) for p in config.targets)
-    return wanted and not any(matches(p, path) for p in config.excludes)
-
-
 def rank_and_alpha(config: LoRAConfig, *names: str) -> tuple[int, int | float | None]:
     """The rank and alpha of the layer of these names."""
     rank = most_specific(config.rank_pattern, names, config.rank)
     return int(rank), most_specific(config.alpha_pattern, names, config.alpha)
-
-
-def count_matches(config: LoRAConfig, layers: Iterable[tuple[str, bool]]) -> dict[str, int]:
-    """How many of the model's `layers`, (path, is_linear), each target selects; raises where a pattern selects none.
-
-    Raises:
-      TargetError: naming every idle pattern, how many layers each of the others selects, and the three closest paths.
-    """
-    layers = sorted(set(layers))
-    paths = [path for path, _ in layers]
-    selected = [path for path, linear in layers if is_target(config, path, is_linear=linear)]
-    counts = {
-        p: sum(linear for _, linear in layers) if p == ALL_LINEAR else sum(matches(p, path) for path in paths)
-        for p in config.targets
-    }
-    _require_all("targets", counts, paths)
-    _require_all("excludes", {p: sum(matches(p, path) for path in paths) for p in config.excludes}, paths)
-    if not selected:
-        raise TargetError(
-            f"excludes={list(config.excludes)} leaves nothing of targets={list(config.targets)} to adapt."
-        )
-    for field in ("rank_pattern", "alpha_pattern"):
-        patterns = [pattern for pattern, _ in getattr(config, field)]
-        _require_all(field, {p: sum(matches(p, path) for path in selected) for p in patterns}, selected)
-    return {
-        p: sum(
-            is_target(config, path, is_linear=linear) for path, linear in layers if p == ALL_LINEAR or matches(p, path)
-        )
-        for p in config.targets
-    }
-
-
-def _require_all(field: str, counts: dict[str, int], paths: Sequence[str]) -> None:
-    idle = [pattern for pattern, count in counts.items() if count == 0]
-    if not idle:
-        return
-    others = ", ".join(f"{p!r} matches {n}" for p, n in counts.items() if n)
-    hints = "; ".join(f"closest to {p!r}: {closest(p, paths)}" for p in idle)
-    raise TargetError(
-        f"{field}: {', '.join(map(repr, idle))} matches no layer that LoRA can adapt here"
-        f"{f' ({others})' if others else ''}; {hints}."
-    )

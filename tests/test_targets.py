@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from lora_jax import LoRA, LoRAConfig, LoRAError, report, targets
+from lora_jax.products.site import Site
+from lora_jax.products.targeting import chosen, is_chosen, selects
 from tests.cases import Encoder, TiedNet, flat
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -155,11 +157,13 @@ def test_a_full_path_beats_a_name_beats_a_glob_whatever_the_order(path, data):
 def test_selections_are_total_and_counted(layers, names):
     config = LoRAConfig(rank=1, targets=names)
     found = {path for path in layers if any(path.split("/")[-1] == name for name in names)}
-    assert {path for path in layers if targets.is_target(config, path, is_linear=True)} == found
+    sites = {path: Site(f"{path}/kernel", (3, 4), "float32", "io") for path in layers}
+    assert {path for path, site in sites.items() if is_chosen(config, site)} == found
     idle = [name for name in names if not any(path.split("/")[-1] == name for path in layers)]
     if idle:
         with pytest.raises(LoRAError, match=re.escape(repr(idle[0]))):
-            targets.count_matches(config, [(path, True) for path in layers])
+            chosen(config, sites)
     else:
-        counts = targets.count_matches(config, [(path, True) for path in layers])
+        picked = chosen(config, sites).values()
+        counts = {name: sum(selects(name, site) for site in picked) for name in names}
         assert counts == {name: sum(path.split("/")[-1] == name for path in layers) for name in names}

@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from lora_jax import axes
-from lora_jax.leaves import NAMES, TRAINABLE, Adapter, as_leaves, name_of
+from lora_jax.leaves import NAMES, TRAINABLE, Adapter, as_leaves, owner
 from lora_jax.nnx.trees import named
 from lora_jax.nnx.variables import LoRAParam, LoRASetting
 
@@ -42,7 +42,7 @@ def place(kernel: str, roles: str) -> str:
     >>> place("layer/w", "oio"), place("layer/kernel", "")
     ('layer/w:oio/', 'layer/')
     """
-    return f"{kernel}{axes.MARK}{roles}/" if roles else kernel.removesuffix(name_of(kernel))
+    return f"{kernel}{axes.MARK}{roles}/" if roles else owner(kernel)
 
 
 def _dict_name(kernel: Path, roles: str) -> str:

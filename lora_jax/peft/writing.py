@@ -13,7 +13,7 @@ from etils import epath
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
 from lora_jax.files import as_safetensors, write_together
-from lora_jax.leaves import adapter_at, is_adapter_leaf, kernel_path, modules, owner, require_fit
+from lora_jax.leaves import adapter_at, is_adapter_leaf, kernel_path, modules, owner, owners, require_fit
 from lora_jax.lowrank import pad_rank
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.peft import adapter_config, names, tensors
@@ -159,7 +159,7 @@ def _kept(leaves, layout, names_of, mask, every: set[str]) -> tuple[list[str], s
     trained = set() if mask is None else trainable_paths(mask, nested(leaves))
     trained = {path for path in trained if not is_adapter_leaf(path)}
     bias, biases = _biases(trained, leaves)
-    adapted, found = {owner(kernel_path(leaves, module)) for module in modules(leaves)}, {}
+    adapted, found = owners(leaves), {}
     for path in sorted(biases):
         name = names_of(path.rpartition("/")[0])
         inner = ".base_layer" if path.removesuffix("bias") in adapted else ""
@@ -190,8 +190,7 @@ def _biases(trained: set[str], leaves: Mapping[str, Any]) -> tuple[str, set[str]
     whole = {path.rpartition("/")[0] for path in trained if path.rpartition("/")[2] != "bias"}  # modules_to_save
     biases = {path for path in leaves if path.rpartition("/")[2] == "bias"}
     every = {path for path in biases if path.rpartition("/")[0] not in whole}
-    owners = {owner(kernel_path(leaves, module)) for module in modules(leaves)}
-    adapted = {path for path in every if owner(path) in owners}
+    adapted = {path for path in every if owner(path) in owners(leaves)}
     if every and every <= trained:
         return "all", every
     return ("lora_only", adapted) if adapted and adapted <= trained else ("none", set())

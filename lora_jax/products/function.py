@@ -172,15 +172,11 @@ def beside(key: jax.Array, leaves: Mapping[str, Any], sites: Mapping[str, Site],
     programs: dict[tuple, Callable] = {}  # kernels that are alike share one
     for path, site in sites.items():
         alike = (site.shape, site.roles, site.is_lookup, site.is_beside, *targets.rank_and_alpha(config, *site.names))
-        begun = programs.setdefault(alike, jax.jit(functools.partial(_begun, path, site, config)))
+        begun = programs.setdefault(alike, jax.jit(functools.partial(fresh, path=path, site=site, config=config)))
         kernel = nn.meta.unbox(leaves[path]) if starts.reads_base(config) else None
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        made |= as_leaves(begun(own, kernel), places.module_for(path, site.roles))
+        made |= as_leaves(begun(own, kernel=kernel), places.module_for(path, site.roles))
     return nested({**leaves, **made})
-
-
-def _begun(path: str, site: Site, config: LoRAConfig, key: jax.Array, kernel: Any) -> Adapter:
-    return fresh(key, path, site, config, kernel)
 
 
 def shapes_of(params: Any) -> Any:
@@ -198,12 +194,10 @@ def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any
     stack, d, k = axes.matrices(site.shape, site.roles)
     rank, alpha = targets.rank_and_alpha(config, *site.names)
     starts.require_room(path, config, rank, (d, k))
-    # Beside its kernel `a` spans the first axes, be they inputs or not.
-    is_reversed = axes.MARK not in places.module_for(path, site.roles) and "oi" in site.roles
 
     def drawn(key):
-        shape = (k, d) if is_reversed else (d, k)
-        return starts.drawn(key, config, shape, rank, random="b" if is_reversed else "a", is_embed=site.is_lookup)
+        shape, random = ((k, d), "b") if site.is_transposed else ((d, k), "a")
+        return starts.drawn(key, config, shape, rank, random=random, is_embed=site.is_lookup)
 
     a, b = drawn(key) if not stack else jax.vmap(drawn)(jax.random.split(key, math.prod(stack)))
     scale = jnp.full(stack, config.scale(rank=rank, alpha=alpha), jnp.float32)

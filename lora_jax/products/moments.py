@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from lora_jax import axes
-from lora_jax.products.marked import Marked, plain, spans
+from lora_jax.products.marked import Marked, spans
 from lora_jax.products.replay import Context, Product
 from lora_jax.products.site import Site
 from lora_jax.products.trees import Mark, replayed
@@ -128,9 +128,3 @@ class Gathering(Context):
                 own = [value.reshape(*rows.shape[:-2], -1) for value in (tap, mean)]
                 y = y + self._nothing(own[0], rows.astype(jnp.float32), own[1]).astype(y.dtype)
         return y
-
-    def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
-        return plain(value)
-
-    def custom(self, eqn: JaxprEqn, weights: Any) -> None:
-        pass

@@ -61,12 +61,6 @@ class _Eating(Context):
         self.paths |= dict.fromkeys(weight.paths)
         return product.base(x)
 
-    def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
-        return plain(value)
-
-    def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
-        """Nothing to do: what is inside comes to `product`."""
-
 
 def _eaten(program: Any, consts: Sequence[Any], values: list[Any]) -> list[str]:
     """The paths of the weights that a product inside of the program eats. Nothing is computed."""

@@ -57,7 +57,7 @@ def line_of(eqn: JaxprEqn) -> str:
 
 def function_of(eqn: JaxprEqn) -> str:
     """`straight (model.py:97)`, the function that a call with a derivative of its own is of; the operation's name where that is not known."""
-    program = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    program = _program(eqn)
     program = getattr(program, "jaxpr", program)
     told = str(getattr(getattr(program, "debug_info", None), "func_src_info", ""))  # "straight at /home/me/model.py:97"
     name, at, place = told.partition(" at ")
@@ -90,9 +90,13 @@ def inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
                 yield program
 
 
+def _program(eqn: JaxprEqn) -> Any:
+    return eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+
+
 def called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
     """(program, constants) of a call: of `jit`, `closed_call`, `custom_jvp_call` or `custom_vjp_call`."""
-    program = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    program = _program(eqn)
     if program is None:
         raise ModelError(
             f"JAX {jax.__version__} keeps the program of {eqn.primitive.name} where lora_jax does not know it."

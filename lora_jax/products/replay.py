@@ -61,7 +61,7 @@ class Product(NamedTuple):
 
 
 class Context:
-    """What is done at a product, and before an operation without a rule."""
+    """What is done at a product, and before an operation without a rule: here nothing, and the program runs on the weights as they are."""
 
     key: jax.Array | None = None  # of dropout, that of the trace we are in
     program: Jaxpr | None = None  # what is replayed
@@ -92,7 +92,7 @@ class Context:
 
     def product(self, eqn: JaxprEqn, weight: Marked, x: Any, product: "Product") -> jax.Array:
         """The result of a product of x and the weight, with whatever is added to it."""
-        raise NotImplementedError
+        return product.base(x)
 
     def summed(self, weight: Marked, what_is_left: Marked) -> Marked:
         """A weight of which axes were summed away before any product."""
@@ -100,7 +100,7 @@ class Context:
 
     def dense(self, value: Any, eqn: JaxprEqn | None = None) -> Any:
         """The value without marks, before an equation that has no rule for them; None: it is the program's own output."""
-        raise NotImplementedError
+        return plain(value)
 
     def settled(self, value: Any, eqn: JaxprEqn) -> Any:
         """The value before an equation that has no rule: what was looked up of a table is a product, of all else W + delta is formed."""
@@ -121,7 +121,6 @@ class Context:
 
     def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
         """A function with a derivative of its own has products with the weights of these paths inside."""
-        raise NotImplementedError
 
 
 def run(context: Context, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:

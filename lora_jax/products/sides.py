@@ -2,7 +2,6 @@
 
 import functools
 import operator
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +72,3 @@ class Sides(Context):
                     "exclude it, or allow it (may_form=True)."
                 )
         return formed(value)
-
-    def custom(self, eqn: JaxprEqn, paths: Sequence[str]) -> None:
-        """Nothing to do: `find` tells of such places."""

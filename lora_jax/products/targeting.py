@@ -49,12 +49,6 @@ def selects(pattern: str, site: Site) -> bool:
     return targets.matches(pattern, *site.names)
 
 
-def counts(config: LoRAConfig, sites: Mapping[str, Site]) -> dict[str, int]:
-    """How many of the chosen leaves each target selects."""
-    found = [site for site in sites.values() if is_chosen(config, site)]
-    return {pattern: sum(selects(pattern, site) for site in found) for pattern in config.targets}
-
-
 def _require_all(field: str, patterns, able: Mapping[str, Site], sites: Mapping[str, Site]) -> None:
     """Raises TargetError where a pattern selects none of these."""
     found = {pattern: sum(selects(pattern, site) for site in able.values()) for pattern in patterns}

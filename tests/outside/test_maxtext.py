@@ -42,6 +42,13 @@ QUIET = {
     "skip_jax_distributed_system": True,
     "log_config": False,
 }
+EXPERTS = {
+    "decoder_block": "mixtral",
+    "num_experts": 4,
+    "base_moe_mlp_dim": 24,
+    "num_experts_per_tok": 3,
+    "megablox": False,
+}
 NORMS = ("pre_self_attention_layer_norm", "post_self_attention_layer_norm")
 
 
@@ -80,20 +87,6 @@ class TestMaxText(Bars):
         "scanned": scanned,
         "scanned, without remat": lambda: scanned(remat_policy="none"),
         "unrolled, tied": tied,
-        "experts": lambda: scanned(
-            decoder_block="mixtral",
-            num_experts=4,
-            base_moe_mlp_dim=24,
-            num_experts_per_tok=3,
-            megablox=False,
-            sparse_matmul=False,
-        ),
-        "experts, ragged": lambda: scanned(
-            decoder_block="mixtral",
-            num_experts=4,
-            base_moe_mlp_dim=24,
-            num_experts_per_tok=3,
-            megablox=False,
-            sparse_matmul=True,
-        ),
+        "experts": lambda: scanned(**EXPERTS, sparse_matmul=False),
+        "experts, ragged": lambda: scanned(**EXPERTS, sparse_matmul=True),
     }
