@@ -10,7 +10,7 @@ class LoRAError(ValueError):
     """Base class of every error that lora_jax raises on purpose. Paths in its message are as patterns have them (`lora_jax.keys`)."""
 
     def __str__(self) -> str:
-        return plain(super().__str__())
+        return printable(plain(super().__str__()))
 
 
 class ConfigError(LoRAError):
@@ -51,6 +51,15 @@ class ModelError(LoRAError):
 
 class CustomDerivativeWarning(UserWarning):
     """An adapted weight goes into a function with a derivative of its own, which holds for the base alone."""
+
+
+def printable(text: str) -> str:
+    """A text whose signs a terminal only shows: control characters, as a tensor's name in a file may have them, are spelt out.
+
+    >>> print(printable("layer\x1b[2J"))
+    layer\\x1b[2J
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: BaseException) -> str:

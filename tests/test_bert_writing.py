@@ -16,7 +16,6 @@ from etils import epath
 from flax.traverse_util import unflatten_dict
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-from lora_jax import files
 from lora_jax.errors import ModelError
 from lora_jax.models import bert_folder, weight_files
 from lora_jax.models.bert import BertForMaskedLM, BertForSequenceClassification
@@ -127,67 +126,10 @@ def test_parameters_that_do_not_fit_the_config_are_not_written(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_write_that_fails_leaves_the_old_files(tmp_path, monkeypatch):
-    before = contents(write(tmp_path))
-
-    def full(self, content):
-        with self.open("wb") as file:
-            file.write(content[:10])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(PATH, "write_bytes", full)
-    with pytest.raises(ModelError, match=r"cannot write .*model\.safetensors: No space left on device\.$"):
-        bert_folder.write(tmp_path, folder().config, jax.tree.map(lambda leaf: np.asarray(leaf) + 1, folder().params))
-    assert contents(tmp_path) == before
-
-
-def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path, monkeypatch):
-    """At the moment of the exchange both are whole."""
-    file, seen, replace = tmp_path / "file", [], PATH.replace
-    file.write_bytes(b"old")
-
-    def watched(self, target):
-        seen.append((self.read_bytes(), target.read_bytes(), self.parent == target.parent))
-        return replace(self, target)
-
-    monkeypatch.setattr(PATH, "replace", watched)
-    files.write_atomically(file, b"new")
-    assert seen == [(b"new", b"old", True)]
-    assert contents(tmp_path) == {"file": b"new"}
-
-
-def test_files_that_belong_together_are_never_mixed(tmp_path, monkeypatch):
-    """Stopped between the two exchanges, the folder lacks the file that names the other; it has not an old one beside a new one."""
-    tensors, names = tmp_path / "tensors", tmp_path / "names"
-    files.write_together({tensors: b"old", names: b"old"})
-    replace = PATH.replace
-
-    def once(self, target):
-        if target == names:
-            raise KeyboardInterrupt
-        return replace(self, target)
-
-    monkeypatch.setattr(PATH, "replace", once)
-    with pytest.raises(KeyboardInterrupt):
-        files.write_together({tensors: b"new", names: b"new"})
-    assert contents(tmp_path) == {"tensors": b"new"}
-
-
-def test_files_that_belong_together_stay_when_the_second_cannot_be_written(tmp_path):
-    kept, folder = tmp_path / "kept", tmp_path / "folder"
-    kept.write_bytes(b"old")
-    folder.mkdir()
-    (folder / "inner").write_bytes(b"")
-    with pytest.raises(ModelError, match="cannot write .*folder/inner/file: "):
-        files.write_together({kept: b"new", folder / "inner" / "file": b"new"})
-    assert kept.read_bytes() == b"old"
-    assert not list(tmp_path.glob(".*"))
-
-
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ModelError, match=r"cannot write .*model\.safetensors: "):
+        with pytest.raises(ModelError, match="cannot write .*: (File exists|Not a directory)"):
             write(path)
 
 

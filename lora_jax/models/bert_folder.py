@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,15 @@ from lora_jax.tree import flat, nested
 
 NAMES = torch_names.Names(embeddings=".*_embeddings", norms="LayerNorm")
 ARCHITECTURES = {"cls": "BertForMaskedLM", "classifier": "BertForSequenceClassification"}  # by their heads
+LAYER = r"bert\.encoder\.layer\.(\d+)\."
 BUFFERS = re.compile(r"(.*\.)?(position_ids|token_type_ids)")
 EMBEDDING, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"  # two names of one tensor
+FIELDS = {
+    **typing.get_type_hints(BertConfig),
+    "position_embedding_type": str | None,
+    "is_decoder": bool | None,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,15 +67,12 @@ def read(path: str | os.PathLike) -> BertFolder:
     if {DECODER, EMBEDDING} <= tensors.keys() and not np.array_equal(tensors[DECODER], tensors[EMBEDDING]):
         raise ModelError(f"{folder}: {DECODER} is not the embedding matrix; only tied ones are supported.")
     paths = {_path(name): name for name in tensors}
+    torch_names.require_layers(folder / config_file.NAME, config.num_hidden_layers, tensors, LAYER)
     shapes = {path: torch_names.turned(path, tensors[name].shape) for path, name in paths.items()}
     expected = _shapes(config, _labels(shapes))
     kept = {path: name for path, name in paths.items() if path in expected or path.startswith("bert/")}
     problems = _problems(expected, {path: shapes[path] for path in kept})
-    problems += [
-        f"{name} is {tensors[name].dtype}, expected floating point"
-        for name in kept.values()
-        if not jnp.issubdtype(tensors[name].dtype, jnp.floating)
-    ]
+    problems += torch_names.odd_values({name: tensors[name] for name in kept.values()})
     torch_names.raise_for(f"{folder}: the weights do not fit config.json", problems)
     leaves = {path: torch_names.as_ours(path, tensors[name]) for path, name in kept.items()}
     return BertFolder(folder, config, nested(leaves), tuple(sorted(tensors.keys() - kept.values())))
@@ -76,7 +80,7 @@ def read(path: str | os.PathLike) -> BertFolder:
 
 def read_config(folder: epath.Path) -> BertConfig:
     """The BertConfig of `folder/config.json`; dropouts and the like default to BERT's."""
-    file, values = config_file.read(folder, "bert", assumed="bert")
+    file, values = config_file.read(folder, "bert", FIELDS, assumed="bert")
     if values.get("position_embedding_type", "absolute") != "absolute" or values.get("is_decoder", False):
         raise ModelError(f"{file}: relative positions and decoders are not supported; only BERT's plain encoder is.")
     known = {field.name for field in dataclasses.fields(BertConfig)}
@@ -174,12 +178,11 @@ def write(path: str | os.PathLike, config: BertConfig, params: Mapping[str, Any]
     shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
     torch_names.raise_for("the parameters do not fit the config", _problems(_shapes(config, _labels(shapes)), shapes))
     folder = epath.Path(path)
-    weight_files.write(
-        folder, {torch_names.name(leaf): torch_names.as_theirs(leaf, value, dtype) for leaf, value in leaves.items()}
-    )
+    tensors = {torch_names.name(leaf): torch_names.as_theirs(leaf, value, dtype) for leaf, value in leaves.items()}
+    torch_names.raise_for(f"the parameters cannot be written as {jnp.dtype(dtype)}", torch_names.odd_values(tensors))
     about = {"model_type": "bert", **dataclasses.asdict(config), "pad_token_id": 0}
     about["architectures"] = [next((name for head, name in ARCHITECTURES.items() if head in params), "BertModel")]
     if "classifier/kernel" in shapes:
         labels = {i: f"LABEL_{i}" for i in range(_labels(shapes))}
         about |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-    config_file.write(folder, about)
+    weight_files.write(folder, tensors, about)

@@ -6,6 +6,7 @@ Here the layers are one module, stacked along axis 0; there each has its number 
 import dataclasses
 import os
 import re
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,14 @@ HEAD = "lm_head/kernel"
 BUFFERS = re.compile(r".*rotary_emb\.inv_freq")
 # What a config.json may say that this decoder does not do -> the one value that is plain Llama.
 PLAIN = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "rope_scaling": None}
+FIELDS = {
+    **{
+        name: kind if name in ("vocab_size",) else kind | None
+        for name, kind in typing.get_type_hints(CausalLMConfig).items()
+    },
+    "rope_parameters": dict | None,
+    "head_dim": int | None,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,12 +71,15 @@ def read(path: str | os.PathLike) -> CausalFolder:
     """
     folder = epath.Path(path)
     config = read_config(folder)
-    tensors = {NAMES.path(name): t for name, t in weight_files.read(folder).items() if not BUFFERS.fullmatch(name)}
+    found = {name: tensor for name, tensor in weight_files.read(folder).items() if not BUFFERS.fullmatch(name)}
+    torch_names.require_layers(folder / config_file.NAME, config.num_hidden_layers, found, r"model\.layers\.(\d+)\.")
+    tensors = {NAMES.path(name): tensor for name, tensor in found.items()}
     if config.tie_word_embeddings:
         _drop_tied_head(folder, tensors)
     expected = _unstacked_shapes(config)
     shapes = {path: torch_names.turned(path, tensor.shape) for path, tensor in tensors.items()}
-    torch_names.raise_for(f"{folder}: the weights do not fit config.json", torch_names.problems(expected, shapes))
+    problems = torch_names.problems(expected, shapes) + torch_names.odd_values(found)
+    torch_names.raise_for(f"{folder}: the weights do not fit config.json", problems)
     leaves = {path: torch_names.as_ours(path, tensor) for path, tensor in tensors.items()}
     return CausalFolder(folder, config, nested(_stacked(leaves, config.num_hidden_layers)))
 
@@ -80,7 +92,7 @@ def _drop_tied_head(folder: epath.Path, tensors: dict[str, np.ndarray]) -> None:
 
 def read_config(folder: epath.Path) -> CausalLMConfig:
     """The CausalLMConfig of `folder/config.json`."""
-    file, values = config_file.read(folder, "llama")
+    file, values = config_file.read(folder, "llama", FIELDS)
     return _from_values(file, values)
 
 
@@ -126,11 +138,10 @@ def write(
     torch_names.raise_for("the parameters do not fit the config", torch_names.problems(_shapes(config), shapes))
     folder = epath.Path(path)
     alone = _unstacked(leaves)
-    weight_files.write(
-        folder, {torch_names.name(p): torch_names.as_theirs(p, leaf, dtype) for p, leaf in alone.items()}
-    )
+    tensors = {torch_names.name(p): torch_names.as_theirs(p, leaf, dtype) for p, leaf in alone.items()}
+    torch_names.raise_for(f"the parameters cannot be written as {jnp.dtype(dtype)}", torch_names.odd_values(tensors))
     about = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **dataclasses.asdict(config), **PLAIN}
-    config_file.write(folder, about)
+    weight_files.write(folder, tensors, about)
 
 
 def _shapes(config: CausalLMConfig) -> dict[str, tuple[int, ...]]:
@@ -139,18 +150,26 @@ def _shapes(config: CausalLMConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _unstacked_shapes(config: CausalLMConfig) -> dict[str, tuple[int, ...]]:
-    return {path: leaf.shape for path, leaf in _unstacked({p: np.empty(s) for p, s in _shapes(config).items()}).items()}
+    """Of one layer each; nothing of these sizes is made."""
+    found = {}
+    for path, shape in _shapes(config).items():
+        found |= dict.fromkeys(_layers(path, shape[0]), shape[1:]) if _is_stacked(path) else {path: shape}
+    return found
+
+
+def _is_stacked(path: str) -> bool:
+    return path.startswith("model/layers/")
+
+
+def _layers(path: str, count: int) -> list[str]:
+    return [f"model/layers/{i}/{path.removeprefix('model/layers/')}" for i in range(count)]
 
 
 def _unstacked(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """ "model/layers/x" [L, ...] as "model/layers/0/x", "model/layers/1/x" ..."""
     found = {}
     for path, leaf in leaves.items():
-        if path.startswith("model/layers/"):
-            rest = path.removeprefix("model/layers/")
-            found |= {f"model/layers/{i}/{rest}": layer for i, layer in enumerate(leaf)}
-        else:
-            found[path] = leaf
+        found |= dict(zip(_layers(path, len(leaf)), leaf, strict=True)) if _is_stacked(path) else {path: leaf}
     return found
 
 

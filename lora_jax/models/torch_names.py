@@ -6,7 +6,7 @@ A tensor's name is the parameter's path with "." for "/"; only the last part has
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +16,9 @@ import numpy as np
 from lora_jax.errors import ModelError
 
 WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+MOST_LAYERS = (
+    1000  # a config that says more than the weights have is not followed; up to here each missing tensor is named
+)
 Shape = tuple[int, ...]
 
 
@@ -87,6 +90,26 @@ def problems(expected: Mapping[str, Shape], found: Mapping[str, Shape], *, optio
             if path in expected and shape != expected[path]
         ),
     ]
+
+
+def odd_values(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """One phrase for each tensor, by its name, that is not of floating point, or has NaN or infinity in it."""
+    whole = {name: t for name, t in tensors.items() if not jnp.issubdtype(t.dtype, jnp.floating)}
+    return [
+        *(f"{name} is {tensor.dtype}, expected floating point" for name, tensor in whole.items()),
+        *(f"{name} is not finite" for name, t in tensors.items() if name not in whole and not np.isfinite(t).all()),
+    ]
+
+
+def require_layers(file: Any, layers: int, names: Iterable[str], pattern: str) -> None:
+    """Raises ModelError where a config says many more layers than the tensors have, before anything of that size is built.
+
+    Args:
+      pattern: a regular expression at the beginning of a tensor's name whose one group is the number of its layer.
+    """
+    found = {int(match[1]) for name in names if (match := re.match(pattern, name))}
+    if layers > max(MOST_LAYERS, len(found)):
+        raise ModelError(f"{file}: num_hidden_layers is {layers}, and the weights have {len(found)} layers.")
 
 
 def raise_for(what: str, found: list[str]) -> None:

@@ -1,15 +1,16 @@
 """Tensors in a Hugging Face folder: model.safetensors (also sharded), or pytorch_model.bin where torch is installed."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from lora_jax.errors import ModelError, first_line
-from lora_jax.files import local, read_safetensors, write_safetensors
+from lora_jax.files import as_safetensors, local, read_json, read_safetensors, require_fields, write_folder
+from lora_jax.models import config_file
 
 SAFE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 FILES = (SAFE, INDEX, "model-*.safetensors", "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
@@ -75,8 +76,7 @@ def read(folder: epath.Path) -> dict[str, np.ndarray]:
     if (folder / SAFE).is_file():
         return read_safetensors(folder / SAFE)
     if (folder / INDEX).is_file():
-        shards = _shards(folder / INDEX)
-        return {name: tensor for shard in shards for name, tensor in read_safetensors(folder / shard).items()}
+        return _read_shards(folder, _shards(folder / INDEX))
     if (folder / PICKLED).is_file():
         return _read_pickled(folder / PICKLED)
     raise ModelError(f"{folder}: there are no weights in it, neither {SAFE} nor {PICKLED}.")
@@ -84,10 +84,20 @@ def read(folder: epath.Path) -> dict[str, np.ndarray]:
 
 def _shards(index: epath.Path) -> list[str]:
     """The names of the files that an index names."""
-    try:
-        return sorted({pathlib.PurePath(shard).name for shard in json.loads(index.read_text())["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} cannot be read ({type(error).__name__}: {error}).") from error
+    fields = {"weight_map": dict[str, str]}
+    said = require_fields(read_json(index), str(index), fields, required=tuple(fields))
+    return sorted({pathlib.PurePath(shard).name for shard in said["weight_map"].values()})
+
+
+def _read_shards(folder: epath.Path, shards: list[str]) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for shard in shards:
+        found = read_safetensors(folder / shard)
+        twice = sorted(found.keys() & tensors.keys())
+        if twice:
+            raise ModelError(f"{folder}: {twice[0]} is in two of its files; fetch them again.")
+        tensors |= found
+    return tensors
 
 
 def _read_pickled(file: epath.Path) -> dict[str, np.ndarray]:
@@ -106,6 +116,6 @@ def _read_pickled(file: epath.Path) -> dict[str, np.ndarray]:
         raise ModelError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}).") from error
 
 
-def write(folder: epath.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes model.safetensors. Raises ModelError where it cannot be written."""
-    write_safetensors(folder / SAFE, tensors)
+def write(folder: epath.Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Writes model.safetensors and config.json, both or neither. Raises ModelError where they cannot be written."""
+    write_folder(folder, {SAFE: as_safetensors(tensors), config_file.NAME: config_file.content(about)})

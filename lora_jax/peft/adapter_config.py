@@ -1,7 +1,6 @@
 """`adapter_config.json`: what is written, and what is understood of it. What is not supported is refused by name."""
 
 import collections
-import json
 import math
 import re
 import warnings
@@ -12,7 +11,8 @@ import numpy as np
 from etils import epath
 
 from lora_jax.config import LoRAConfig, scale_of
-from lora_jax.errors import PeftError, closest, first_line
+from lora_jax.errors import PeftError, closest
+from lora_jax.files import read_json
 from lora_jax.peft import fields, names
 
 NAME = "adapter_config.json"
@@ -48,10 +48,7 @@ def read(folder: epath.Path) -> dict[str, Any]:
         raise PeftError(
             f"{folder}: there is no {NAME} in it; name a folder that PEFT's save_pretrained or lora_jax.peft.save wrote."
         )
-    try:
-        values = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
-        raise PeftError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}).") from error
+    values = read_json(file, error=PeftError)
     if not isinstance(values, dict) or values.get("peft_type") != "LORA":
         kind = values.get("peft_type") if isinstance(values, dict) else None
         raise PeftError(f"{file}: peft_type is {kind!r}; only 'LORA' can be read.")

@@ -8,11 +8,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
-from lora_jax.files import as_safetensors, write_together
+from lora_jax.files import as_safetensors, write_folder
 from lora_jax.leaves import adapter_at, is_adapter_leaf, kernel_path, modules, owner, owners, require_fit
 from lora_jax.lowrank import pad_rank
 from lora_jax.partition import Mask, trainable_paths
@@ -89,8 +88,8 @@ def save(
         modules_to_save=heads or None,
         task_type=task_type,
     )
-    folder, text = epath.Path(folder), json.dumps(about, indent=2, sort_keys=True) + "\n"
-    write_together({folder / TENSORS: as_safetensors(stored), folder / adapter_config.NAME: text.encode()})
+    text = json.dumps(about, indent=2, sort_keys=True) + "\n"
+    write_folder(folder, {TENSORS: as_safetensors(stored), adapter_config.NAME: text.encode()})
 
 
 def _layers(leaves: Mapping[str, Any], layout: Mapping[str, Site], names_of: Names) -> dict[str, Layer]:

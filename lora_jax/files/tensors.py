@@ -1,0 +1,52 @@
+"""Tensors in the safetensors format."""
+
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors.numpy
+from etils import epath
+
+from lora_jax.errors import ModelError, first_line
+from lora_jax.files.json_text import parse
+from lora_jax.files.paths import local
+from lora_jax.files.replacing import write_atomically
+
+MAX_HEADER = 100_000_000  # bytes; the format's own bound
+
+
+def read_safetensors(file: str | epath.PathLike) -> dict[str, np.ndarray]:
+    """All tensors of a file by name. Raises ModelError where it cannot be read, or has a name twice."""
+    try:
+        with local(file) as path:  # `safetensors.numpy.load` of its bytes would know no bfloat16
+            _require_header(path)
+            return safetensors.numpy.load_file(path)
+    except ModelError as error:
+        raise ModelError(f"{file} cannot be read as safetensors ({str(error).rstrip('.')}); fetch it again.") from error
+    except Exception as error:  # its own error; OSError; AttributeError for a dtype that numpy lacks, as float8
+        raise ModelError(
+            f"{file} cannot be read as safetensors ({type(error).__name__}: {first_line(error)}); fetch it again."
+        ) from error
+
+
+def _require_header(path: pathlib.Path) -> None:
+    """Raises ModelError for a header that has a name twice, of which the format's own reader takes one."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size <= MAX_HEADER:
+            parse(file.read(size), "its header")
+
+
+def write_safetensors(file: str | epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
+    """Atomically, byte for byte the same for the same tensors, with the metadata that other loaders ask for.
+
+    Raises:
+      ModelError: as `write_atomically`.
+    """
+    write_atomically(file, as_safetensors(tensors))
+
+
+def as_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a file of these tensors."""
+    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    return safetensors.numpy.save(ordered, metadata={"format": "pt"})
