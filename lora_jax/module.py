@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from lora_jax import products
+from lora_jax import known, products
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError
 from lora_jax.leaves import modules, require_whole
@@ -170,6 +170,7 @@ class LoRA(nn.Module):
         _require_linen(self.base_module)
         variables = jax.eval_shape(lambda key: self.base_module.init(key, *args, **kwargs), key)
         require_base(type(self.base_module).__name__, flat(variables.get("params", {})), flat(base_params))
+        known.remember(flat(base_params), variables)
         streams = key if isinstance(key, Mapping) else {"params": key}
         return self._beside(streams["params"], base_params, *args, variables=variables, rngs=streams, **kwargs)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from lora_jax import products
+from lora_jax import known, products
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, TreeError
 from lora_jax.mode import is_training
@@ -61,6 +61,7 @@ class FunctionLoRA:
         """What `lora_jax.adapt` gives; call that."""
         if self.like is None:
             _require_plain(base_params)
+        known.remember(named(base_params))
         return products.adapt(key, base_params, self._unboxing, self.config, *args, **kwargs)
 
     def _unboxing(self, params: Any, *args: Any, **kwargs: Any) -> Any:

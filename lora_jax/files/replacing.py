@@ -139,11 +139,15 @@ def temporary_name(folder: pathlib.Path, name: str) -> pathlib.Path:
     return folder / f".{name[:100]}.{secrets.token_hex(8)}{TEMPORARY}"
 
 
-def remove_abandoned(folder: pathlib.Path, name: str) -> None:
-    """Removes what a process that was killed long ago left of a file or folder of this name."""
+def remove_abandoned(folder: pathlib.Path, name: str = "") -> None:
+    """Removes what a process that was killed long ago left of a file or folder of this name, or of any."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            if path.name.startswith(f".{name[:100]}.") and path.name.endswith(TEMPORARY) and _is_abandoned(path):
+            if (
+                path.name.startswith(f".{name[:100]}.".replace("..", "."))
+                and path.name.endswith(TEMPORARY)
+                and _is_abandoned(path)
+            ):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from lora_jax import axes, products
+from lora_jax import axes, known, products
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, TreeError
 from lora_jax.layout import Layout, has_odd_padding
@@ -138,6 +138,7 @@ class LoRA:
         """
         params = as_tree(base_params)
         require_base(type(self.base_module).__name__, flat(self.base_params), flat(params))
+        known.remember(flat(params))
         if args or kwargs:
             return products.adapt(key, params, self._run(method), self.config, None, *args, **kwargs)
         targeting.require_known(self.config, self._others.values())

@@ -15,7 +15,8 @@ from experiments.common import phases
 from experiments.common.classification import cross_entropy, errors_by_class
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
-from lora_jax import LoRA, LoRAConfig, checkpoint, sweep, trainable_mask
+from lora_jax import LoRA, LoRAConfig, sweep, trainable_mask
+from lora_jax.checkpoint import store
 from lora_jax.models.mlp import MLP
 
 MODEL = LoRA(MLP(hidden=(5,), dropout=0.3), LoRAConfig(rank=2, dropout=0.1))
@@ -160,8 +161,13 @@ def test_damaged_saves_cost_what_came_after_the_last_whole_one(killed, uninterru
 
 
 def test_a_save_of_another_base_is_no_damage(killed, monkeypatch):
-    load = checkpoint._load
-    monkeypatch.setattr(checkpoint, "_load", lambda *args: (load(*args)[0], load(*args)[1] | {"base": "another"}))
+    read = store.read
+
+    def of_another_base(*args):
+        saved = read(*args)
+        return saved._replace(about={**saved.about, "base": "another"})
+
+    monkeypatch.setattr(store, "read", of_another_base)
     with pytest.raises(UserError, match=r"belongs to another base.*; remove (\S+) and run the same command"):
         train(killed)
 

@@ -1,0 +1,79 @@
+"""Whole training states: what a run goes on from."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from lora_jax.checkpoint import store
+from lora_jax.checkpoint.fingerprints import fingerprint, leaves_of, names_of
+from lora_jax.config import LoRAConfig
+from lora_jax.mesh import is_key
+
+
+def save_state(
+    directory: str | epath.PathLike,
+    state: Any,
+    frozen: Any,
+    config: LoRAConfig | None,
+    *,
+    step: int,
+    run: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Saves a whole training state (parameters, optimiser, PRNG keys, counters), bound to its frozen tree and config.
+
+    Args:
+      run: what else it is bound to, a digest of the run's settings say; `restore_state` must be told the same.
+      overwrite: replaces the checkpoint of this very step, in one step on a disk.
+
+    Raises:
+      CheckpointError: as `save_adapter`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_state(folder, {"lora_b": np.ones(2), "key": jax.random.key(3)}, {"kernel": np.ones(2)}, None, step=1)
+    ...     store.latest_step(folder)
+    1
+    """
+    about = store.about(leaves := leaves_of(state), config, fingerprint(frozen), run)
+    store.write(directory, step, leaves, about, overwrite=overwrite)
+
+
+def restore_state(
+    directory: str | epath.PathLike,
+    like: Any,
+    frozen: Any,
+    config: LoRAConfig | None,
+    *,
+    step: int | None = None,
+    run: str | None = None,
+) -> Any:
+    """The training state that `save_state` wrote, in the structure of `like` (a fresh state); training goes on bitwise.
+
+    Raises:
+      CheckpointError: as `restore_adapter`, and where it is another run's.
+
+    >>> import tempfile
+    >>> frozen = {"kernel": np.ones(2)}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_state(folder, {"lora_b": np.full(2, 5.0), "key": jax.random.key(3)}, frozen, None, step=1)
+    ...     state = restore_state(folder, {"lora_b": np.zeros(2), "key": jax.random.key(0)}, frozen, None)
+    >>> state["lora_b"].tolist(), bool(state["key"] == jax.random.key(3))
+    ([5.0, 5.0], True)
+    """
+    saved = store.read(directory, step)
+    store.require_config(saved, config)
+    store.require_run(saved, run)
+    store.require_leaves(saved, leaves_of(like))
+    store.require_base(saved, fingerprint(frozen))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    values = [_as_leaf(saved.arrays[name], leaf) for name, (_, leaf) in zip(names_of(leaves), leaves, strict=True)]
+    return jax.tree_util.tree_unflatten(structure, values)
+
+
+def _as_leaf(value: np.ndarray, like: Any) -> jax.Array:
+    if is_key(like):
+        return jax.random.wrap_key_data(jax.numpy.asarray(value), impl=jax.random.key_impl(like))
+    return jax.numpy.asarray(value)
