@@ -305,7 +305,9 @@ def whole(folder):
     """What can be read in a folder that a killed process left: the newest step and its value."""
     step = checkpoint.latest_step(folder)
     return (
-        None if step is None else (step, float(checkpoint.restore_state(folder, {"w": np.zeros(3, np.float32)}, {}, None)["w"][0]))
+        None
+        if step is None
+        else (step, float(checkpoint.restore_state(folder, {"w": np.zeros(3, np.float32)}, {}, None)["w"][0]))
     )
 
 

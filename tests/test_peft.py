@@ -174,9 +174,9 @@ def test_an_adapter_of_another_model_is_refused(name, other):
     ("values", "message"),
     [
         ({"peft_type": "IA3"}, "'IA3'; only 'LORA'"),
-        ({"target_parameters": ["experts"]}, "target_parameters="),
-        ({"trainable_token_indices": [1, 2]}, r"trainable_token_indices=\[1, 2\]"),
-        ({"lora_bias": True}, "lora_bias=True"),
+        ({"target_parameters": ["experts"]}, "target_parameters names 'experts', and names_of= calls no parameter so"),
+        ({"trainable_token_indices": [1, 2]}, r"missing the rows that trainable_token_indices=\[1, 2\] names"),
+        ({"lora_bias": True}, "missing .*query.lora_B.bias"),
         ({"something_new": 3}, "something_new=3"),
         ({"init_lora_weights": "pissa"}, "changed base.*path_initial_model_for_weight_conversion"),
         ({"lora_alpha": None}, "lora_alpha missing"),
@@ -195,7 +195,6 @@ def test_an_adapter_of_another_model_is_refused(name, other):
         ({"modules_to_save": ["classifier", "query"]}, "unexpected adapter of .*query"),
         ({"rank_pattern": {"nosuch": 4}}, "rank_pattern names 'nosuch', and no adapter"),
         ({"alpha_pattern": {"nosuch": 4}}, "alpha_pattern names 'nosuch', and no adapter"),
-        ({"eva_config": {"rho": 2.0}}, "not supported: eva_config="),
         ({"r": 10**15}, r"expected \[1000000000000000, 12\]"),
     ],
 )
@@ -246,6 +245,10 @@ def test_an_alpha_is_looked_at_where_a_rank_has_its_name(tmp_path):
         {"layers_to_transform": []},
         {"modules_to_save": None},  # PEFT of old did not say so: a SEQ_CLS has its classifier
         {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}, "rank_pattern": {"query": 4}},
+        {"eva_config": {"rho": 2.0}},  # init_lora_weights decides
+        {"init_lora_weights": "mica"},
+        {"init_lora_weights": "Gaussian"},
+        {"ensure_weight_tying": True},
     ],
     ids=str,
 )

@@ -9,7 +9,9 @@ import numpy as np
 LARGEST = float(np.finfo(np.float32).max)  # scales are float32
 # PEFT's own regular expressions: what a file gives is a part of them, so that only the whole shows whether it is one.
 KEY_OF_PATTERN = r"(.*\.)?({})$"
-NUMBER_OF_LAYER = r".*\.{}\.(\d+)\."
+SAVED = r"(^|.*\.){}($|\..*)"
+FIRST_NUMBER, FIRST_NUMBER_AFTER = r".*?\.[^.]*\.(\d+)\.", r"(?:^|.*?\.){}\.(\d+)\."
+LAST_NUMBER = r".*\.{}\.(\d+)\."  # before mid 2026
 
 
 def problems(values: Mapping[str, Any]) -> list[str]:
@@ -68,6 +70,24 @@ def _are_names(value: Any) -> bool:
     return _is_list_of(_is_name, value)
 
 
+def _are_saved(value: Any) -> bool:
+    return _are_names(value) and all(_is_regex(SAVED.format(name)) for name in value)
+
+
+def _are_rows(value: Any) -> bool:
+    return _is_list_of(_is_row, value) and len(set(value)) == len(value)
+
+
+def _is_row(value: Any) -> bool:
+    return _is_whole(value) and value >= 0
+
+
+def _are_tokens(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_name(name) and _are_rows(rows) for name, rows in value.items())
+    return _are_rows(value)
+
+
 def _are_modules(value: Any) -> bool:
     return _is_regex(value) if isinstance(value, str) else _are_names(value)
 
@@ -77,7 +97,7 @@ def _are_layers(value: Any) -> bool:
 
 
 def _names_layers(value: Any) -> bool:
-    return isinstance(value, str) and _is_regex(NUMBER_OF_LAYER.format(value), groups=1)
+    return isinstance(value, str) and _is_regex(FIRST_NUMBER_AFTER.format(value), groups=1)
 
 
 def _name_layers(value: Any) -> bool:
@@ -116,11 +136,15 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "layers_to_transform": (_are_layers, "a whole number, or a list of such"),
     "lora_alpha": (_is_positive, "a positive number"),
     "lora_dropout": (_is_rate, "a number in [0, 1)"),
-    "modules_to_save": (_are_names, "a list of names"),
+    "ensure_weight_tying": (_is_flag, "true or false"),
+    "lora_bias": (_is_flag, "true or false"),
+    "modules_to_save": (_are_saved, "a list of names that are regular expressions too"),
     "r": (_is_rank, "a positive whole number"),
     "rank_pattern": (_are_ranks, "regular expressions with a positive whole number each"),
     "target_modules": (_are_modules, MODULES),
     "task_type": (_is_text, "a text"),
+    "target_parameters": (_are_names, "a list of names"),
+    "trainable_token_indices": (_are_tokens, "a list of different rows, or such a list for each of some names"),
     "use_dora": (_is_flag, "true or false"),
     "use_rslora": (_is_flag, "true or false"),
 }

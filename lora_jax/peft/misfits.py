@@ -5,20 +5,33 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax.peft import adapter_config, tensors
+from lora_jax.peft import adapter_config, experts, targeting, tensors, ties, tokens
+from lora_jax.peft.keys import Found
+from lora_jax.peft.model import Model
 from lora_jax.peft.names import Slot
 from lora_jax.peft.places import Place
+from lora_jax.peft.ties import Copies
+
+OUTPUT = "lm_head"  # whose weight PEFT saves beside its adapter, by constants.EMBEDDING_LAYER_NAMES
 
 
-def misfits(values, found, adapters, others, slots, places, layout) -> list[str]:
-    """All of them: `found` are the tensors by key, `adapters` and `others` the same by what they belong to."""
+def misfits(values, found: Found, model: Model, copies: Copies) -> list[str]:
+    """All of them.
+
+    Args:
+      found: what the file has, adapters by what they adapt, without the copies that tied tables have.
+    """
+    adapters, others = found.adapters, found.others
     return [
-        *adapter_config.idle(values, slots, adapters),
-        *_unusable(found),
-        *_untargeted(values, adapters, slots, layout),
-        *_problems(values, adapters, slots, layout),
-        *_odd(values, others, places, adapters),
-        *_missing(values, others, places, adapters),
+        *copies.problems,
+        *targeting.idle(values, model.slots, {*adapters, *copies.adapters}),
+        *_idle_parameters(values, model),
+        *_unusable(found.every),
+        *_untargeted(values, adapters, model),
+        *_problems(values, adapters, model, copies),
+        *_odd(values, others, model.places, adapters),
+        *_missing(values, others, model.places, adapters),
+        *tokens.misfits(values, found.rows, model.places, model.layout, bool(model.tied)),
     ]
 
 
@@ -38,32 +51,56 @@ def _is_finite(tensor: np.ndarray) -> bool:
         return bool(np.isfinite(np.asarray(tensor, np.float32)).all())
 
 
-def _untargeted(values, adapters, slots: Mapping[str, Slot], layout) -> list[str]:
-    """One phrase for each adapter that target_modules names and the file lacks, or the other way round."""
-    sites = {path: layout[slot.module] for path, slot in slots.items()}
-    named = adapter_config.targeted(values, {path: site.is_linear for path, site in sites.items()})
+def _idle_parameters(values, model: Model) -> list[str]:
+    told = values.get("target_parameters") or []
+    every = {*model.slots, *(f"{path}.weight" for path in model.slots)}
+    idle = [
+        name
+        for name in told
+        if not any(targeting.names_parameter({"target_parameters": [name]}, path) for path in every)
+    ]
+    return [f"target_parameters names {name!r}, and names_of= calls no parameter so" for name in idle]
+
+
+def _untargeted(values, adapters, model: Model) -> list[str]:
+    """One phrase for each adapter that is named as a target and not in the file, or the other way round."""
+    slots, layout = model.slots, model.layout
+    modules = {path: layout[slot.module].is_linear for path, slot in slots.items() if not slot.mark}
+    named = targeting.targeted(values, modules, adapters.keys())
+    named |= {
+        path for path in slots if targeting.names_parameter(values, path if slots[path].mark else f"{path}.weight")
+    }
     missing, unnamed = named - adapters.keys(), (adapters.keys() & slots.keys()) - named
-    if adapter_config.is_all_linear(values) and len(missing) == 1:
+    if targeting.is_all_linear(values) and len(missing) == 1:
         missing = set()  # PEFT leaves the output layer out; which one that is, only torch's class knows
+    if values.get("ensure_weight_tying"):  # torch's output layer is tied, and named by its table
+        unnamed = {
+            path
+            for path in unnamed
+            if not any(ties.is_copy(adapters[path], adapters[table]) for table in named & adapters.keys())
+        }
     return [
-        *(f"missing the adapter of {path}, which target_modules names" for path in sorted(missing)),
-        *(f"unexpected adapter of {path}, which target_modules does not name" for path in sorted(unnamed)),
+        *(f"missing the adapter of {path}, which {_field(slots[path])} names" for path in sorted(missing)),
+        *(f"unexpected adapter of {path}, which {_field(slots[path])} does not name" for path in sorted(unnamed)),
     ]
 
 
-def _problems(values, adapters, slots: Mapping[str, Slot], layout) -> list[str]:
+def _field(slot: Slot) -> str:
+    return "target_parameters" if slot.mark else "target_modules"
+
+
+def _problems(values, adapters, model: Model, copies: Copies) -> list[str]:
     """One phrase for each tensor of an adapter that is missing, unexpected or of another shape or rank."""
     lines = []
     for path, found in sorted(adapters.items()):
-        if path not in slots:
+        slot = model.slots.get(path)
+        if slot is None:
             lines.append(f"unexpected {path}, which is no layer of this model")
             continue
-        site = layout[slots[path].module]
-        tensors.require_torch_layout(path, site)
-        rank, allowed = tensors.rank_of(found) or 1, adapter_config.ranks(values, path)
-        expected = tensors.shapes(
-            site, rank if not allowed or rank in allowed else min(allowed), dora=bool(values.get("use_dora"))
+        tensors.require_torch_layout(
+            path, model.layout[slot.module], ties=path in copies.tables and not values.get("use_dora")
         )
+        expected = _expected(values, path, found, model)
         lines += [f"missing {path}.{suffix}" for suffix in sorted(expected.keys() - found.keys())]
         lines += [f"unexpected {path}.{suffix}" for suffix in sorted(found.keys() - expected.keys())]
         lines += [
@@ -71,7 +108,20 @@ def _problems(values, adapters, slots: Mapping[str, Slot], layout) -> list[str]:
             for suffix, shape in expected.items()
             if suffix in found and found[suffix].shape != shape
         ]
+        if np.any(found.get(tensors.BIAS, 0)) and model.bias(slot) is None:
+            lines.append(f"unexpected {path}.{tensors.BIAS}: the layer has no bias here, which could hold it")
     return lines if adapters else ["there is no adapter in it"]
+
+
+def _expected(values, path: str, found, model: Model) -> dict[str, tuple[int, ...]]:
+    """Suffix -> shape of an adapter's tensors, of the rank that it has where that is one it may have."""
+    slot = model.slots[path]
+    site, allowed = model.layout[slot.module], adapter_config.ranks(values, path)
+    rank = model.rank(path, found) or 1
+    rank = rank if not allowed or rank in allowed else min(allowed)
+    if experts.are_experts(slot):
+        return experts.shapes(site, rank, swapped=model.is_swapped(path, found))
+    return tensors.shapes(site, rank, dora=bool(values.get("use_dora")), bias=bool(values.get("lora_bias")))
 
 
 def _odd(values, others: Mapping[str, np.ndarray], places: Mapping[str, Place], adapters) -> list[str]:
@@ -80,7 +130,7 @@ def _odd(values, others: Mapping[str, np.ndarray], places: Mapping[str, Place], 
     for key, tensor in sorted(others.items()):
         if key not in places:
             continue
-        if not _is_announced(values, key, places[key], adapters):
+        if not _is_announced(values, key, places[key], adapters) and not _is_vocabulary(key, tensor, others, places):
             bias = values.get("bias") or "none"
             lines.append(f"unexpected {key}, of the base, which neither modules_to_save nor bias={bias!r} announces")
         elif tensor.shape != places[key].shape:
@@ -95,7 +145,17 @@ def _is_announced(values, key: str, place: Place, adapters) -> bool:
         return True
     if values.get("bias") == "all" and "bias" in key:  # PEFT's own rule: T5's relative_attention_bias.weight too
         return True
-    return adapter_config.keeps_embeddings(values) and place.module.rpartition(".")[2] in adapter_config.EMBEDDINGS
+    return _is_table(place) or (key.endswith("weight") and place.module in adapters and place.module.endswith(OUTPUT))
+
+
+def _is_table(place: Place) -> bool:
+    return place.path.rpartition("/")[2] == "embedding"
+
+
+def _is_vocabulary(key: str, tensor: np.ndarray, others: Mapping[str, np.ndarray], places: Mapping[str, Place]) -> bool:
+    """Whether it belongs to an output layer of the size of a table in the file: PEFT saves both (`save_embedding_layers`) and says so nowhere."""
+    sizes = {other.shape[0] for own, other in others.items() if own in places and _is_table(places[own]) and other.ndim}
+    return key.rpartition(".")[2] in ("weight", "bias") and tensor.ndim > 0 and tensor.shape[0] in sizes
 
 
 def _is_in(module: str, heads: tuple[str, ...]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from lora_jax import axes
 from lora_jax.errors import PeftError, closest
 from lora_jax.leaves import is_adapter_leaf
+from lora_jax.peft import fields
 from lora_jax.products.places import kernel_at
 from lora_jax.products.site import Site
 from lora_jax.tree import opened
@@ -71,11 +72,26 @@ def named_by(place: str) -> str:
     return place if told is None else told[0]
 
 
+EXPERTS = "[{}]"  # ends the name of a parameter of torch that holds all experts, "experts.up[{}]"
+PARAMETER = "[]"  # ends that of one that is a matrix of a module which is no Linear, "router.w[]"
+
+
+def split(name: str) -> tuple[str, str]:
+    """(torch path, mark of a parameter or "").
+
+    >>> split("layers.{}.experts.up[{}]"), split("layers.{}.mlp")
+    (('layers.{}.experts.up', '[{}]'), ('layers.{}.mlp', ''))
+    """
+    mark = next((mark for mark in (EXPERTS, PARAMETER) if name.endswith(mark)), "")
+    return name.removesuffix(mark), mark
+
+
 class Slot(NamedTuple):
     """Where a torch module's parameters lie in the Flax tree."""
 
     module: str  # the Flax module's path
-    index: tuple[int, ...]  # of the layer within its stack; () where there is none
+    index: tuple[int, ...]  # of the layer within its stack, without that of an expert; () where there is none
+    mark: str = ""  # that of a parameter: PEFT adapts it by target_parameters
 
 
 def slots(modules: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, Slot]:
@@ -89,7 +105,9 @@ def slots(modules: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, Slo
       PeftError: when a stacked layer's name has no place for its index, or two modules get one name.
 
     >>> slots({"layers/mlp": (2,)}, lambda path: "model.layers.{}.mlp")
-    {'model.layers.0.mlp': Slot(module='layers/mlp', index=(0,)), 'model.layers.1.mlp': Slot(module='layers/mlp', index=(1,))}
+    {'model.layers.0.mlp': Slot(module='layers/mlp', index=(0,), mark=''), 'model.layers.1.mlp': Slot(module='layers/mlp', index=(1,), mark='')}
+    >>> slots({"up": (3,)}, lambda path: "experts.up[{}]")
+    {'experts.up': Slot(module='up', index=(), mark='[{}]')}
     """
     found: dict[str, Slot] = {}
     for module, stack in modules.items():
@@ -97,8 +115,10 @@ def slots(modules: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, Slo
         if name.count("{}") != len(stack):
             raise PeftError(
                 f"{module} holds {stack or 'no'} stacked layers, and its torch name is {name!r}: it must have {len(stack)} {{}} for "
-                "their index; pass names_of=, a function from Flax paths to such names."
+                "their index; pass names_of=, a function from Flax paths to such names, and give experts that share a factor their own by "
+                "LoRAConfig(roles=...)."
             )
+        name, mark = split(name)
         for index, torch_path in spelt(name, stack):
             if not torch_path:
                 raise PeftError(
@@ -106,7 +126,11 @@ def slots(modules: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, Slo
                 )
             if torch_path in found:
                 raise PeftError(f"names_of= calls both {found[torch_path].module} and {module} {torch_path!r}.")
-            found[torch_path] = Slot(module, index)
+            if mark and "." not in torch_path:
+                raise PeftError(
+                    f"names_of= gives {module} the name {name + mark!r}; PEFT needs the module that holds such a parameter before it."
+                )
+            found[torch_path] = Slot(module, index, mark)
     return found
 
 
@@ -133,8 +157,9 @@ def universe(leaves: Mapping[str, Any], names_of: Names) -> set[str]:
     for path, leaf in leaves.items():
         if is_adapter_leaf(path):
             continue
-        for _, torch_path in spelt(names_of(path.rpartition("/")[0]), opened(leaf).shape):
-            parts = torch_path.split(".")
+        name, mark = split(names_of(path.rpartition("/")[0]))
+        for _, torch_path in spelt(name, opened(leaf).shape):
+            parts = torch_path.split(".")[: -1 if mark else None]
             found |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
     return found - {""}
 
@@ -178,12 +203,23 @@ def saved_name(path: str, every: set[str]) -> str:
 
 
 def pattern(path: str, among: Iterable[str]) -> str:
-    """A key of rank_pattern or alpha_pattern that means this module alone: PEFT matches keys at the end of paths.
+    """A key of rank_pattern or alpha_pattern that means this module alone: PEFT matches keys, as regular expressions, at the end of paths.
 
     >>> pattern("dense", ["dense", "block.dense"]), pattern("block.dense", ["dense", "block.dense"])
     ('^dense', 'block.dense')
+    >>> pattern("block+.dense", ["block+.dense"])
+    'block\\\\+\\\\.dense'
     """
-    return f"^{path}" if any(other.endswith(f".{path}") for other in among) else path
+    others = set(among) - {path}
+    keys = (path, re.escape(path), f"^{path}", f"^{re.escape(path)}")
+    return next(key for key in keys if _means(key, path) and not any(_means(key, other) for other in others))
+
+
+def _means(key: str, path: str) -> bool:
+    try:
+        return re.match(fields.KEY_OF_PATTERN.format(key), path) is not None
+    except re.error:
+        return False
 
 
 def _ending_in(ending: str, paths: set[str]) -> set[str]:

@@ -1,7 +1,6 @@
 """A folder that PEFT wrote -> an adapter here; all of it, or one error that lists everything that does not fit."""
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,19 +12,19 @@ from etils import epath
 from lora_jax import axes, dora, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
-from lora_jax.files import read_safetensors
 from lora_jax.leaves import Adapter, as_leaves, is_adapter_leaf
-from lora_jax.peft import adapter_config, names, tensors
+from lora_jax.peft import adapter_config, experts, keys, names, tensors, ties, tokens
+from lora_jax.peft.experts import Parameters
+from lora_jax.peft.keys import Found
 from lora_jax.peft.misfits import misfits
-from lora_jax.peft.names import PREFIX, Names, dotted
-from lora_jax.peft.places import Place, places
+from lora_jax.peft.model import Model, model_of
+from lora_jax.peft.names import Names, dotted
+from lora_jax.peft.places import Place, require_arrays
 from lora_jax.peft.tensors import Layer
-from lora_jax.peft.writing import TENSORS
 from lora_jax.products.places import kernel_at
 from lora_jax.products.site import Site
 from lora_jax.tree import Params, flat, nested, opened
 
-PICKLED = "adapter_model.bin"
 SHOWN = 8  # problems in one message
 
 
@@ -37,20 +36,30 @@ class Loaded(NamedTuple):
     train: tuple[str, ...]  # what the file has beside the adapters, for `trainable_mask(params, train=...)`
     base_model: str | None
     task_type: str | None
+    token_rows: Mapping[
+        str, tuple[int, ...]
+    ] = {}  # path of a table -> the rows that the file has (`trainable_token_indices`)
 
 
 def load(
-    folder: str | os.PathLike, base_params: Params, layout: Mapping[str, Site], *, names_of: Names = dotted
+    folder: str | os.PathLike,
+    base_params: Params,
+    layout: Mapping[str, Site],
+    *,
+    names_of: Names = dotted,
+    parameters: Parameters = Parameters(),
 ) -> Loaded:
     """Reads an adapter onto its base; `base_params` are not changed.
 
     Layers of a stack that have different ranks are padded with zeros to the largest; layers that have no adapter get one of zeros.
+    A bias of lora_B (`lora_bias`) is added to the layer's own, scaled as PEFT does; rows of a table (`trainable_token_indices`) replace the base's.
 
     Args:
       folder: with `adapter_config.json` and `adapter_model.safetensors`.
       base_params: the parameters of the base module; an adapter in them is dropped.
       layout: `lora_jax.layout(base_module, example_input)`.
       names_of: as for `save`.
+      parameters: as for `save`.
 
     Raises:
       PeftError: for a folder that cannot be read, options that are not supported (by name), or tensors that do not fit this
@@ -66,70 +75,73 @@ def load(
     >>> found.config.targets, float(found.params["head"]["lora_scale"])
     (('head',), 2.0)
     """
-    folder = epath.Path(folder)
-    values, names_of = adapter_config.read(folder), names.checked(names_of)
-    leaves = {path: leaf for path, leaf in flat(base_params).items() if not is_adapter_leaf(path)}
-    slots = names.slots(names.stacks(layout, leaves), names_of)
-    found = _tensors(folder)
-    adapters, others = _grouped(found)
-    known = places(leaves, layout, names_of)
-    problems = misfits(values, found, adapters, others, slots, known, layout)
+    folder, names_of = epath.Path(folder), names.checked(names_of)
+    values, leaves = adapter_config.read(folder), _base(base_params)
+    model = model_of(leaves, layout, names_of, parameters.inputs_first)
+    found = keys.read(folder)
+    adapters, lines = experts.resolved(values, found.adapters, model.slots, parameters)
+    found, copies = ties.without_copies(
+        values, found._replace(adapters=adapters), model.slots, model.places, leaves, layout
+    )
+    problems = [*lines, *misfits(values, found, model, copies)]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise PeftError(f"{folder} does not fit this model: {'; '.join(problems[:SHOWN])}{more}.")
-    read = {}
-    for path, found in adapters.items():
-        scale = adapter_config.scale(values, path, tensors.rank_of(found))
-        read[path] = tensors.from_torch(layout[slots[path].module], found, scale)
-    kept = _kept(others, known, leaves, layout)
+    read = {path: _layer(values, path, adapter, model) for path, adapter in found.adapters.items()}
+    kept = _beside(values, found, read, model)
     return Loaded(
-        _config(values, read, slots, layout),
-        nested({**leaves, **kept, **_assembled(read, slots, layout, leaves)}),
-        tuple(targets.exactly(path, leaves) for path in sorted(kept)),
+        _config(values, read, model.slots, layout),
+        nested({**leaves, **kept, **_assembled(read, model.slots, layout, leaves)}),
+        tuple(targets.exactly(path, leaves) for path in sorted(kept) if not _is_still(path, kept, read, model)),
         values.get("base_model_name_or_path"),
         values.get("task_type"),
+        {model.places[f"{path}.weight"].path: tuple(rows) for path, rows in tokens.indices(values, found.rows).items()},
     )
 
 
-def _tensors(folder: epath.Path) -> dict[str, np.ndarray]:
-    """Normalised key -> tensor."""
-    if not (folder / TENSORS).is_file():
-        also = (
-            f"; {PICKLED} is a pickle, which may run code: convert it in PEFT by save_pretrained(folder)"
-            if (folder / PICKLED).is_file()
-            else ""
-        )
-        raise PeftError(f"{folder}: there is no {TENSORS} in it{also}.")
+def _base(params: Params) -> dict[str, Any]:
+    """The flat tree without adapters, each leaf of it an array."""
+    leaves = {path: leaf for path, leaf in flat(params).items() if not is_adapter_leaf(path)}
+    require_arrays(leaves)
+    return leaves
+
+
+def _layer(values: Mapping[str, Any], path: str, adapter: Mapping[str, np.ndarray], model: Model) -> Layer:
+    slot = model.slots[path]
+    scale = adapter_config.scale(values, path, model.rank(path, adapter))
+    if experts.are_experts(slot):
+        return experts.from_torch(model.layout[slot.module], adapter, scale, swapped=model.is_swapped(path, adapter))
+    return tensors.from_torch(model.layout[slot.module], adapter, scale)
+
+
+def _beside(values: Mapping[str, Any], found: Found, read: Mapping[str, Layer], model: Model) -> dict[str, Any]:
+    """Leaf path -> value of what the file has beside its adapters: heads, biases, rows of tables."""
+    kept = _kept(found.others, model.places, model.leaves, model.layout)
+    kept |= _biases(read, model, kept)
+    rows = tokens.filled(values, found.rows, model.places, model.leaves, kept, model.layout)
+    return kept | {path: jnp.asarray(value, opened(model.leaves[path]).dtype) for path, value in rows.items()}
+
+
+def _biases(read: Mapping[str, Layer], model: Model, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaf path -> a layer's bias with that of lora_B in it."""
     found: dict[str, np.ndarray] = {}
-    for name, tensor in read_safetensors(folder / TENSORS).items():
-        if _key(name) in found:
-            raise PeftError(f"{folder / TENSORS} has {_key(name)} twice, under two names.")
-        found[_key(name)] = tensor
-    return found
+    for torch_path, layer in read.items():
+        slot = model.slots[torch_path]
+        path = model.bias(slot)
+        if layer.bias is None or path is None:
+            continue
+        value = found.setdefault(path, np.array(kept.get(path, opened(model.leaves[path])), np.float32))
+        value[slot.index] += (np.float32(layer.scale) * layer.bias).reshape(value[slot.index].shape)
+    return {path: jnp.asarray(value, opened(model.leaves[path]).dtype) for path, value in found.items()}
 
 
-def _key(name: str) -> str:
-    """A key without what wrappers add to it.
-
-    >>> _key("base_model.model._orig_mod.layer.lora_A.default.weight"), _key("classifier.modules_to_save.default.bias")
-    ('layer.lora_A.weight', 'classifier.bias')
-    """
-    name = name.removeprefix(PREFIX).replace("_orig_mod.", "").replace(".base_layer.", ".")
-    name = re.sub(r"\.(lora_[A-Za-z_]+)\.default(?=\.|$)", r".\1", name)
-    return re.sub(r"\.modules_to_save(\.default)?\.", ".", name)
-
-
-def _grouped(found: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """(torch path -> suffix -> tensor of its adapter, everything else)."""
-    adapters: dict[str, dict[str, np.ndarray]] = {}
-    others = {}
-    for key, tensor in found.items():
-        suffix = next((s for s in tensors.SUFFIXES if key.endswith(f".{s}")), None)
-        if suffix is None:
-            others[key] = tensor
-        else:
-            adapters.setdefault(key.removesuffix(f".{suffix}"), {})[suffix] = tensor
-    return adapters, others
+def _is_still(path: str, kept: Mapping[str, Any], read: Mapping[str, Layer], model: Model) -> bool:
+    """Whether it is a kernel under an adapter that the file has as the base has it: PEFT saves a table whose adapter it saves."""
+    adapted = {
+        kernel_at(model.slots[torch_path].module, model.layout[model.slots[torch_path].module].leaf)
+        for torch_path in read
+    }
+    return path in adapted and bool(jnp.array_equal(kept[path], nn.meta.unbox(model.leaves[path])))
 
 
 def _kept(others, places: Mapping[str, Place], leaves, layout) -> dict[str, Any]:
@@ -161,9 +173,9 @@ def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -
     shape = opened(kernel).shape
     lead = axes.sizes(tuple(shape), site.roles)["s"]
     some = next(iter(layers.values()))
-    rank = max(layer.a.shape[1] for layer in layers.values())
-    a = np.zeros((*lead, some.a.shape[0], rank), np.float32)
-    b = np.zeros((*lead, rank, some.b.shape[1]), np.float32)
+    rank = max(layer.a.shape[-1] for layer in layers.values())
+    a = np.zeros((*lead, some.a.shape[-2], rank), np.float32)
+    b = np.zeros((*lead, rank, some.b.shape[-1]), np.float32)
     scale = np.full(lead, some.scale, np.float32)
     norm = magnitude = None
     if some.magnitude is not None:
@@ -172,8 +184,8 @@ def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -
         )
         magnitude = np.array(norm)
     for index, layer in layers.items():
-        a[(*index, slice(None), slice(layer.a.shape[1]))] = layer.a
-        b[(*index, slice(layer.b.shape[0]))] = layer.b
+        a[index][..., : layer.a.shape[-1]] = layer.a
+        b[index][..., : layer.b.shape[-2], :] = layer.b
         scale[index] = layer.scale
         if magnitude is not None:
             magnitude[index] = layer.magnitude
@@ -191,8 +203,8 @@ def _config(values: Mapping[str, Any], read, slots, layout) -> LoRAConfig:
         site = sites[slots[path].module]
         module = targets.exactly(site.name, names)
         roles |= {module: site.roles} if site.may_form else {}
-        ranks[module] = max(ranks.get(module, 0), layer.a.shape[1])
-        alphas[module] = adapter_config.alpha(values, path, layer.a.shape[1])
+        ranks[module] = max(ranks.get(module, 0), layer.a.shape[-1])
+        alphas[module] = adapter_config.alpha(values, path, layer.a.shape[-1])
     usual = values.get("r") or max(ranks.values())
     return LoRAConfig(
         rank=usual,

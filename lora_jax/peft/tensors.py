@@ -18,20 +18,26 @@ from lora_jax.products.site import Site
 LORA_A, LORA_B = "lora_A.weight", "lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
 MAGNITUDE = "lora_magnitude_vector"
-SUFFIXES = (LORA_A, LORA_B, EMBEDDING_A, EMBEDDING_B, MAGNITUDE)
+BIAS = "lora_B.bias"
+SUFFIXES = (LORA_A, LORA_B, EMBEDDING_A, EMBEDDING_B, MAGNITUDE, BIAS)
 
 
 class Layer(NamedTuple):
-    """The adapter of one layer, as numpy arrays."""
+    """The adapter of one layer, as numpy arrays; of a parameter that holds E experts, a and b have them in front."""
 
     a: np.ndarray  # [D, R]
     b: np.ndarray  # [R, K]
     scale: float
     magnitude: np.ndarray | None = None  # the kernel's shape, with 1 on the axes that the layer sums over
+    bias: np.ndarray | None = None  # [K], of lora_B: the scale is on it too
 
 
-def require_torch_layout(path: str, site: Site) -> None:
-    """Raises PeftError for a layer that PEFT has no adapter for, or another one than ours."""
+def require_torch_layout(path: str, site: Site, *, ties: bool = False) -> None:
+    """Raises PeftError for a layer that PEFT has no adapter for, or another one than ours.
+
+    Args:
+      ties: whether PEFT is told to give a tied table's adapter to all its uses.
+    """
     if not site.is_plain:
         raise PeftError(
             f"{path}: PEFT has no such adapter for a transposed convolution, or one with groups, dilation or "
@@ -41,10 +47,10 @@ def require_torch_layout(path: str, site: Site) -> None:
         raise PeftError(
             f"{path}: whether this embedding is tied is not known; pass the layout that LoRA.layout_of(x) gives."
         )
-    if site.is_tied:
+    if site.is_tied and not (ties and site.is_lookup):
         raise PeftError(
             f"{path} is tied: its adapter acts at all its uses ({', '.join(sorted({use.operation for use in site.uses}))}), and PEFT's on "
-            "one alone; merge it, or exclude the layer."
+            "one alone, but for a table's under ensure_weight_tying; merge it, or exclude the layer."
         )
     if site.is_convolution and site.roles.lstrip("si") != "o":
         raise PeftError(
@@ -67,6 +73,8 @@ def to_torch(site: Site, layer: Layer) -> dict[str, np.ndarray]:
     if layer.magnitude is not None:
         flat = layer.magnitude.reshape(-1)
         found[MAGNITUDE] = flat.reshape(1, -1, *(1,) * (len(site.kernel) - 2)) if site.is_convolution else flat
+    if layer.bias is not None:
+        found[BIAS] = layer.bias
     return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in found.items()}
 
 
@@ -83,7 +91,7 @@ def from_torch(site: Site, tensors: Mapping[str, np.ndarray], scale: float) -> L
     else:
         a, b = found[LORA_A].T, found[LORA_B].T
     magnitude = found.get(MAGNITUDE)
-    return Layer(a, b, scale, None if magnitude is None else magnitude.reshape(norm_shape(site)))
+    return Layer(a, b, scale, None if magnitude is None else magnitude.reshape(norm_shape(site)), found.get(BIAS))
 
 
 def norm_shape(site: Site) -> tuple[int, ...]:
@@ -91,9 +99,11 @@ def norm_shape(site: Site) -> tuple[int, ...]:
     return tuple(1 if i in site.inputs else size for i, size in enumerate(site.kernel))
 
 
-def shapes(site: Site, rank: int, *, dora: bool) -> dict[str, tuple[int, ...]]:
+def shapes(site: Site, rank: int, *, dora: bool, bias: bool = False) -> dict[str, tuple[int, ...]]:
     """The shapes that PEFT's tensors of this layer have."""
-    one, two = (_like(site, r, dora=dora) for r in (1, 2))  # the rank is what differs; a file may ask for any
+    one, two = (
+        _like(site, r, dora=dora, bias=bias) for r in (1, 2)
+    )  # the rank is what differs; a file may ask for any
     return {
         name: tuple(
             size if size == other else rank for size, other in zip(one[name].shape, two[name].shape, strict=True)
@@ -102,12 +112,13 @@ def shapes(site: Site, rank: int, *, dora: bool) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _like(site: Site, rank: int, *, dora: bool) -> dict[str, np.ndarray]:
+def _like(site: Site, rank: int, *, dora: bool, bias: bool) -> dict[str, np.ndarray]:
     _, d, k = axes.matrices(site.shape, site.roles)
+    outputs = np.zeros(k) if bias and not site.is_lookup else None
     if site.is_transposed:
         d, k = k, d
     magnitude = np.zeros(norm_shape(site)) if dora else None
-    return to_torch(site, Layer(np.zeros((d, rank)), np.zeros((rank, k)), 1.0, magnitude))
+    return to_torch(site, Layer(np.zeros((d, rank)), np.zeros((rank, k)), 1.0, magnitude, outputs))
 
 
 def rank_of(tensors: Mapping[str, np.ndarray]) -> int | None:
