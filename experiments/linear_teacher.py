@@ -8,21 +8,19 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-from absl import flags
+from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common.flags import define_integers
+from experiments.common.options import by_preset, define_common
+from experiments.settings.linear import PRESETS
 
-from experiments.common import cli, main
-from experiments.common.flags import define_common, define_integers
-from experiments.figures import linear as figures
-from experiments.studies import linear
-
-define_common()
-define_integers("ranks", None, "ranks of the sweep")
-FLAGS = flags.FLAGS
+define_common(by_preset(PRESETS, "seeds"))
+define_integers("ranks", f"ranks of the sweep; {by_preset(PRESETS, 'ranks')}")
 
 
 def run() -> None:
-    settings = main.settings_from_flags(linear.PRESETS, ranks=main.chosen("ranks"))
-    main.execute("linear_teacher", settings, lambda folder: linear.summary(folder, settings), figures)
+    from experiments.commands import linear_teacher
+
+    linear_teacher.run()
 
 
 if __name__ == "__main__":

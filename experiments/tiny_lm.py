@@ -11,140 +11,59 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-import dataclasses
-import functools
+from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common.flags import (
+    MOST_SEED,
+    define_enum,
+    define_integer,
+    define_list,
+    define_number,
+    define_path,
+)
+from experiments.common.options import MOST_EPOCHS, by_preset, by_task, define_common, define_texts
+from experiments.settings import lm_jobs, lm_pretraining, lm_study
 
-from absl import flags
-from etils import epath
-
-import lora_jax
-from experiments.common import cli, devices, lm, main
-from experiments.common.errors import UserError
-from experiments.common.flags import define_common
-from experiments.data import questions, text
-from experiments.figures import lm_finetuning
-from experiments.studies import lm_jobs, lm_pretraining, lm_speaker, lm_study
-from lora_jax.models.generation import Sampling
-
-define_common()
-flags.DEFINE_enum("job", "pretrain", ["pretrain", "finetune", "study", "chat"], "what to do")
-lm.define_text()
-flags.DEFINE_string("size", None, "of the model: 0.3M, 1M, 3M, 10M or 26M")
-flags.DEFINE_integer("tokens", None, "how much of the corpus is pretrained on", lower_bound=1)
-flags.DEFINE_integer("length", None, "tokens in a row", lower_bound=2)
-flags.DEFINE_integer("batch_size", None, "rows in a batch", lower_bound=1)
-flags.DEFINE_integer("epochs", None, "how often what is learned from is seen", lower_bound=1)
-flags.DEFINE_float("learning_rate", None, "by default each job's and regime's own", lower_bound=0)
-flags.DEFINE_string("model", None, "folder that --job=pretrain left")
-flags.DEFINE_enum("regime", None, list(lm_jobs.RATES), "what is trained", case_sensitive=False)
-flags.DEFINE_integer("rank", None, "of the adapters", lower_bound=1)
-flags.DEFINE_float("scale", None, "alpha / r", lower_bound=0)
-flags.DEFINE_list("targets", None, "patterns of the module paths to adapt, by default *_proj")
-flags.DEFINE_integer("limit", None, "train on this many questions only", lower_bound=1)
-flags.DEFINE_integer("seed", None, "of the training", lower_bound=0)
-flags.DEFINE_float("temperature", 0.0, "of sampling; 0 takes the likeliest token", lower_bound=0)
-flags.DEFINE_integer("top_k", 0, "sample among so many tokens; 0 all", lower_bound=0)
-flags.DEFINE_float("top_p", 1.0, "sample among the fewest tokens of this probability together")
-flags.DEFINE_integer("max_new_tokens", 64, "of an answer", lower_bound=1)
-FLAGS = flags.FLAGS
-OF_PRETRAINING = ("corpus", "field", "size", "tokens")
-OF_TRAINING = ("length", "batch_size", "epochs", "learning_rate", "seed")
-OF_ADAPTERS = ("rank", "scale", "targets")
-OF_FINETUNING = ("model", "regime", *OF_ADAPTERS, "limit")
-OF_CHAT = ("temperature", "top_k", "top_p", "max_new_tokens")
+JOBS = {"pretrain": lm_pretraining.PRESETS, "finetune": lm_jobs.PRESETS}
+define_enum("job", "what to do", ["pretrain", "finetune", "study", "chat"], default="pretrain")
+define_common(f"with --job=study {by_preset(lm_study.PRESETS, 'seeds')}")
+define_texts()
+define_enum(
+    "size", f"of the model; {by_preset(lm_pretraining.PRESETS, 'size')}", lm_pretraining.SIZES, case_sensitive=False
+)
+define_integer(
+    "tokens", f"how much of the corpus is pretrained on; {by_preset(lm_pretraining.PRESETS, 'tokens')}", most=2**53
+)
+define_integer("length", f"tokens in a row; {by_task('--job', JOBS, 'length')}", least=2)
+define_integer("batch_size", f"rows in a batch; {by_task('--job', JOBS, 'batch_size')}")
+define_integer(
+    "epochs", f"how often what is learned from is seen; {by_task('--job', JOBS, 'epochs')}", most=MOST_EPOCHS
+)
+define_number(
+    "learning_rate",
+    f"with --job=pretrain {by_preset(lm_pretraining.PRESETS, 'learning_rate')}; with --job=finetune by default "
+    + ", ".join(f"{rate:g} ({regime})" for regime, rate in lm_jobs.RATES.items()),
+)
+define_path("model", "folder that --job=pretrain left; must be given to finetune and chat")
+define_enum(
+    "regime", f"what is trained; {by_preset(lm_jobs.PRESETS, 'regime')}", list(lm_jobs.RATES), case_sensitive=False
+)
+define_integer("rank", f"of the adapters; {by_preset(lm_jobs.PRESETS, 'rank')}")
+define_number("scale", f"alpha / r; {by_preset(lm_jobs.PRESETS, 'scale')}", least=1e-6, most=1e6)
+define_list("targets", f"patterns of the module paths to adapt; {by_preset(lm_jobs.PRESETS, 'targets')}")
+define_integer("limit", f"train on this many questions only; {by_preset(lm_jobs.PRESETS, 'limit')}")
+define_integer("seed", f"of the training; {by_task('--job', JOBS, 'seed')}", least=0, most=MOST_SEED)
+define_number(
+    "temperature", "of sampling; 0 takes the likeliest token", default=0.0, least=1e-3, most=1e3, has_zero=True
+)
+define_integer("top_k", "sample among so many tokens; 0 all", default=0, least=0)
+define_number("top_p", "sample among the fewest tokens of this probability together", default=1.0, least=1e-6, most=1.0)
+define_integer("max_new_tokens", "of an answer", default=64)
 
 
 def run() -> None:
-    if FLAGS.job != "study":
-        main.refuse(("seeds",), f"with --job={FLAGS.job}, where one model is trained")
-        main.refuse(("medical",), f"with --job={FLAGS.job}, only with study")
-    {"pretrain": _pretrain, "finetune": _finetune, "study": _study, "chat": _chat}[FLAGS.job]()
+    from experiments.commands import tiny_lm
 
-
-def _study() -> None:
-    main.refuse(("size", "tokens", *OF_TRAINING, *OF_FINETUNING, *OF_CHAT), "with --job=study; its presets say")
-    settings = main.settings_from_flags(lm_study.PRESETS)
-    lm.execute("tiny_lm_study", settings, lm.sources())
-
-
-def _pretrain() -> None:
-    main.refuse((*OF_FINETUNING, "questions", *OF_CHAT), "with --job=pretrain")
-    names = ("size", "length", "batch_size", "tokens", "epochs", "learning_rate", "seed")
-    settings = main.settings_from_flags(lm_pretraining.PRESETS, **{name: FLAGS[name].value for name in names})
-    devices.settle()
-    print(f"model: {lm.pretrain(settings, lm.corpus())['model']}")
-
-
-def _finetune() -> None:
-    main.refuse((*OF_PRETRAINING, *OF_CHAT), "with --job=finetune")
-    settings, base, material = _of_finetuning()
-    main.execute(
-        "tiny_lm_finetune", settings, lambda folder: lm_jobs.finetune(folder, settings, base, material.pairs),
-        lm_finetuning, data=material,
-    )  # fmt: skip
-
-
-def _chat() -> None:
-    main.refuse(OF_PRETRAINING, "with --job=chat")
-    sampling = Sampling(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
-    settings, base, material = _of_finetuning()
-    voices = _trained(settings, base, material)
-    if "LoRA" in voices:
-        voices["off"] = lm_speaker.Voice(lora_jax.scaled(voices["LoRA"].params, 0.0), voices["LoRA"].through)
-    if not voices:
-        print(f"{FLAGS.workdir} holds no model fine-tuned with these flags: only the base speaks.", flush=True)
-    voices["base"] = lm_speaker.Voice(base.params)
-    lm_jobs.chat(base, voices, max_new_tokens=FLAGS.max_new_tokens, sampling=sampling)
-
-
-def _trained(settings: lm_jobs.Settings, base: lm_speaker.Base, material: "Material") -> dict[str, lm_speaker.Voice]:
-    """What finetune left of each regime by the same flags, the one that is asked for first."""
-    voices = {}
-    for regime in dict.fromkeys([settings.regime, *lm_jobs.RATES]):
-        of = _settings(regime)
-        folder = main.finished("tiny_lm_finetune", of, material)
-        if folder is not None:
-            voices[regime] = lm_jobs.restored(folder.path, of, base)
-    return voices
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Material:
-    """A base and questions: what a fine-tuning depends on beside its settings."""
-
-    base: lm_speaker.Base
-    pairs: questions.Pairs
-
-    @functools.cached_property
-    def checksum(self) -> str:
-        return f"{self.pairs.checksum} {text.checksum(sorted(str(path) for path in self.base.path.glob('*.*')))}"
-
-    def record(self) -> dict[str, str]:
-        """What environment.json says about it."""
-        return {"questions": self.pairs.source, "base": str(self.base.path), "sha256": self.checksum}
-
-
-def _settings(regime: str) -> lm_jobs.Settings:
-    """What the flags say of a regime."""
-    given = {name: FLAGS[name].value for name in ("learning_rate", "epochs", "batch_size", "length", "limit", "seed")}
-    if regime == "LoRA":
-        given |= {"rank": FLAGS.rank, "scale": FLAGS.scale, "targets": tuple(FLAGS.targets) if FLAGS.targets else None}
-    return main.settings_from_flags(lm_jobs.PRESETS, regime=regime, **given)
-
-
-def _of_finetuning() -> tuple[lm_jobs.Settings, lm_speaker.Base, Material]:
-    """What finetune and chat share, so that the same flags name the same run."""
-    settings = _settings(FLAGS.regime or "LoRA")
-    if settings.regime != "LoRA":
-        main.refuse(OF_ADAPTERS, f"with --regime={settings.regime}, which has no adapter")
-    if not FLAGS.model:
-        raise UserError("--model is missing: name the folder `model` of a run of --job=pretrain.")
-    devices.settle()
-    base = lm_speaker.load(epath.Path(FLAGS.model))
-    most = base.model.config.max_position_embeddings
-    if FLAGS.length and FLAGS.length > most:
-        raise UserError(f"--length: {FLAGS.length} is not between 2 and {most}, the positions of {FLAGS.model}.")
-    return settings, base, Material(base, lm.instructions())
+    tiny_lm.run()
 
 
 if __name__ == "__main__":

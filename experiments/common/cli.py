@@ -1,77 +1,147 @@
 """From the command line to a study: one place that turns mistakes into sentences and exit statuses."""
 
+from experiments.common import interrupts  # isort: split
+
+import contextlib
+import difflib
 import errno
 import os
-import pathlib
+import select
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import IO, NoReturn
 
 # Before any library logs: XLA's and absl's chatter is not what a user came for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags, logging  # noqa: E402
+from absl import flags, logging  # noqa: E402
 
-from experiments.common import processes  # noqa: E402
+from experiments.common import processes, usage  # noqa: E402
 from experiments.common.errors import UserError  # noqa: E402
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-ENTRIES = pathlib.Path(__file__).resolve().parents[1]
+INTERRUPTED = interrupts.INTERRUPTED
+CLOSED = 141  # 128 + SIGPIPE
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-
-
-def _interrupted(*_: object) -> None:
-    """Ctrl-C ends the program at once: raised as an exception, it can get lost in a callback of JAX's."""
-    os.write(2, b"\nInterrupted: what is saved stays, and the same command goes on from there.\n")
-    os._exit(INTERRUPTED)  # threads of the data and checkpoint libraries must not keep the terminal waiting
-
-
-def _is_program() -> bool:
-    """Whether this process runs an entry of ours, and not a test that imports one."""
-    started = getattr(sys.modules["__main__"], "__file__", None)
-    return started is not None and pathlib.Path(started).resolve().parent == ENTRIES
-
-
-if _is_program():  # now, as the libraries that take seconds to load come after this module
-    signal.signal(signal.SIGINT, _interrupted)
+LONGEST = 600  # characters of a sentence about flags
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs an experiment's `main()`: status 0 when done, 1 for bad flags, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Runs an experiment's `main()`: status 0 when done, 1 for bad flags, 2 for a user's mistake, 130 for Ctrl-C, 141 for a closed pipe."""
+    with _written_whole():
+        arguments = sys.argv[1:]
+        asked = usage.is_asked(arguments)
+        if asked:
+            print(usage.text(asked))
+            return
+        rest = _parse(sys.argv)
+        if len(rest) > 1:
+            _fail(f"there is no argument {_printable(repr(rest[1]))}; settings are flags, see --help.")
+        logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, too
+        guarded(main)
 
-    def guarded(argv: list[str]) -> None:
+
+def guarded(main: Callable[[], None]) -> None:
+    """`main()`, whose mistakes end in a sentence."""
+    try:
+        main()
+    except UserError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = error.filename or "the disk"
+        _fail(f"cannot write to {where}: {error.strerror}; mend that, and the same command goes on.")
+    except Exception as error:
         from lora_jax.errors import LoRAError, first_line
 
-        if len(argv) > 1:
-            _fail(f"there is no argument {argv[1]!r}; settings are flags, see --help.")
-        logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, too
-        try:
-            main()
-        except (UserError, LoRAError) as error:
+        if isinstance(error, LoRAError):
             _fail(str(error))
-        except OSError as error:
-            if error.errno not in DISK:
-                raise
-            where = error.filename or "the disk"
-            _fail(f"cannot write to {where}: {error.strerror}; mend that, and the same command goes on.")
-        except Exception as error:
-            if not processes.is_ended_by_another(error):
-                raise
-            _fail(
-                f"another process of this run has ended ({first_line(error)}); see what it said, and begin all again."
-            )
+        if not processes.is_ended_by_another(error):
+            raise
+        _fail(f"another process of this run has ended ({first_line(error)}); see what it said, and begin all again.")
 
-    app.run(guarded, flags_parser=_parse)
+
+@contextlib.contextmanager
+def _written_whole() -> Iterator[None]:
+    """What is printed reaches its reader, or the program ends as one does whose reader has left: quietly."""
+    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None and not sys.stdout.closed:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        if not interrupts.is_program() or not any(map(_has_left, (sys.stdout, sys.stderr))):
+            raise
+        _leave_as_a_tool()
+    except OSError as error:  # of the flush: `> /dev/full`
+        if error.errno not in DISK or not interrupts.is_program():
+            raise
+        os.write(2, f"error: cannot write to standard output: {error.strerror}.\n".encode())
+        os._exit(2)
+
+
+def _has_left(stream: IO[str] | None) -> bool:
+    """Whether the reader of a pipe has closed it."""
+    if stream is None or not hasattr(select, "poll"):
+        return stream is not None
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _leave_as_a_tool() -> NoReturn:
+    """Ends by SIGPIPE, as `cat` does; nothing is left to flush."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    os._exit(CLOSED)
 
 
 def _parse(argv: list[str]) -> list[str]:
     try:
+        for argument in argv[1:]:
+            _require_utf8(argument)
         return flags.FLAGS(argv)
-    except flags.Error as error:
-        print(f"error: {str(error).strip().rstrip('.')}; see --help.", file=sys.stderr)
-        sys.exit(1)
+    except flags.UnrecognizedFlagError as error:
+        _refuse(_unknown(error.flagname))
+    except (flags.Error, OSError, UnicodeError) as error:  # the last two: of --flagfile
+        _refuse(str(error).strip().rstrip("."))
+
+
+def _require_utf8(argument: str) -> None:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise flags.Error(f"{ascii(argument)} is not UTF-8; give names that are") from None
+
+
+def _unknown(name: str) -> str:
+    """That there is no such flag, and the closest that there are."""
+    known = [flag.name for flag in usage.own()]
+    names = known + [f"no{flag.name}" for flag in usage.own() if flag.boolean]
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.5)
+    close = close or [known_name for known_name in known if name and known_name.startswith(name)][:1]
+    return f"there is no flag --{name}" + (f" (did you mean --{close[0]}?)" if close else "")
+
+
+def _refuse(problem: str) -> NoReturn:
+    said = _printable(problem)
+    if len(said) > LONGEST:
+        said = f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
+    print(f"error: {said}; see --help.", file=sys.stderr)
+    sys.exit(1)
+
+
+def _printable(text: str) -> str:
+    """On one line."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _fail(sentence: str) -> NoReturn:
-    processes.leave(f"error: {sentence}", 2)
+    processes.leave(f"error: {_printable(sentence)}", 2)

@@ -17,17 +17,6 @@ MOST_CORES = 4  # that a CPU is split into: a group of members is padded to a mu
 SIMULATED = ("JAX_NUM_CPU_DEVICES", "xla_force_host_platform_device_count")  # how a user asks for CPU devices
 
 
-def define() -> None:
-    """--mesh, --coordinator, --num_processes, --process_id, --join_timeout."""
-    flags.DEFINE_string(
-        "mesh", None, "devices along members, data and model, e.g. members:4,data:2; by default all along members"
-    )
-    flags.DEFINE_string("coordinator", None, "host:port of process 0, where several processes run together")
-    flags.DEFINE_integer("num_processes", None, "how many processes run together", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "which of them this is, from 0", lower_bound=0)
-    flags.DEFINE_integer("join_timeout", 300, "seconds to wait for the others", lower_bound=1)
-
-
 def settle(*, with_cores: bool = False) -> str:
     """Joins the other processes, and settles the platform and the mesh; returns the platform. What is settled stays so.
 

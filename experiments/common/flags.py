@@ -1,38 +1,83 @@
-"""The flags that every experiment has, and a flag type for lists of positive numbers."""
+"""Types of flags: numbers in a range, lists, texts, paths. What can have no sense is refused where the flags are read."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from absl import flags
 
-from experiments.common import devices, profiling
+from experiments.common import paths
 
-PRESETS = ("smoke", "quick", "full")
+MOST = 2**31 - 1  # of an integer flag: JAX counts in 32 bits
+MOST_SEED = 2**32 - 1
+LEAST_RATE, MOST_RATE = 1e-30, 1e30  # float32 holds them, and their squares' roots
 FLAGS = flags.FLAGS
 
 
-class _NumberList(flags.ArgumentParser):
-    """`1,2,4` -> [1, 2, 4], each positive."""
+class _Integer(flags.ArgumentParser):
+    """An integer in a range."""
 
-    syntactic_help = "a list of positive numbers, separated by commas"
+    hint = "N"
 
-    def __init__(self, kind: Callable[[str], float], word: str):
-        self._kind, self._word = kind, word
+    def __init__(self, least: int, most: int):
+        self._least, self._most = least, most
 
-    def parse(self, argument):
+    def parse(self, argument: Any) -> int:
+        try:
+            value = int(argument)
+        except ValueError:
+            value = None
+        if value is None or not self._least <= value <= self._most:
+            raise ValueError(f"expected an integer from {self._least:,} to {self._most:,}")
+        return value
+
+
+class _Number(flags.ArgumentParser):
+    """A number in a range; 0 belongs to it or not."""
+
+    hint = "X"
+
+    def __init__(self, least: float, most: float, has_zero: bool):
+        self._least, self._most, self._has_zero = least, most, has_zero
+
+    def parse(self, argument: Any) -> float:
+        try:
+            value = float(argument)
+        except ValueError:
+            value = math.nan
+        if not self._least <= value <= self._most and not (self._has_zero and value == 0):
+            zero = "0, or " if self._has_zero and self._least > 0 else ""
+            raise ValueError(f"expected {zero}a number from {self._least:g} to {self._most:g}")
+        return value
+
+
+class _Text(flags.ArgumentParser):
+    """A text that `check` accepts, and that is not empty."""
+
+    def __init__(self, check: Callable[[str], str] | None, hint: str):
+        self._check, self.hint = check, hint
+
+    def parse(self, argument: Any) -> str:
+        text = str(argument)
+        if not text.strip():
+            raise ValueError("it is empty; give a value, or leave the flag out")
+        return self._check(text) if self._check else text
+
+
+class _List(flags.ArgumentParser):
+    """`a,b,c` -> what `parse` makes of each."""
+
+    def __init__(self, parse: Callable[[str], Any], hint: str):
+        self._parse, self.hint = parse, hint
+
+    def parse(self, argument: Any) -> list[Any]:
         if isinstance(argument, (list, tuple)):
             return list(argument)
-        values = []
-        for item in str(argument).split(","):
-            try:
-                value = self._kind(item)
-            except ValueError:
-                raise ValueError(f"{item!r} is not {self._word}; give a list such as 1,2,4") from None
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{item!r} is not positive; give a list such as 1,2,4")
-            values.append(value)
-        return values
+        if not argument.strip():
+            raise ValueError("it is empty; name a value, or leave the flag out")
+        return [self._parse(item.strip()) for item in argument.split(",")]
 
-    def flag_type(self):
+    def flag_type(self) -> str:
         return "comma-separated list"
 
 
@@ -41,87 +86,84 @@ class _ListSerializer(flags.ArgumentSerializer):
         return ",".join(map(str, value))
 
 
-def define_integers(name: str, default: list[int] | None, text: str) -> None:
+def define_integer(
+    name: str, text: str, *, default: int | None = None, least: int = 1, most: int = MOST, **more: Any
+) -> None:
+    """A flag holding an integer from `least` to `most`."""
+    flags.DEFINE(_Integer(least, most), name, default, text, serializer=flags.ArgumentSerializer(), **more)
+
+
+def define_number(
+    name: str, text: str, *, default: float | None = None, least: float = LEAST_RATE, most: float = MOST_RATE, has_zero: bool = False
+) -> None:  # fmt: skip
+    """A flag holding a number from `least` to `most`, or 0 with `has_zero`; never nan."""
+    flags.DEFINE(_Number(least, most, has_zero), name, default, text, serializer=flags.ArgumentSerializer())
+
+
+def define_text(name: str, text: str, *, default: str | None = None, hint: str = "TEXT") -> None:
+    """A flag holding a text that is not empty."""
+    flags.DEFINE(_Text(None, hint), name, default, text, serializer=flags.ArgumentSerializer())
+
+
+def define_path(name: str, text: str, *, default: str | None = None) -> None:
+    """A flag holding a path, ~ expanded."""
+    flags.DEFINE(_Text(paths.checked, "PATH"), name, default, text, serializer=flags.ArgumentSerializer())
+
+
+def define_model(name: str, text: str) -> None:
+    """A flag holding a folder, ~ expanded, or a name on the hub."""
+    flags.DEFINE(_Text(paths.checked_name, "FOLDER|NAME"), name, None, text, serializer=flags.ArgumentSerializer())
+
+
+def define_paths(name: str, text: str) -> None:
+    """A flag holding a list of paths, ~ expanded in each."""
+    flags.DEFINE(_List(_item(paths.checked), "PATH,..."), name, None, text, serializer=_ListSerializer())
+
+
+def define_list(name: str, text: str) -> None:
+    """A flag holding a list of texts, none empty."""
+    flags.DEFINE(_List(_item(str), "A,B,..."), name, None, text, serializer=_ListSerializer())
+
+
+def define_integers(name: str, text: str) -> None:
     """A flag holding a list of integers > 0."""
-    flags.DEFINE(_NumberList(int, "an integer"), name, default, text, serializer=_ListSerializer())
+    flags.DEFINE(_List(_positive(int, "an integer"), "N,..."), name, None, text, serializer=_ListSerializer())
 
 
-def define_numbers(name: str, default: list[float] | None, text: str) -> None:
+def define_numbers(name: str, text: str) -> None:
     """A flag holding a list of numbers > 0."""
-    flags.DEFINE(_NumberList(float, "a number"), name, default, text, serializer=_ListSerializer())
+    flags.DEFINE(_List(_positive(float, "a number"), "X,..."), name, None, text, serializer=_ListSerializer())
 
 
-def define_common() -> None:
-    """--accelerator, --preset, --seeds, --workdir, and what `devices` and `profiling` define."""
-    devices.define()
-    profiling.define()
-    flags.DEFINE_enum(
-        "accelerator", "auto", ["auto", "cpu", "gpu", "tpu"], "where to compute; one that is absent is an error"
-    )
-    flags.DEFINE_enum(
-        "preset",
-        "quick",
-        PRESETS,
-        "how much to run: smoke (seconds, to see it work), quick (minutes), full (the reference)",
-    )
-    flags.DEFINE_integer("seeds", None, "number of seeds; by default what the preset says", lower_bound=1)
-    flags.DEFINE_string("workdir", "runs", "folder for records, figures and saved state")
+def define_enum(name: str, text: str, choices: Iterable[str], *, default: str | None = None, **more: Any) -> None:
+    """A flag holding one of `choices`."""
+    flags.DEFINE_enum(name, default, list(choices), text, **more)
 
 
-def define_data(name: str = "mnist") -> None:
-    """--data_dir, --download."""
-    or_file = "" if name == "glue/sst2" else "; of MNIST also a file mnist.npz"
-    flags.DEFINE_string(
-        "data_dir", None, f"folder of TensorFlow Datasets that holds a prepared {name}; default $TFDS_DATA_DIR{or_file}"
-    )
-    flags.DEFINE_bool(
-        "download", False, f"prepare {name} in --data_dir first; needs the internet and the extra `prepare`"
-    )
+def _item(check: Callable[[str], str]) -> Callable[[str], str]:
+    def parse(item: str) -> str:
+        if not item:
+            raise ValueError("there is nothing before or after a comma; give a list such as a,b")
+        try:
+            return check(item)
+        except ValueError as error:
+            raise ValueError(f"{item}: {error}") from None
+
+    return parse
 
 
-def define_bert() -> None:
-    """--bert, --regimes, --epochs, --train_limit, --dropout."""
-    flags.DEFINE_string(
-        "bert",
-        None,
-        "BERT to start from: a Hugging Face folder, or a hub name such as prajjwal1/bert-tiny; by default ours",
-    )
-    flags.DEFINE_list("regimes", None, "some of: head only, LoRA, full, from scratch, LoRA all linear")
-    flags.DEFINE_integer("epochs", None, "epochs of fine-tuning", lower_bound=1)
-    flags.DEFINE_integer("train_limit", None, "train on a fixed sample of this many sentences", lower_bound=1)
-    flags.DEFINE_float(
-        "dropout",
-        None,
-        "where something trains: the whole model, or for head only the head; by default none",
-        lower_bound=0.0,
-        upper_bound=0.9,
-    )
+def _positive(kind: Callable[[str], float], word: str) -> Callable[[str], float]:
+    most = MOST if kind is int else MOST_RATE
 
+    def parse(item: str) -> float:
+        try:
+            value = kind(item)
+        except ValueError:
+            raise ValueError(f"{item!r} is not {word}; give a list such as 1,2,4") from None
+        if not 0 < value < math.inf:
+            raise ValueError(f"{item!r} is not positive; give a list such as 1,2,4")
+        if value > most or (kind is float and value < LEAST_RATE):
+            raise ValueError(f"{item!r} is too large or too small; at most {most:g}")
+        return value
 
-def define_finetuning() -> tuple[str, ...]:
-    """The flags of one model that is fine-tuned on SST-2 or on a user's sentences; returns their names."""
-    before = set(FLAGS)
-    flags.DEFINE_string("regime", None, "what trains: LoRA (the default), head only, full, LoRA all linear")
-    flags.DEFINE_integer("rank", None, "LoRA's rank; by default 8", lower_bound=1)
-    flags.DEFINE_float("learning_rate", None, "by default one that suits the regime and the model's width")
-    flags.DEFINE_integer(
-        "seed",
-        None,
-        "of the new head, the adapter and the order of the sentences; by default 0",
-        lower_bound=0,
-        upper_bound=2**32 - 1,
-    )
-    flags.DEFINE_integer(
-        "batch_size", None, "sentences a step; by default 32, fewer where there are few", lower_bound=1
-    )
-    flags.DEFINE_integer(
-        "max_tokens",
-        None,
-        "what is longer is cut; by default 72, which holds all of SST-2",
-        lower_bound=3,  # [CLS], one, [SEP]
-    )
-    flags.DEFINE_string(
-        "train_file", None, "sentences of yours in place of SST-2: .tsv, .csv or .jsonl with sentence and label"
-    )
-    flags.DEFINE_string("validation_file", None, "sentences to measure on; by default a tenth of --train_file")
-    return tuple(sorted(set(FLAGS) - before))
+    return parse

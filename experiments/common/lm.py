@@ -18,17 +18,6 @@ from experiments.studies import lm_pretraining, lm_speaker, lm_study, lm_text
 
 FLAGS = flags.FLAGS
 PRETRAINING = "tiny_lm_pretrain"
-TEXT_FLAGS = ("corpus", "field", "questions", "medical")
-
-
-def define_text() -> None:
-    """--corpus, --field, --questions, --medical."""
-    flags.DEFINE_list(
-        "corpus", None, "text files to pretrain on: .txt, .jsonl, also .gz; by default docstrings installed here"
-    )
-    flags.DEFINE_string("field", "text", "where a line of .jsonl has its text")
-    flags.DEFINE_string("questions", None, "Alpaca's .json or MedQuAD's .jsonl, also .gz; by default about docstrings")
-    flags.DEFINE_string("medical", None, "the same of medicine, for the study; by default ICD-10-CM's terms")
 
 
 def corpus() -> lm_text.Source:

@@ -34,13 +34,11 @@ def chosen(name: str) -> tuple[Any, ...] | None:
     """The values of a list flag in order, so that the same choice is the same run; None where it is not given.
 
     Raises:
-      UserError: for a value that is named twice, or an empty list.
+      UserError: for a value that is named twice.
     """
     values = FLAGS[name].value
     if values is None:
         return None
-    if not values:
-        raise UserError(f"--{name}= is empty; name a value, or leave the flag out.")
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
         raise UserError(f"--{name}: {twice[0]} is named {values.count(twice[0])} times; name each value once.")

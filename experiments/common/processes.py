@@ -44,7 +44,7 @@ def join(coordinator: str | None, number: int | None, index: int | None, *, on_t
 
 
 def _join_as_found(on_tpu: bool, timeout_s: int) -> None:
-    scheduled = any(int(os.environ.get(count, 1)) > 1 and of in os.environ for count, of in SCHEDULERS)
+    scheduled = any(of in os.environ and _number(count) > 1 for count, of in SCHEDULERS)
     if scheduled or (on_tpu and importlib.util.find_spec("libtpu")):
         try:
             _initialize("the processes that the scheduler names", timeout_s)
@@ -56,6 +56,16 @@ def _join_as_found(on_tpu: bool, timeout_s: int) -> None:
                     f"the processes that the scheduler names cannot be joined ({first_line(error)}); "
                     "name them by --coordinator, --num_processes and --process_id."
                 ) from error
+
+
+def _number(variable: str) -> int:
+    """What a scheduler's variable says; 1 without it."""
+    text = os.environ.get(variable, "1")
+    if not text.strip().isdecimal():
+        raise UserError(
+            f"{variable}={text!r} in the environment is no number of processes; unset it, or pass --coordinator, --num_processes and --process_id."
+        )
+    return int(text)
 
 
 def _initialize(who: str, timeout_s: int, **how: Any) -> None:

@@ -16,13 +16,6 @@ from lora_jax.files import is_remote
 FLAGS = flags.FLAGS
 
 
-def define() -> None:
-    """--profile."""
-    flags.DEFINE_bool(
-        "profile", False, "trace one block of each phase into the run's folder, for TensorBoard and Perfetto"
-    )
-
-
 @contextlib.contextmanager
 def block(where: epath.Path, is_chosen: bool) -> Iterator[None]:
     """Traces a block of a phase if it is the chosen one: the second, which finds everything compiled, or the only one.

@@ -14,12 +14,13 @@ from scipy import stats
 from experiments.common.errors import UserError
 from experiments.common.recording import read_json, write_bytes
 from experiments.gpu import children
+from experiments.gpu.parts import HEADLINE
 from experiments.gpu.record import Record
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
 ENTRY = EXPERIMENTS / "rank_sweep.py"
 REFERENCE = EXPERIMENTS / "results" / "rank_sweep_mnist" / "summary.json"
-NAME, TITLE, ABOUT_S = "rank_sweep", "rank sweep on MNIST, the headline command", 120
+NAME, TITLE, ABOUT_S = HEADLINE, "rank sweep on MNIST, the headline command", 120
 SAVING_S = 15.0  # what a run that is stopped gets, to save
 APART = 3.0  # standard errors of a difference, the largest of all rows; written down before any accelerator was at hand
 

@@ -92,7 +92,6 @@ def _bert_peft(size: Size) -> dict[str, Any] | None:
     return against_peft.bert(size.python, size.steps, turns=2)
 
 
-# The headline, `rank_sweep`, is a command of its own and comes before these (`headline.py`).
 PARTS = {
     "exactness": Part("exactness on the device", 80, _exactness),
     "lm26": Part("26 M language model in bfloat16: LoRA against full fine-tuning, per step", 90, _lm26, True),
@@ -104,3 +103,5 @@ PARTS = {
     "bert_peft": Part("BERT-tiny: LoRA training against PEFT, per step", 60, _bert_peft),
 }  # fmt: skip
 NEED_PEFT = ("lm26_peft", "bert_peft")
+HEADLINE = "rank_sweep"  # a command of its own, `headline.py`, before these
+NAMES = (HEADLINE, *PARTS)

@@ -1,6 +1,5 @@
 """A small BERT trained on plain text: by masked LM, or distilled from a larger one with masked LM beside it."""
 
-import dataclasses
 import functools
 import time
 from typing import Any
@@ -15,6 +14,8 @@ from experiments.common import devices, phases, processes
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import text, wordpiece
+from experiments.settings.bert_pretraining import PRESETS as PRESETS
+from experiments.settings.bert_pretraining import Settings
 from experiments.studies import bert_corpus, bert_objective, bert_teacher
 from experiments.studies.bert_teacher import SHARD
 from lora_jax import mesh as meshes
@@ -24,48 +25,6 @@ from lora_jax.models import bert, bert_folder
 STEPS = 16  # per compiled call
 BLOCKS = 20  # measurements
 POSITIONS = 512  # as BERT has; a teacher with fewer gives what it has
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """`shards` files of 8,192 examples; batches of about `tokens_per_batch`, padding included.
-
-    `vocab_size` None is the teacher's own vocabulary. Masked words are scored in `scored_rows` of each batch: with
-    30,522 tokens a scored position costs as much as encoding four tokens.
-    """
-
-    method: str = "distil"
-    vocab_size: int | None = None
-    shards: int = 6
-    epochs: int = 2
-    tokens_per_batch: int = 2048
-    scored_rows: float = 0.25
-    learning_rate: float = 1e-3
-    warm_up: float = 0.05
-    seed: int = 0
-    hidden_size: int = 128
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 2
-    intermediate_size: int = 512
-
-    def __post_init__(self):
-        if self.method == "mlm" and self.vocab_size is None:
-            raise UserError("--method=mlm needs --vocab_size: the vocabulary is trained on the corpus.")
-        if self.shards < 2:
-            raise UserError("--shards: the first file is held out, so at least 2 are needed.")
-
-    def config(self, vocab_size: int, positions: int) -> bert.BertConfig:
-        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        return bert.BertConfig(
-            vocab_size, max_position_embeddings=positions, **{name: getattr(self, name) for name in sizes}
-        )
-
-
-PRESETS = {
-    "smoke": Settings(shards=2, epochs=1, vocab_size=1000, scored_rows=1.0),
-    "quick": Settings(shards=4, epochs=1),
-    "full": Settings(),
-}
 
 
 def run(folder: RunFolder, settings: Settings, material: bert_corpus.Material) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from experiments.common.pretraining import EVALUATION_BATCH, train_bases
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
 from experiments.data.mnist import Mnist, Split
+from experiments.settings.digit9 import DIGIT, PRESETS
 from experiments.studies.digit9_treatments import S0_TREATMENTS, S1_TREATMENTS, Treatment, draw_batches
 from lora_jax import sweep
 from lora_jax.models.mlp import MLP
@@ -35,13 +36,13 @@ class Settings:
     hidden: tuple[int, ...]
     base_batch: int
     targets: tuple[str, ...]
-    seeds: int = 10
+    seeds: int = PRESETS["full"].seeds
     base_epochs: int = 1
     batches: int = 100
     batch_size: int = 10
     blocks: int = 20
     limit: int | None = None  # training images used; None for all
-    digit: int = 9
+    digit: int = DIGIT
     treatments: tuple[Treatment, ...] = ()
     strategy: str = "auto"
 
@@ -57,11 +58,12 @@ S1 = Settings(
 
 def presets(study: Settings) -> dict[str, Settings]:
     """smoke and quick use fewer seeds; smoke and S1's quick use fewer images too."""
-    return {
-        "smoke": dataclasses.replace(study, seeds=2, limit=2000, batches=10, blocks=2, treatments=study.treatments[:5]),
-        "quick": dataclasses.replace(study, seeds=3, limit=None if study.study == "s0" else 20_000),
+    found = {
+        "smoke": dataclasses.replace(study, limit=2000, batches=10, blocks=2, treatments=study.treatments[:5]),
+        "quick": dataclasses.replace(study, limit=None if study.study == "s0" else 20_000),
         "full": study,
     }
+    return {name: dataclasses.replace(settings, seeds=PRESETS[name].seeds) for name, settings in found.items()}
 
 
 def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 A run's folder holds `adapter/` (LoRA: by orbax, bound to its base) or `model/` (full, head: a Hugging Face folder).
 """
 
-import dataclasses
 import sys
 from typing import Any
 
@@ -19,37 +18,15 @@ from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import answers, bpe
 from experiments.data.questions import Pairs
+from experiments.settings.lm_jobs import PRESETS as PRESETS
+from experiments.settings.lm_jobs import Settings
 from experiments.studies import lm_judge, lm_speaker, lm_training
 from experiments.studies.lm_training import Recipe, Task
 from lora_jax import checkpoint, sweep
 from lora_jax.models import causal_folder
 from lora_jax.models.generation import Sampling
 
-RATES = {"LoRA": 2e-3, "full": 3e-4, "head": 1e-3}
 HELD_OUT = 200  # pairs at most, a tenth of them at least
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """`scale` is alpha / r; `targets` patterns of module paths; `batch_size` in rows of `length` tokens."""
-
-    regime: str = "LoRA"
-    rank: int = 8
-    scale: float = 2.0
-    targets: tuple[str, ...] = lm_training.LINEAR
-    learning_rate: float | None = None
-    epochs: int = 3
-    batch_size: int = 8
-    length: int = 256
-    limit: int | None = None
-    seed: int = 0
-
-    @property
-    def rate(self) -> float:
-        return RATES[self.regime] if self.learning_rate is None else self.learning_rate
-
-
-PRESETS = {"smoke": Settings(epochs=1, limit=100, length=64), "quick": Settings(epochs=1), "full": Settings()}
 
 
 def finetune(folder: RunFolder, settings: Settings, base: lm_speaker.Base, pairs: Pairs) -> dict[str, Any]:

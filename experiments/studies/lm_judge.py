@@ -14,12 +14,12 @@ import numpy as np
 
 from experiments.common.errors import UserError
 from experiments.data import answers, packing
+from experiments.settings.lm_study import CANDIDATES as CANDIDATES
 from experiments.studies import lm_speaker
 from lora_jax.models.token_loss import token_losses
 from lora_jax.training import make_evaluation
 
 AT_ONCE = 4  # questions with their candidates
-CANDIDATES = 10  # the true answer and nine to other questions: chance is a tenth
 REPEATED = 3  # an n-gram of this length ...
 TIMES = 3  # ... that comes so often makes an output repetitive
 COPIED = 0.6  # the share of an output's words that stand in the question, in a row

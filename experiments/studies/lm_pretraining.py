@@ -1,6 +1,5 @@
 """A small language model from scratch: Muon, linear warm-up, cosine to a tenth; exact resume; held-out loss and bits per byte."""
 
-import dataclasses
 import time
 from typing import Any
 
@@ -16,11 +15,12 @@ from experiments.common.recording import RunFolder
 from experiments.data import bpe
 from experiments.data.packing import Rows
 from experiments.data.trigram import Trigram, contexts
+from experiments.settings.lm_pretraining import PRESETS as PRESETS
+from experiments.settings.lm_pretraining import Settings
 from experiments.studies import lm_objective, lm_text
 from lora_jax import mesh as meshes
 from lora_jax import training
 from lora_jax.models import causal_folder
-from lora_jax.models.causal_lm import PRESETS as SIZES
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.tree import flat, nested
 
@@ -28,45 +28,6 @@ STEPS = 10  # per compiled call
 BLOCKS = 40  # measurements
 FOLLOWED = 64  # held-out rows that these are of, spread over all; the last word is said by the whole
 TOKENIZER_CHARACTERS = 20_000_000  # of the corpus that the tokenizer is trained on
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """`size` is one of `causal_lm.PRESETS`; `tokens` of the corpus are seen `epochs` times, in rows of `length`.
-
-    `learning_rate` is Muon's, for the layers' matrices; `other_rate` AdamW's, for embeddings and norms.
-    """
-
-    size: str = "3M"
-    length: int = 256
-    batch_size: int = 8
-    tokens: int = 8_000_000
-    epochs: int = 1
-    held_out_tokens: int = 200_000
-    learning_rate: float = 1e-2
-    other_rate: float = 1e-2
-    warm_up: float = 0.02
-    weight_decay: float = 0.1
-    dtype: str = "float32"
-    remat: bool = False
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.size not in SIZES:
-            raise UserError(f"--size: there is no size {self.size!r}; there are {', '.join(SIZES)}.")
-        most = SIZES[self.size].max_position_embeddings
-        if not 2 <= self.length <= most:
-            raise UserError(f"--length: {self.length} is not between 2 and {most}, the positions of {self.size}.")
-
-    def model(self) -> CausalLM:
-        return CausalLM(SIZES[self.size], jnp.dtype(self.dtype), self.remat)
-
-
-PRESETS = {
-    "smoke": Settings("0.3M", 64, 8, 60_000, held_out_tokens=10_000),
-    "quick": Settings("0.3M", 128, 8, 1_000_000, held_out_tokens=50_000),
-    "full": Settings(),
-}
 
 
 def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[str, Any]:

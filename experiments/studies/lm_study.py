@@ -15,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import answers
 from experiments.data.questions import Pair, Pairs
-from experiments.studies import lm_judge, lm_outcomes, lm_pretraining, lm_speaker, lm_training
+from experiments.settings.lm_study import PRESETS as PRESETS
+from experiments.settings.lm_study import Original as Original
+from experiments.settings.lm_study import Settings
+from experiments.studies import lm_judge, lm_outcomes, lm_speaker, lm_training
 from experiments.studies.lm_training import Outcome, Recipe, Task
 from experiments.studies.rates import searched
 from lora_jax import sweep
@@ -27,69 +29,6 @@ from lora_jax import sweep
 INSTRUCTIONS, MEDICAL = "instructions", "medical"
 TUNING_SEED = 1000
 JUDGED_LENGTH = 128  # tokens of a question with a candidate answer; longer ones are cut
-
-
-@dataclasses.dataclass(frozen=True)
-class Original:
-    """What the study did: LoRA on its square projections, no alpha, one constant learning rate. Batches in examples."""
-
-    ranks: tuple[int, ...] = (8, 16)
-    rate: float = 1e-4
-    batch: int = 32
-    epochs: tuple[int, ...] = (1, 10, 50)
-    small_batch: int = 8
-    small_epochs: tuple[int, ...] = (1, 10)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """`size` is what the verdicts are of, `sizes` are where the gap is measured; `pretraining` holds for all, but the size.
-
-    `pairs` are trained on, `tuning` and `held_out` pairs are not; `asked` of the held-out ones are answered in words.
-    """
-
-    size: str = "3M"
-    sizes: tuple[str, ...] = ("0.3M", "1M", "3M")
-    pretraining: lm_pretraining.Settings = lm_pretraining.PRESETS["full"]
-    original: Original = Original()
-    pairs: int = 400
-    tuning: int = 200
-    held_out: int = 200
-    asked: int = 100
-    general_rows: int = 64
-    length: int = 256
-    batch: int = 32  # examples
-    seeds: int = 3
-    epochs: int = 5
-    rank: int = 8
-    ranks: tuple[int, ...] = (1, 4, 8, 16, 64, 256)
-    scale: float = 2.0
-    lora_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    full_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    widenings: int = 3  # of a range of rates, at most, while its best is at an edge
-
-    def __post_init__(self):
-        if self.size not in self.sizes or self.rank not in self.ranks:
-            raise UserError(f"--sizes and --ranks: {self.size} and rank {self.rank} must be among them.")
-        if not lm_judge.CANDIDATES <= self.asked <= self.held_out:
-            raise ValueError(f"asked is {self.asked}: {lm_judge.CANDIDATES} at least, {self.held_out} at most.")
-
-    def base(self, size: str) -> lm_pretraining.Settings:
-        return dataclasses.replace(self.pretraining, size=size)
-
-
-PRESETS = {
-    "smoke": Settings(
-        "0.3M", ("0.3M",), lm_pretraining.PRESETS["smoke"], Original(epochs=(1, 2), small_epochs=(1, 2)),
-        pairs=200, tuning=40, held_out=40, asked=12, general_rows=8, length=64, seeds=2, epochs=1, ranks=(8, 64),
-        lora_rates=(3e-3,), full_rates=(1e-3,),
-    ),
-    "quick": Settings(
-        "0.3M", ("0.3M", "1M"), lm_pretraining.PRESETS["quick"], Original(epochs=(1, 10), small_epochs=(1,)),
-        pairs=400, tuning=100, held_out=100, asked=100, general_rows=32, length=128, epochs=3, ranks=(1, 8, 64),
-    ),
-    "full": Settings(),
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

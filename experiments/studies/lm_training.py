@@ -15,13 +15,13 @@ import numpy as np
 import lora_jax
 from experiments.common import devices, phases
 from experiments.common.recording import RunFolder
+from experiments.settings.lm_jobs import LINEAR
 from experiments.studies import groups, lm_judge, lm_objective
 from lora_jax import sweep, training
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.tree import flat, nested
 
 SQUARE = ("*/q_proj", "*/o_proj")  # the study's own: its square projections
-LINEAR = ("*_proj",)  # every linear layer of a decoder layer
 HEAD = ("model/embed_tokens", "lm_head")
 REGIMES = ("LoRA", "full", "head")
 

@@ -16,51 +16,20 @@ import optax
 import lora_jax
 from experiments.common import devices, phases
 from experiments.common.classification import accuracy, class_counts, cross_entropy, errors_by_class
-from experiments.common.errors import UserError
 from experiments.common.pretraining import EVALUATION_BATCH, order_key, train_bases
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
 from experiments.data.mnist import Mnist, Split
+from experiments.settings.rank_mnist import DROPOUT, HIDDEN, Settings
+from experiments.settings.rank_mnist import PRESETS as PRESETS
 from lora_jax import sweep
 from lora_jax.models.mlp import MLP
 
-HIDDEN, DROPOUT = (512, 256, 128), 0.2
 OLD, NEW = tuple(range(8)), (8, 9)
 HEAD = "classifier"
 REGIMES = ("head only", "LoRA", "full")
 FOLLOWED = 1000  # validation images scored during training; a sweep of 90 members cannot afford all of them
 GROUPS = {"accuracy": tuple(range(10)), "accuracy_0_7": OLD, "accuracy_8_9": NEW}
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """`steps` batches of `batch_size`, drawn from all ten digits, in `blocks` blocks; scale c = alpha/r is constant.
-
-    The rates of each regime are centred where it does best: LoRA wants about ten times the rate of full fine-tuning.
-    """
-
-    ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    head_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
-    lora_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    full_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    seeds: int = 5
-    base_epochs: int = 3
-    steps: int = 300
-    blocks: int = 6
-    batch_size: int = 64
-    scale: float = 2.0
-    strategy: str = "auto"
-
-    def __post_init__(self):
-        if max(self.ranks) > max(HIDDEN):
-            raise UserError(f"--ranks: {max(self.ranks)} is above {max(HIDDEN)}, the largest rank that any layer has.")
-
-
-PRESETS = {
-    "smoke": Settings((1, 4), (3e-3,), (1e-3,), (3e-4,), seeds=2, base_epochs=1, steps=20, blocks=2),
-    "quick": Settings(),
-    "full": Settings(full_rates=(3e-4, 1e-3, 3e-3), seeds=10, base_epochs=10, steps=600),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,11 @@ from experiments.data import buckets as length_buckets
 from experiments.data.bert_base import Base, Inputs
 from experiments.data.buckets import Bucket
 from experiments.data.sst2 import CLASSES
+from experiments.settings.sst2_classifier import PRESETS as PRESETS
+from experiments.settings.sst2_classifier import Settings
 from experiments.studies import sst2_training as training
 from experiments.studies.sst2 import limited
-from experiments.studies.sst2_classifier import Classifier, Settings
+from experiments.studies.sst2_classifier import Classifier
 from experiments.studies.sst2_training import STEPS, Outcome, Recipe, Task
 from lora_jax import sweep
 from lora_jax.models import bert_folder
@@ -31,7 +33,6 @@ BATCH_SIZES = (32, 16, 8, 4, 2, 1)
 MOST_LEFT_OUT = 0.25  # of an epoch, before batches become smaller
 MEASUREMENTS = 10  # per epoch, and at most as many saves: a large BERT's epoch takes hours
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-PRESETS = {"smoke": Settings(epochs=1, train_limit=1500), "quick": Settings(), "full": Settings(epochs=5)}
 EXAMPLES = (
     "a gorgeous, witty, seductive movie.",
     "the plot is paper-thin and the jokes fall flat.",

@@ -16,6 +16,8 @@ import lora_jax
 from experiments.common import devices, phases
 from experiments.common.recording import RunFolder
 from experiments.data.buckets import Bucket, piece_counts, pieces
+from experiments.settings.sst2 import REGIMES as REGIMES
+from experiments.settings.sst2 import TARGETS, Recipe
 from experiments.studies import groups
 from lora_jax import sweep
 from lora_jax.models import bert
@@ -24,19 +26,6 @@ from lora_jax.tree import flat, nested
 HEAD = ("bert/pooler", "classifier")
 STEPS = 10  # batches of one bucket in a row, one call of the compiled program
 EVALUATION_BATCH = 109  # 872 validation sentences fall into few, nearly whole batches per bucket
-TARGETS = {"LoRA": ("query", "value"), "LoRA all linear": ("bert/encoder/*",)}
-REGIMES = ("head only", "LoRA", "full", "from scratch", "LoRA all linear")
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How every regime is trained: AdamW with decoupled weight decay, linear warm-up, then linear decay to 0."""
-
-    epochs: int
-    batch_size: int
-    warm_up: float  # share of the steps
-    weight_decay: float
-    blocks_per_epoch: int = 4  # measurements
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

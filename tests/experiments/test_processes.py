@@ -71,13 +71,12 @@ def test_the_others_say_that_one_has_ended(text, several, leaves, monkeypatch, c
     def main():
         raise error
 
-    monkeypatch.setattr(cli.app, "run", lambda guarded, flags_parser: guarded(["entry"]))
     if "RESOURCE" in text:  # its own
         with pytest.raises(jax.errors.JaxRuntimeError):
-            cli.run(main)
+            cli.guarded(main)
         return
     with pytest.raises(Left, match="2"):
-        cli.run(main)
+        cli.guarded(main)
     said = capsys.readouterr().err
     assert said.startswith(f"error: another process of this run has ended ({text})") and "more" not in said
 

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import mnist
 from experiments.studies import linear, rank_mnist
@@ -98,7 +99,7 @@ def test_the_entry_hands_its_flags_on(run_entry, monkeypatch, small_mnist, tmp_p
 
     def run(folder, settings, data):
         seen.append(settings)
-        raise rank_mnist.UserError("enough.")
+        raise UserError("enough.")
 
     monkeypatch.setattr(rank_mnist, "run", run)
     monkeypatch.setattr(mnist, "load", lambda *args, **kwargs: small_mnist)

@@ -231,8 +231,6 @@ MISTAKES = [
     ("finetune", ["--regime=lora"], "--regime: there is no regime 'lora'; there are LoRA, head only, full, LoRA all linear"),
     ("finetune", ["--rank=9"], "--rank: 9 is above 8, the width of this model"),
     ("finetune", ["--regime=full", "--rank=2"], "--rank has no meaning with --regime=full, which has no adapter"),
-    ("finetune", ["--learning_rate=0"], "--learning_rate: 0.0 is no positive number"),
-    ("finetune", ["--learning_rate=nan"], "--learning_rate: nan is no positive number"),
     ("finetune", ["--max_tokens=17"], "--max_tokens: 17 is above 16, the positions that this model has"),
     ("finetune", ["--batch_size=5"], "10 batches of 5 run as one, and there are 48 sentences to train on; 4 is the most"),
     ("finetune", ["--train_limit=9"], "there are 9 sentences to train on, which is too few; 10 or more are needed"),

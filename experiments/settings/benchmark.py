@@ -1,0 +1,27 @@
+"""The parts of the benchmark: name -> what is compared, per what."""
+
+TITLES = {
+    "step": "LoRA against full fine-tuning, per step",
+    "scan": "scanned epoch against a loop of jitted steps, per step",
+    "sweep": "30 members: one program against serial runs, per member step",
+    "peft": "LoRA training against PEFT, per step",
+    "bert_step": "BERT-tiny: LoRA against full fine-tuning, per step",
+    "bert_peft": "BERT-tiny: LoRA training against PEFT, per step",
+    "bert_lengths": "BERT-tiny: length buckets against padding to 64, per example",
+    "lm_step": "3 M language model: LoRA against full fine-tuning, per step",
+    "lm_step_26m": "26 M language model: LoRA against full fine-tuning, per step",
+    "lm_peft": "3 M language model: LoRA training against PEFT on full rows, per step",
+    "lm_instructions": "3 M language model: LoRA training against PEFT on instructions, per instruction",
+    "lm_generation": "3 M language model: generation against transformers, per token",
+    "variants": "BERT-tiny: DoRA, PiSSA and quantised bases against LoRA, per step",
+    "flax_peers": "feed-forward blocks: qwix and flax.nnx.LoRALinear against lora_jax, per step",
+    "mixed_batch": "BERT-tiny, 8 adapters in one batch of 32 sentences, per batch",
+    "many_adapters": "BERT-tiny, 8 adapters on data of their own: together against one after another, per member step",
+    "tracing": "models of 30 layers: tracing an adapted one, and finding its kernels, per trace",
+    "bert_sweep": "BERT-tiny, 6 members: together against one after another, per member step",
+    "members": "growth with members: MLP, one program, per member step",
+    "ranks": "growth with rank: MLP, per step",
+    "widths": "growth with width: MLP of two hidden layers, per step",
+    "lengths": "growth with length: 3 M language model, batches of 4,096 tokens, per step",
+    "devices": "growth with devices: MLP, 8 members, per member step",
+}
