@@ -13,7 +13,7 @@ from etils import epath
 
 import experiments
 import lora_jax
-from experiments.common.recording import environment, read_json, write_json
+from experiments.common.recording import environment, read_sealed, write_sealed
 
 
 class Record:
@@ -30,7 +30,7 @@ class Record:
         """Writes the file with this part in it; None is a part that could not be measured, and is tried again by the next run."""
         stamp = {"measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         self.results[title] = None if result is None else {**result, **stamp}
-        write_json(self.path, {"environment": self.conditions, "results": self.results})
+        write_sealed(self.path, {"environment": self.conditions, "results": self.results})
 
     def has(self, title: str, python: str | None) -> bool:
         """Whether the part is measured; one against PEFT, by that interpreter, or by any where it is None."""
@@ -65,7 +65,7 @@ def _sources() -> str:
 
 def _of_the_same(path: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """The results in the file; none, and a line, where they were measured under other conditions."""
-    found = read_json(path)
+    found = read_sealed(path)
     if found is None:
         return {}
     then = found["environment"]

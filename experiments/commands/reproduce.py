@@ -1,7 +1,6 @@
 """`reproduce.py`: what is missing of the studies, and the ledger of claims."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from experiments.claims import sst2 as sst2_claims
 from experiments.common import devices, lm, main
 from experiments.common.errors import UserError
 from experiments.common.options import TEXT_FLAGS
-from experiments.common.recording import copy, environment, make_folder, write_json
+from experiments.common.recording import copy, environment, make_folder, read_json, understood, write_json
 from experiments.data.bert_base import Inputs
 from experiments.data.mnist import Mnist
 from experiments.figures import digit9 as digit9_figures
@@ -88,16 +87,16 @@ class Study:
             return []
         preset = FLAGS.preset if FLAGS.from_results is None else "full"
         command = f"python experiments/{self.entry} --preset={preset}"
-        return self.claims_of(*(_summary(folder / name / "summary.json") for name in self.kept), command)
+        summaries = [_summary(folder / name / "summary.json") for name in self.kept]
+        with understood(folder, "name a folder that a run without --from_results wrote"):
+            return self.claims_of(*summaries, command)
 
 
 def _summary(path: epath.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}); name a folder that a run without --from_results wrote."
-        ) from error
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no summary; name a folder that a run without --from_results wrote.")
+    return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -72,7 +72,7 @@ def _trained(settings: lm_jobs.Settings, base: lm_speaker.Base, material: "Mater
         of = _settings(regime)
         folder = main.finished("tiny_lm_finetune", of, material)
         if folder is not None:
-            voices[regime] = lm_jobs.restored(folder.path, of, base)
+            voices[regime] = lm_jobs.restored(folder, of, base)
     return voices
 
 

@@ -76,7 +76,9 @@ def execute(name: str, settings: lm_study.Settings, found: Sources, study: Calla
     """Pretrains what is missing of the bases, then runs the study."""
     devices.settle(with_cores=True)
     pretrained = {size: pretrain(settings.base(size), found.corpus) for size in settings.sizes}
-    bases = {size: lm_speaker.load(summary["model"]) for size, summary in pretrained.items()}
+    bases = {
+        size: lm_speaker.load(summary["model"], weights=summary["weights"]) for size, summary in pretrained.items()
+    }
     general = {size: _general(base, settings, found.corpus) for size, base in bases.items()}
     material = lm_study.Material(bases, general, found.pairs, _shown())
     about = {size: _of_base(summary) for size, summary in pretrained.items()}

@@ -118,11 +118,8 @@ def execute(
     folder = run_folder(name, settings, data)
     summary = folder.summary()
     if summary is None:
-        print(f"run: {folder.path} on {folder.config['platform']}", flush=True)
-        folder.write_environment(data=data.record() if data else None)
-        summary = folder.finish({**study(folder), "settings": folder.config["settings"]})
-        folder.write_environment(data=data.record() if data else None, peak_memory_bytes=profiling.peak_memory())
-        phases.forget_saves(folder)
+        with folder.held():
+            summary = folder.summary() or _run(folder, study, data)  # another process may just have finished it
     else:
         print(f"run: {folder.path} is complete; remove the folder to run it again", flush=True)
     report = figures.table(summary)
@@ -132,4 +129,13 @@ def execute(
         for path in figures.draw(summary, folder.path):
             print(f"figure: {path}")
     print(f"summary: {folder.path / 'summary.json'}")
+    return summary
+
+
+def _run(folder: RunFolder, study: Callable[[RunFolder], dict[str, Any]], data: Data | None) -> dict[str, Any]:
+    print(f"run: {folder.path} on {folder.config['platform']}", flush=True)
+    folder.write_environment(data=data.record() if data else None)
+    summary = folder.finish({**study(folder), "settings": folder.config["settings"]})
+    folder.write_environment(data=data.record() if data else None, peak_memory_bytes=profiling.peak_memory())
+    phases.forget_saves(folder)
     return summary

@@ -93,7 +93,9 @@ def train_blocks(
             is_last = block + 1 == blocks
             leaving = preemption.is_due()
             if is_last or leaving or _is_due(saved_at):
-                checkpoint.save_state(saves, _real(state, members), shared, None, step=block + 1)
+                checkpoint.save_state(
+                    saves, _real(state, members), shared, None, step=block + 1, run=f"{folder.run}/{phase}"
+                )
                 saved_at = time.monotonic()
             if leaving:
                 preemption.stop(f"{phase} after {block + 1} of {blocks} blocks in {folder.path}")
@@ -132,7 +134,10 @@ def _resume(folder: RunFolder, phase: str, saves: epath.Path, state: Any, shared
         else:
             with mending(f"remove {saves} and run the same command: it trains this phase again"):
                 try:
-                    return _as_begun(checkpoint.restore_state(saves, like, shared, None, step=done), state), done
+                    return _as_begun(
+                        checkpoint.restore_state(saves, like, shared, None, step=done, run=f"{folder.run}/{phase}"),
+                        state,
+                    ), done
                 except DamagedError as error:
                     print(
                         f"{phase}: {first_line(error).split(';')[0]}; going on from an earlier save, if there is one",

@@ -1,28 +1,33 @@
 """A run's folder: config.json, environment.json, metrics.jsonl, and summary.json, whose presence means complete."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
+import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
-from experiments.common import processes
+from experiments.common import locks, processes
 from experiments.common.errors import UserError
 
+SUMMARY, SEAL = "summary.json", "seal"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def path_of(workdir: str, name: str, config: dict[str, Any]) -> epath.Path:
     """Where a run of this config is, or would be."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-    return epath.Path(workdir) / f"{name}-{digest}"
+    return epath.Path(workdir) / f"{name}-{_digest(config)[:8]}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class RunFolder:
@@ -31,46 +36,70 @@ class RunFolder:
     def __init__(self, workdir: str, name: str, config: dict[str, Any]):
         self.config = json.loads(json.dumps(config))
         self.path = path_of(workdir, name, self.config)
+        self.run = _digest({"name": name, **self.config})[:16]  # what all that is saved here is bound to
         make_folder(self.path)
         write_json(self.path / "config.json", self.config)
 
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """The folder, for this run alone; UserError, that says who, where another process has it."""
+        return locks.held(self.path)
+
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a complete run, else None. Raises UserError for one that is damaged or of other settings."""
-        path = self.path / "summary.json"
-        summary = processes.agreed_by_first(lambda: _whole(path))
-        if summary is not None and (
-            not isinstance(summary, dict) or summary.get("settings") != self.config["settings"]
-        ):
-            raise _damaged(path, "it is no summary of this run")
-        return summary
+        """The summary of a complete run, else None. Raises UserError for one that this run did not write as it is."""
+        return read_sealed(self.path / SUMMARY, self.run, look=_whole)
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Writes the summary last, atomically; returns it as a reader will find it."""
-        write_json(self.path / "summary.json", summary)
-        return processes.agreed_by_first(lambda: read_json(self.path / "summary.json"))
+        write_sealed(self.path / SUMMARY, summary, self.run)
+        return self.summary()
+
+    def write(self, name: str, value: Any) -> None:
+        """A part of the run's results, which `read` knows to be of this run."""
+        make_folder((self.path / name).parent)
+        write_json(self.path / name, {"run": self.run, "value": value})
+
+    def read(self, name: str) -> Any:
+        """What `write` wrote; None where there is nothing. Raises UserError for what is another run's."""
+        path = self.path / name
+        found = processes.agreed_by_first(lambda: read_json(path))
+        if found is None:
+            return None
+        if not isinstance(found, dict) or found.get("run") != self.run or "value" not in found:
+            raise _damaged(path, "it is not of this run")
+        return found["value"]
 
     def record(self, **values: Any) -> None:
         """Appends a line to metrics.jsonl, apart from half a line that a killed run may have left there."""
         if not processes.is_first():
             return
-        path, line = self.path / "metrics.jsonl", json.dumps(values).encode() + b"\n"
+        path, line = self.path / "metrics.jsonl", json.dumps({**values, "run": self.run}).encode()
         if is_remote(path):  # an object of a bucket is written whole
-            path.write_bytes((path.read_bytes() if path.exists() else b"") + line)
+            path.write_bytes((path.read_bytes() if path.exists() else b"") + line + b"\n")
             return
-        with pathlib.Path(path).open("a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(line)
+        from lora_jax.files import append_line
+
+        append_line(path, line)
 
     def records(self, phase: str) -> Iterator[dict[str, Any]]:
-        """The lines of a phase, the last of each step: a resumed run may have written some twice, or half of one."""
+        """The lines of a phase, the last of each step: a resumed run may have written some twice, or half of one. Those of another run do
+        not count."""
         values = processes.agreed_by_first(
-            lambda: list(filter(None, map(_record, _lines(self.path / "metrics.jsonl"))))
+            lambda: list(filter(None, map(self._record, _lines(self.path / "metrics.jsonl"))))
         )
         last = {value["step"]: value for value in values if value["phase"] == phase}
         return iter([last[step] for step in sorted(last)])
+
+    def _record(self, line: str) -> dict[str, Any] | None:
+        """What a line of metrics.jsonl says; None where it is not whole, or not this run's."""
+        from lora_jax.files import fits, parse
+
+        try:
+            value = parse(line, "metrics.jsonl", error=UserError, nan=True)
+        except UserError:
+            return None
+        is_ours = isinstance(value, dict) and value.pop("run", None) == self.run
+        is_whole = is_ours and fits(value.get("phase"), str) and fits(value.get("step"), int)
+        return value if is_whole else None
 
     def write_environment(self, **more: Any) -> None:
         """environment.json: commit, versions, device, and whatever else the run depends on."""
@@ -88,15 +117,6 @@ def _whole(path: epath.Path) -> Any:
 
 def _lines(path: epath.Path) -> list[str]:
     return path.read_bytes().decode(errors="replace").split("\n") if path.exists() else []
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    """What a line of metrics.jsonl says; None where it is not whole."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) and {"phase", "step"} <= value.keys() else None
 
 
 def environment() -> dict[str, Any]:
@@ -147,7 +167,7 @@ def make_folder(path: epath.Path, flag: str = "--workdir") -> None:
 
 
 def _make(path: epath.Path, flag: str) -> None:
-    probe = path / f".probe.{os.getpid()}"
+    probe = path / f".probe.{secrets.token_hex(8)}.tmp"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
@@ -184,18 +204,13 @@ def write_bytes(path: epath.Path, content: bytes) -> None:
     """Atomically; of several processes the first writes."""
     if not processes.is_first():
         return
-    if is_remote(path):
-        path.write_bytes(content)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    from lora_jax.errors import ModelError
+    from lora_jax.files import write_atomically
+
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # before the name: a machine may lose its power
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_atomically(path, content)
+    except ModelError as error:
+        raise UserError(f"{str(error).rstrip('.')}; mend that, and the same command goes on.") from error
 
 
 def copy(files: Sequence[epath.Path], folder: epath.Path) -> None:
@@ -206,12 +221,53 @@ def copy(files: Sequence[epath.Path], folder: epath.Path) -> None:
     processes.wait(f"copied to {folder}")
 
 
+def write_sealed(path: epath.Path, value: dict[str, Any], owner: str = "") -> None:
+    """As `write_json`, with a digest of it and its owner in it: what another wrote, or changed since then, `read_sealed` refuses."""
+    plain = json.loads(json.dumps(value))
+    write_json(path, {**plain, SEAL: _digest([owner, plain])})
+
+
+def read_sealed(
+    path: epath.Path, owner: str = "", *, look: Callable[[epath.Path], Any] | None = None
+) -> dict[str, Any] | None:
+    """What `write_sealed` wrote for this owner; None where there is no such file. Every process of a run has it from the first.
+
+    Args:
+      look: reads the file; `read_json` by default.
+
+    Raises:
+      UserError: for anything else.
+    """
+    found = processes.agreed_by_first(lambda: (look or read_json)(path))
+    if found is None:
+        return None
+    said = found.pop(SEAL, None) if isinstance(found, dict) else None
+    if said is None or said != _digest([owner, found]):
+        raise _damaged(path, "it is not what this run wrote, or was changed since then")
+    return found
+
+
 def read_json(path: epath.Path) -> Any:
     """The value, or None where there is no such file. Raises UserError for a damaged one."""
+    if not path.exists():
+        return None
+    from lora_jax import files
+
     try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError as error:  # not JSON, or not even text
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        return files.read_json(path, error=UserError)
+    except UserError as error:
+        raise _damaged(path, str(error).removeprefix(f"{path} ").rstrip(".")) from error
+
+
+@contextlib.contextmanager
+def understood(path: epath.Path, advice: str) -> Iterator[None]:
+    """Turns what a file of another shape does to its reader into one sentence. For files that are not sealed, as those of a repository."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{path} does not hold what is expected there ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); {advice}."
+        ) from error
 
 
 def _damaged(path: epath.Path, why: str) -> UserError:

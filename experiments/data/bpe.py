@@ -8,7 +8,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from experiments.common.errors import UserError
 from lora_jax.errors import first_line
-from lora_jax.files import write_atomically
+from lora_jax.files import parse
 
 PAD, END, QUESTION, ANSWER = "<pad>", "<end>", "<question>", "<answer>"
 SPECIAL = (PAD, END, QUESTION, ANSWER)  # 0, 1, 2, 3
@@ -36,9 +36,9 @@ def _literal(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def write(tokenizer: tokenizers.Tokenizer, folder: epath.Path) -> None:
-    """`folder/tokenizer.json`, atomically."""
-    write_atomically(folder / FILE, tokenizer.to_str().encode())
+def content(tokenizer: tokenizers.Tokenizer) -> bytes:
+    """Of a file tokenizer.json."""
+    return tokenizer.to_str().encode()
 
 
 def read(folder: epath.Path, vocab_size: int) -> tokenizers.Tokenizer:
@@ -50,8 +50,14 @@ def read(folder: epath.Path, vocab_size: int) -> tokenizers.Tokenizer:
     file = folder / FILE
     if not file.is_file():
         raise UserError(f"{folder}: there is no {FILE} in it.")
+    return parsed(file.read_bytes(), str(file), vocab_size)
+
+
+def parsed(text: bytes, file: str, vocab_size: int) -> tokenizers.Tokenizer:
+    """The tokenizer that a file's content says. Raises UserError as `read`."""
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        parse(text, file)  # a word that is there twice has two numbers
+        tokenizer = tokenizers.Tokenizer.from_str(text.decode())
     except Exception as error:  # the library raises bare Exceptions
         raise UserError(f"{file} is no tokenizer ({first_line(error)}).") from error
     missing = [token for token in SPECIAL if tokenizer.token_to_id(token) is None]

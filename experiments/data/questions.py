@@ -13,6 +13,7 @@ from etils import epath
 
 from experiments.common.errors import UserError
 from experiments.data import text
+from lora_jax.files import parse
 
 FIELDS = {  # kind -> (fields of the question, joined by a line break; field of the answer)
     "alpaca": (("instruction", "input"), "output"),
@@ -97,9 +98,12 @@ def _rows(where: str, path: epath.Path) -> Iterator[Any]:
     try:
         with text.opened(path) as file:
             if kind == "jsonl":
-                yield from (json.loads(line) for line in file if line.strip())
+                lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+                yield from (
+                    parse(line, f"{where}, line {number},", error=UserError, halves=True) for number, line in lines
+                )
             else:
-                rows = json.load(file)
+                rows = parse(file.read(), where, error=UserError, halves=True)
                 yield from rows if isinstance(rows, list) else [rows]
     except (OSError, EOFError, zlib.error, ValueError) as error:  # ValueError: no JSON, not UTF-8
         raise UserError(f"{where} cannot be read ({type(error).__name__}: {error}).") from error

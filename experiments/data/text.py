@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import hashlib
-import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import IO
 from etils import epath
 
 from experiments.common.errors import UserError
+from lora_jax.files import parse
 
 SENTENCE_END = re.compile(r"(?<=[.!?])[”’\"']?\s+(?=[“‘\"'A-Z])")
 
@@ -60,17 +60,10 @@ def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
 
 
 def _field(path: epath.Path, number: int, line: str, field: str) -> str:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"--corpus: line {number} of {path} is no JSON ({error}).") from error
+    row = parse(line, f"--corpus: line {number} of {path}", error=UserError)
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         names = ", ".join(sorted(row)) if isinstance(row, dict) else type(row).__name__
         raise UserError(f"--corpus: line {number} of {path} has no text under {field!r}, only {names}; see --field.")
-    if any("\ud800" <= character <= "\udfff" for character in row[field]):
-        raise UserError(
-            f"--corpus: line {number} of {path} has half a surrogate pair in its text, which is no character."
-        )
     return row[field]
 
 

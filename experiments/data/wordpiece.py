@@ -1,8 +1,9 @@
 """WordPiece tokenizers (Hugging Face's `tokenizers`): of a model's folder, or trained on text."""
 
+import collections
 import functools
-import json
 import os
+import pathlib
 from collections.abc import Iterable, Sequence
 
 import tokenizers
@@ -11,7 +12,7 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 from experiments.common.errors import UserError
 from lora_jax.errors import first_line
-from lora_jax.files import local, write_atomically
+from lora_jax.files import local, parse, read_json, require_fields
 
 VOCABULARY = "vocab.txt"  # one token a line, as every BERT tokenizer reads it
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # [PAD] is 0, as BERT has it
@@ -30,6 +31,7 @@ def of_folder(folder: epath.Path, vocab_size: int) -> tokenizers.Tokenizer:
     try:
         read = functools.partial(of_vocabulary, lowercase=lowercase)
         with local(file) as path:
+            _require_once(path)
             tokenizer = (read if file.name == VOCABULARY else tokenizers.Tokenizer.from_file)(str(path))
     except Exception as error:  # the library raises bare Exceptions, and TypeError for [SEP] that is not there
         raise UserError(f"{file} is no vocabulary of a BERT ({first_line(error)}).") from error
@@ -47,6 +49,17 @@ def of_folder(folder: epath.Path, vocab_size: int) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def _require_once(path: pathlib.Path) -> None:
+    """Raises UserError for a word that is there twice: it would have two numbers, and readers differ in which they take."""
+    if path.name != VOCABULARY:
+        parse(path.read_bytes(), path.name)
+        return
+    words = collections.Counter(path.read_text(encoding="utf-8").split("\n"))
+    twice = next((word for word, count in words.items() if word.strip() and count > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice!r} is there twice")
+
+
 def of_vocabulary(path: str | os.PathLike, *, lowercase: bool = True) -> tokenizers.Tokenizer:
     """BERT's tokenizer over a vocab.txt, one token a line."""
     return tokenizers.Tokenizer.from_str(BertWordPieceTokenizer(str(path), lowercase=lowercase).to_str())
@@ -57,10 +70,8 @@ def _lowercase(folder: epath.Path) -> bool:
     file = folder / "tokenizer_config.json"
     if not file.is_file():
         return True
-    try:
-        return bool(json.loads(file.read_text()).get("do_lower_case", True))
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{file} is no JSON object ({first_line(error)}).") from error
+    said = require_fields(read_json(file, error=UserError), str(file), {"do_lower_case": bool}, error=UserError)
+    return said.get("do_lower_case", True)
 
 
 def trained(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -81,8 +92,15 @@ def vocabulary(tokenizer: tokenizers.Tokenizer) -> list[str]:
     return sorted(numbers, key=numbers.get)
 
 
-def write_vocabulary(tokenizer: tokenizers.Tokenizer, folder: epath.Path) -> None:
-    write_atomically(folder / VOCABULARY, ("\n".join(vocabulary(tokenizer)) + "\n").encode())
+def content(words: Sequence[str]) -> bytes:
+    """Of a file vocab.txt."""
+    return ("\n".join(words) + "\n").encode()
+
+
+def of_words(words: Sequence[str]) -> tokenizers.Tokenizer:
+    """BERT's tokenizer over a vocabulary, lower-casing."""
+    numbers = {word: number for number, word in enumerate(words)}
+    return tokenizers.Tokenizer.from_str(BertWordPieceTokenizer(numbers, lowercase=True).to_str())
 
 
 def words(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[str]]:

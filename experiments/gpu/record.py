@@ -6,8 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from experiments.common.errors import UserError
-from experiments.common.recording import read_json, write_json
+from experiments.common.recording import read_sealed, write_sealed
 
 FILE = "on_gpu.json"
 SAME = ("device_kind", "devices", "platform", "preset")  # what parts that stand in one file have in common
@@ -31,7 +30,7 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        write_json(self.folder / FILE, {**{key: self.about[key] for key in SAME}, "parts": self.parts})
+        write_sealed(self.folder / FILE, {**{key: self.about[key] for key in SAME}, "parts": self.parts})
 
     def order(self, names: list[str]) -> list[str]:
         """What to measure: first what is missing, then what was measured by other code, the oldest first."""
@@ -44,17 +43,11 @@ class Record:
 
 def _parts(path: epath.Path, about: dict[str, Any]) -> dict[str, Any]:
     """Of a file that is there and of such a device; none otherwise, with a line where it is of another."""
-    found = read_json(path)
+    found = read_sealed(path)
     if found is None:
         return {}
-    stamps = {"commit", "sources", "packages", "measured_at"}
-    parts = found.get("parts") if isinstance(found, dict) else None
-    if not isinstance(parts, dict) or not all(
-        isinstance(part, dict) and stamps <= part.keys() for part in parts.values()
-    ):
-        raise UserError(f"{path} is damaged (it is no record of parts); remove it, and they are measured again.")
     others = [key for key in SAME if found.get(key) != about[key]]
     if others:
         print(f"not taken up: {path} is of another {', '.join(others)}", file=sys.stderr, flush=True)
         return {}
-    return parts
+    return found["parts"]

@@ -22,6 +22,7 @@ from lora_jax import mesh as meshes
 from lora_jax import training
 from lora_jax.models import bert, bert_folder
 
+VOCABULARY = "vocabulary.json"  # of a run: bound to it
 STEPS = 16  # per compiled call
 BLOCKS = 20  # measurements
 POSITIONS = 512  # as BERT has; a teacher with fewer gives what it has
@@ -66,19 +67,19 @@ def run(folder: RunFolder, settings: Settings, material: bert_corpus.Material) -
 
 def write_student(path: epath.Path, config, params, tokenizer) -> None:
     """A Hugging Face folder with encoder, pooler and masked-LM head, in bfloat16."""
-    bert_folder.write(path, config, params["student"], dtype=jnp.bfloat16)
-    wordpiece.write_vocabulary(tokenizer, path)
+    vocabulary = {wordpiece.VOCABULARY: wordpiece.content(wordpiece.vocabulary(tokenizer))}
+    bert_folder.write(path, config, params["student"], dtype=jnp.bfloat16, beside=vocabulary)
 
 
 def _tokenizer(folder: RunFolder, settings: Settings, sentences: list[str], teacher):
     """The teacher's, or one trained on the text; that one is kept, for an interrupted run must go on with its numbers."""
     if settings.vocab_size is None:
         return teacher.tokenizer
-    if not processes.agreed_by_first((folder.path / wordpiece.VOCABULARY).is_file):
+    if folder.read(VOCABULARY) is None:
         if processes.is_first():
-            wordpiece.write_vocabulary(wordpiece.trained(sentences, settings.vocab_size), folder.path)
+            folder.write(VOCABULARY, wordpiece.vocabulary(wordpiece.trained(sentences, settings.vocab_size)))
         processes.wait("vocabulary")
-    return wordpiece.of_vocabulary(folder.path / wordpiece.VOCABULARY)
+    return wordpiece.of_words(folder.read(VOCABULARY))
 
 
 # ---- the student before training

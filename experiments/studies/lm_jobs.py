@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from etils import epath
 
 import lora_jax
 from experiments.common import phases, processes, recording
@@ -76,6 +75,7 @@ def finetune(folder: RunFolder, settings: Settings, base: lm_speaker.Base, pairs
         "left_out": {**pairs.left_out, "too long": sum(part.too_long for part in encoded.values())},
         "train_pairs": len(encoded["train"].pairs),
         "source": pairs.source,
+        "weights": checkpoint.fingerprint(voice.params),
     }
 
 
@@ -102,24 +102,24 @@ def _save(folder: RunFolder, settings: Settings, base: lm_speaker.Base, params: 
     """What was trained, in place of whatever is there."""
     if settings.regime == "LoRA":
         recording.remove(folder.path / "adapter")
-        checkpoint.save_adapter(folder.path / "adapter", params, _config(settings), mask=None)
+        checkpoint.save_adapter(folder.path / "adapter", params, _config(settings), mask=None, run=folder.run)
         return
     if processes.is_first():
-        causal_folder.write(folder.path / "model", base.model.config, params)
-        bpe.write(base.tokenizer, folder.path / "model")
+        tokenizer = {bpe.FILE: bpe.content(base.tokenizer)}
+        causal_folder.write(folder.path / "model", base.model.config, params, beside=tokenizer)
     processes.wait("model")
 
 
-def restored(folder: epath.Path, settings: Settings, base: lm_speaker.Base) -> lm_speaker.Voice:
-    """What a complete run left. Raises UserError where it does not belong to the base."""
+def restored(folder: RunFolder, settings: Settings, base: lm_speaker.Base) -> lm_speaker.Voice:
+    """What a complete run left. Raises UserError where it does not belong to the base or the run."""
+    path = folder.path
     if settings.regime != "LoRA":
-        return lm_speaker.Voice(lm_speaker.load(folder / "model").params)
+        return lm_speaker.Voice(lm_speaker.load(path / "model", weights=folder.summary()["weights"]).params)
     model = lora_jax.LoRA(base.model, _config(settings))
     params = lora_jax.adapt(jax.random.key(0), base.params, model, jnp.ones((1, 8), jnp.int32))
-    with phases.mending(f"remove {folder / 'summary.json'}, then run --job=finetune with the same flags"):
-        return lm_speaker.Voice(
-            checkpoint.restore_adapter(folder / "adapter", params, _config(settings), mask=None), model
-        )
+    with phases.mending(f"remove {path / 'summary.json'}, then run --job=finetune with the same flags"):
+        restored = checkpoint.restore_adapter(path / "adapter", params, _config(settings), run=folder.run)
+    return lm_speaker.Voice(restored, model)
 
 
 def chat(

@@ -18,12 +18,13 @@ from experiments.data.trigram import Trigram, contexts
 from experiments.settings.lm_pretraining import PRESETS as PRESETS
 from experiments.settings.lm_pretraining import Settings
 from experiments.studies import lm_objective, lm_text
+from lora_jax import checkpoint, training
 from lora_jax import mesh as meshes
-from lora_jax import training
 from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.tree import flat, nested
 
+TOKENIZER = "tokenizer.json"  # of a run: bound to it
 STEPS = 10  # per compiled call
 BLOCKS = 40  # measurements
 FOLLOWED = 64  # held-out rows that these are of, spread over all; the last word is said by the whole
@@ -38,8 +39,7 @@ def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[s
     state, history, about = _train(folder, settings, model, rows)
     params = meshes.fetch(state.trainable)
     if processes.is_first():
-        causal_folder.write(folder.path / "model", model.config, params)
-        bpe.write(tokenizer, folder.path / "model")
+        causal_folder.write(folder.path / "model", model.config, params, beside={bpe.FILE: bpe.content(tokenizer)})
     processes.wait("model")
     train, held_out = (contexts(part, model.config.vocab_size) for part in (rows.train, rows.held_out))
     loss = about["held_out_loss"]
@@ -52,13 +52,14 @@ def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[s
         "held_out_tokens": len(held_out),
         "history": [{name: np.asarray(value).tolist() for name, value in line.items()} for line in history],
         **about,
+        "weights": checkpoint.fingerprint(params),
         "data": source.record(),
     }
 
 
 def _tokenizer(folder: RunFolder, vocab_size: int, source: lm_text.Source):
     """Trained on the text once, and kept: an interrupted run must go on with its numbers."""
-    if not processes.agreed_by_first((folder.path / bpe.FILE).is_file):
+    if folder.read(TOKENIZER) is None:
         documents, budget = [], TOKENIZER_CHARACTERS
         for document in source.split()[0]:
             if budget <= 0:
@@ -66,9 +67,9 @@ def _tokenizer(folder: RunFolder, vocab_size: int, source: lm_text.Source):
             documents.append(document)
             budget -= len(document)
         if processes.is_first():
-            bpe.write(bpe.trained(documents, vocab_size), folder.path)
+            folder.write(TOKENIZER, bpe.trained(documents, vocab_size).to_str())
         processes.wait("tokenizer")
-    return bpe.read(folder.path, vocab_size)
+    return bpe.parsed(folder.read(TOKENIZER).encode(), str(folder.path / TOKENIZER), vocab_size)
 
 
 def on_device(rows: Rows) -> dict[str, jax.Array]:

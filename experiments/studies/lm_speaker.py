@@ -13,6 +13,7 @@ from etils import epath
 
 from experiments.common.errors import UserError
 from experiments.data import answers, bpe
+from lora_jax import checkpoint
 from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.models.generation import Sampling, generate
@@ -39,13 +40,20 @@ class Voice:
     through: nn.Module | None = None
 
 
-def load(path: str | epath.PathLike) -> Base:
+def load(path: str | epath.PathLike, *, weights: str | None = None) -> Base:
     """What `--job=pretrain` left in a folder.
 
+    Args:
+      weights: the fingerprint that the parameters must have.
+
     Raises:
-      ModelError, UserError: for a folder that is none, or whose tokenizer belongs to another model.
+      ModelError, UserError: for a folder that is none, whose tokenizer belongs to another model, or whose weights are others.
     """
     found = causal_folder.read(path)
+    if weights is not None and checkpoint.fingerprint(found.params) != weights:
+        raise UserError(
+            f"{path} does not hold the weights that its run wrote; remove the run's folder, and it is made again."
+        )
     tokenizer = bpe.read(found.path, found.config.vocab_size)
     return Base(found.path, CausalLM(found.config), found.params, tokenizer)
 

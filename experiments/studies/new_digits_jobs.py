@@ -13,7 +13,7 @@ from experiments.common import phases
 from experiments.common.classification import accuracy, class_counts, errors_by_class
 from experiments.common.errors import UserError
 from experiments.common.pretraining import EVALUATION_BATCH
-from experiments.common.recording import RunFolder, read_json, slug, write_json
+from experiments.common.recording import RunFolder, slug
 from experiments.common.statistics import reaches
 from experiments.data.mnist import MEAN, STD, Mnist, normalise
 from experiments.studies import new_digits
@@ -26,12 +26,12 @@ BARS = {"old": 0.98, "new": 0.95, "overall": 0.98}  # S3.3
 def pretrain(folder: RunFolder, settings: Settings, data: Mnist) -> None:
     """Trains and saves the bases, unless they are there."""
     is_saved = checkpoint.latest_step(folder.path / "bases") is not None
-    if is_saved and read_json(folder.path / "pretrain.json") is not None:
+    if is_saved and folder.read("pretrain.json") is not None:
         return
     bases, scores = new_digits.pretrain(folder, settings, data)
     if not is_saved:
-        checkpoint.save_state(folder.path / "bases", bases, {}, None, step=0)
-    write_json(folder.path / "pretrain.json", scores)
+        checkpoint.save_state(folder.path / "bases", bases, {}, None, step=0, run=folder.run)
+    folder.write("pretrain.json", scores)
 
 
 def finetune(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
@@ -40,18 +40,17 @@ def finetune(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, An
     before = jax.tree.map(np.asarray, bases)
     rows = []
     for recipe in new_digits.recipes(settings):
-        path = folder.path / "recipes" / f"{slug(recipe.name)}.json"
-        path.parent.mkdir(exist_ok=True)
+        name = f"recipes/{slug(recipe.name)}.json"
         is_saved = checkpoint.latest_step(_adapter_path(folder, recipe)) is not None
-        row = read_json(path) if is_saved else None
+        row = folder.read(name) if is_saved else None
         if row is None:
             adapters, row = new_digits.finetune(folder, settings, recipe, bases, data)
             _save(folder, settings, recipe, bases, adapters)
-            write_json(path, row)
+            folder.write(name, row)
         rows.append(row)
     chex.assert_trees_all_equal(bases, before)
     return {
-        "base": read_json(folder.path / "pretrain.json"),
+        "base": folder.read("pretrain.json"),
         "rows": rows,
         "bars": BARS,
         "chosen": choose(rows),
@@ -83,7 +82,7 @@ def inference(folder: RunFolder, settings: Settings, data: Mnist, images: np.nda
     with phases.mending(
         f"remove {path} and {folder.path / 'summary.json'}, then run --job=finetune with the same flags"
     ):
-        params = checkpoint.restore_adapter(path, params, model.config)
+        params = checkpoint.restore_adapter(path, params, model.config, run=folder.run)
     on, off = params, lora_jax.scaled(params, 0.0)
     shown = _sample(data) if images is None else images
     predict = jax.jit(lambda p, x: jax.nn.softmax(model.apply({"params": p}, x)))
@@ -100,7 +99,7 @@ def inference(folder: RunFolder, settings: Settings, data: Mnist, images: np.nda
 
 def _bases(folder: RunFolder, settings: Settings, job: str) -> Any:
     """The saved bases [M, ...]."""
-    if read_json(folder.path / "pretrain.json") is None:
+    if folder.read("pretrain.json") is None:
         raise UserError(
             f"--job={job}: {folder.path} holds no pretrained base yet; run --job=pretrain with the same flags first."
         )
@@ -109,7 +108,7 @@ def _bases(folder: RunFolder, settings: Settings, job: str) -> Any:
     like = jax.eval_shape(jax.vmap(lambda key: model.init(key, jnp.ones((1, 784)))["params"]), keys)
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     with phases.mending(f"remove {folder.path / 'bases'} and run --job=pretrain with the same flags"):
-        return checkpoint.restore_state(folder.path / "bases", like, {}, None)
+        return checkpoint.restore_state(folder.path / "bases", like, {}, None, run=folder.run)
 
 
 def _adapter_path(folder: RunFolder, recipe: new_digits.Recipe) -> epath.Path:
@@ -121,7 +120,7 @@ def _save(folder: RunFolder, settings: Settings, recipe: new_digits.Recipe, base
     path = _adapter_path(folder, recipe)
     if checkpoint.latest_step(path) is None:
         params = jax.tree.map(lambda leaf: leaf[0], lora_jax.combine(bases, adapters))
-        checkpoint.save_adapter(path, params, new_digits.wrapped(settings, recipe).config, mask=None)
+        checkpoint.save_adapter(path, params, new_digits.wrapped(settings, recipe).config, mask=None, run=folder.run)
 
 
 def _score(model, params, data: Mnist, settings: Settings) -> dict[str, float]:

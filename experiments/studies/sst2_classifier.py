@@ -67,23 +67,23 @@ class Classifier:
             print(f"data: {cut:,} of {len(texts.labels):,} {what} are cut to {longest} tokens; {more}", flush=True)
         return encoded
 
-    def save(self, path: epath.Path, params: dict[str, Any]) -> None:
+    def save(self, path: epath.Path, params: dict[str, Any], run: str) -> None:
         """What the regime trained, in place of whatever is there."""
         recording.remove(path)
         mask = self._mask(params)
         if self.settings.has_adapter:
-            checkpoint.save_adapter(path, params, self.config, mask=mask)
+            checkpoint.save_adapter(path, params, self.config, mask=mask, run=run)
         else:
             frozen, trained = lora_jax.partition(params, mask)
-            checkpoint.save_state(path, trained, frozen, None, step=0)
+            checkpoint.save_state(path, trained, frozen, None, step=0, run=run)
 
-    def restore(self, path: epath.Path) -> dict[str, Any]:
+    def restore(self, path: epath.Path, run: str) -> dict[str, Any]:
         """The parameters that were saved, on this base. Raises CheckpointError where they do not belong together."""
         if self.settings.has_adapter:
             params = lora_jax.adapt(jax.random.key(0), self.params, self.adapted, jnp.ones((1, 8), jnp.int32))
-            return checkpoint.restore_adapter(path, params, self.config, mask=self._mask(params))
+            return checkpoint.restore_adapter(path, params, self.config, mask=self._mask(params), run=run)
         frozen, trained = lora_jax.partition(self.params, self._mask(self.params))
-        return lora_jax.combine(frozen, checkpoint.restore_state(path, trained, frozen, None))
+        return lora_jax.combine(frozen, checkpoint.restore_state(path, trained, frozen, None, run=run))
 
     def _mask(self, params: dict[str, Any]) -> dict[str, Any]:
         return lora_jax.trainable_mask(params, train=TRAINED[self.settings.regime])

@@ -15,7 +15,7 @@ from etils import epath
 import lora_jax
 from experiments.common import phases, processes
 from experiments.common.errors import UserError
-from experiments.common.recording import RunFolder, copy, write_json
+from experiments.common.recording import RunFolder, write_json
 from experiments.data import buckets as length_buckets
 from experiments.data.bert_base import Base, Inputs
 from experiments.data.buckets import Bucket
@@ -60,7 +60,7 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
             f"training diverged at --learning_rate={settings.learning_rate:g}: the loss is no longer finite; take a lower one."
         )
     params = sweep.member_params(outcome.state, outcome.shared, 0)
-    classifier.save(folder.path / "adapter", params)
+    classifier.save(folder.path / "adapter", params, folder.run)
     merged = lora_jax.merge(params) if settings.has_adapter else params
     _write_merged(folder.path / "merged", inputs.base, merged)
     positive = float(np.mean(inputs.data.validation.labels))
@@ -118,8 +118,9 @@ def _train(folder: RunFolder, classifier: Classifier, train, score, batch_size: 
 def _write_merged(path: epath.Path, base: Base, params: dict[str, Any]) -> None:
     """A Hugging Face folder: the base's own config and tokenizer, so that it cuts words as the base does."""
     if processes.is_first():
-        bert_folder.write(path, base.folder.config, params)
-    copy([file for file in (base.folder.path / name for name in TOKENIZER_FILES) if file.is_file()], path)
+        tokenizer = [file for file in (base.folder.path / name for name in TOKENIZER_FILES) if file.is_file()]
+        bert_folder.write(path, base.folder.config, params, beside={file.name: file.read_bytes() for file in tokenizer})
+    processes.wait("merged")
 
 
 def predict(folder: RunFolder, settings: Settings, base: Base, sentences: Sequence[str]) -> list[dict[str, Any]]:
@@ -135,7 +136,7 @@ def predict(folder: RunFolder, settings: Settings, base: Base, sentences: Sequen
     classifier = Classifier.over(base, settings)
     path = folder.path / "adapter"
     with phases.mending(f"remove {folder.path / 'summary.json'}, then run --job=finetune with the same flags"):
-        params = classifier.restore(path)
+        params = classifier.restore(path, folder.run)
     predictions = _predictions(sentences, classifier.logits(params, sentences))
     write_json(folder.path / "predictions.json", {"regime": settings.regime, "predictions": predictions})
     return predictions

@@ -47,7 +47,13 @@ def read_json(file: str | epath.PathLike, *, error: type[Exception] = ModelError
 
 
 def parse(
-    text: str | bytes, where: str, *, error: type[Exception] = ModelError, nan: bool = False, max_depth: int = MAX_DEPTH
+    text: str | bytes,
+    where: str,
+    *,
+    error: type[Exception] = ModelError,
+    nan: bool = False,
+    halves: bool = False,
+    max_depth: int = MAX_DEPTH,
 ) -> Any:
     """The value that a JSON text says.
 
@@ -56,6 +62,7 @@ def parse(
       where: the file, or file and line, for the message.
       error: what is raised.
       nan: whether NaN and Infinity are taken, which Python writes and JSON does not have.
+      halves: whether text may hold half a character (a lone surrogate), which nothing can print.
       max_depth: how deep lists and objects may lie in each other.
 
     Raises:
@@ -79,7 +86,7 @@ def parse(
     try:
         text = text.decode() if isinstance(text, bytes) else text
         value = json.loads(text, object_pairs_hook=_once, parse_constant=constant, parse_float=number)
-        _require_shallow_text(value, max_depth)
+        _require_shallow_text(value, max_depth, halves)
     except (ValueError, RecursionError) as problem:
         why = f"it is nested more than {max_depth} deep" if isinstance(problem, RecursionError) else first_line(problem)
         raise error(f"{where} cannot be read as JSON ({why}).") from problem
@@ -94,13 +101,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _require_shallow_text(value: Any, max_depth: int) -> None:
-    """Raises RecursionError for a value that lies deeper, ValueError for half a character (a lone surrogate), which nothing can print."""
+def _require_shallow_text(value: Any, max_depth: int, halves: bool) -> None:
+    """Raises RecursionError for a value that lies deeper, ValueError for half a character."""
     level, depth = [value], 0
     while level:
         below: list[Any] = []
         for each in level:
-            if isinstance(each, str):
+            if isinstance(each, str) and not halves:
                 each.encode()
             elif isinstance(each, (dict, list)):
                 if depth == max_depth:

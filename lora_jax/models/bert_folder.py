@@ -164,12 +164,20 @@ def initialised(model: nn.Module, key: jax.Array, loaded: Mapping[str, Any]) -> 
     return nested({**given, **fresh}), new
 
 
-def write(path: str | os.PathLike, config: BertConfig, params: Mapping[str, Any], *, dtype: Any = jnp.float32) -> None:
+def write(
+    path: str | os.PathLike,
+    config: BertConfig,
+    params: Mapping[str, Any],
+    *,
+    dtype: Any = jnp.float32,
+    beside: Mapping[str, bytes] | None = None,
+) -> None:
     """Writes config.json and model.safetensors, which `transformers` and `read` load.
 
     Args:
       params: as in `BertFolder.params`; no leaf beside a BERT's own (adapters: `lora_jax.merge` folds them in).
       dtype: of the tensors in the file, e.g. jnp.bfloat16.
+      beside: other files that belong to the model, as its tokenizer's, by name; all are written together, or none.
 
     Raises:
       ModelError: for parameters that are not those of a BERT of this config, or a folder that cannot be written.
@@ -185,4 +193,4 @@ def write(path: str | os.PathLike, config: BertConfig, params: Mapping[str, Any]
     if "classifier/kernel" in shapes:
         labels = {i: f"LABEL_{i}" for i in range(_labels(shapes))}
         about |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-    weight_files.write(folder, tensors, about)
+    weight_files.write(folder, tensors, about, beside or {})

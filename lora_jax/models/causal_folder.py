@@ -122,13 +122,19 @@ def _from_values(file: epath.Path, values: dict[str, Any]) -> CausalLMConfig:
 
 
 def write(
-    path: str | os.PathLike, config: CausalLMConfig, params: Mapping[str, Any], *, dtype: Any = jnp.float32
+    path: str | os.PathLike,
+    config: CausalLMConfig,
+    params: Mapping[str, Any],
+    *,
+    dtype: Any = jnp.float32,
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes config.json and model.safetensors, which `transformers` and `read` load.
 
     Args:
       params: a CausalLM's; no leaf beside its own (adapters: `lora_jax.merge` folds them in).
       dtype: of the tensors in the file, e.g. jnp.bfloat16.
+      beside: other files that belong to the model, as its tokenizer's, by name; all are written together, or none.
 
     Raises:
       ModelError: for parameters that are not those of this config, or a folder that cannot be written.
@@ -141,7 +147,7 @@ def write(
     tensors = {torch_names.name(p): torch_names.as_theirs(p, leaf, dtype) for p, leaf in alone.items()}
     torch_names.raise_for(f"the parameters cannot be written as {jnp.dtype(dtype)}", torch_names.odd_values(tensors))
     about = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **dataclasses.asdict(config), **PLAIN}
-    weight_files.write(folder, tensors, about)
+    weight_files.write(folder, tensors, about, beside or {})
 
 
 def _shapes(config: CausalLMConfig) -> dict[str, tuple[int, ...]]:

@@ -116,6 +116,8 @@ def _read_pickled(file: epath.Path) -> dict[str, np.ndarray]:
         raise ModelError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}).") from error
 
 
-def write(folder: epath.Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Writes model.safetensors and config.json, both or neither. Raises ModelError where they cannot be written."""
-    write_folder(folder, {SAFE: as_safetensors(tensors), config_file.NAME: config_file.content(about)})
+def write(
+    folder: epath.Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, Any], beside: Mapping[str, bytes]
+) -> None:
+    """Writes model.safetensors, config.json and what is `beside` them, all or none. Raises ModelError where they cannot be written."""
+    write_folder(folder, {SAFE: as_safetensors(tensors), **beside, config_file.NAME: config_file.content(about)})

@@ -31,7 +31,7 @@ from experiments.benchmarks import (
     tracing,
     variants,
 )
-from experiments.common import preemption
+from experiments.common import preemption, recording
 from lora_jax.models import bert
 from lora_jax.models.causal_lm import CausalLMConfig
 
@@ -216,7 +216,7 @@ def test_parts_of_another_run_are_not_taken_up(measured, benchmark, monkeypatch,
     path = tmp_path / "benchmark-cpu-step-scan-peft" / "benchmark.json"
     assert status == 0 and measured == ["step", "scan", "peft"] * 2
     assert said.startswith(f"measuring anew: {path} is of another run, which differs in preset\nmeasuring: LoRA")
-    path.write_text(json.dumps({"environment": {}, "results": {}}))  # as files of before the conditions were recorded
+    recording.write_sealed(path, {"environment": {}, "results": {}})  # as files of before the conditions were recorded
     assert "differs in commit, python, packages" in benchmark()[2] and len(measured) == 9
     monkeypatch.setattr(record, "_sources", lambda: "edited")
     assert "differs in sources\n" in benchmark()[2] and len(measured) == 12

@@ -186,7 +186,7 @@ def test_bases_in_a_bucket_that_were_not_finished_are_made_again(orbax_bucket, m
     for _ in range(2):  # the second finds them whole
         new_digits_jobs.pretrain(folder, TINY, small_mnist)
     assert len(made) == 2
-    restored = checkpoint.restore_state(folder.path / "bases", made[0], {}, None)
+    restored = checkpoint.restore_state(folder.path / "bases", made[0], {}, None, run=folder.run)
     assert np.array_equal(restored["w"], made[1]["w"])
 
 
@@ -232,4 +232,4 @@ def test_damaged_records(run_entry, tiny, workdir):
     path.write_text(path.read_text()[:50])
     status, _, stderr = run_entry(ENTRY, PRESET, f"--workdir={workdir}", "--job=all")
     assert status == 2 and stderr.count("\n") == 1
-    assert f"{path} is damaged (JSONDecodeError" in stderr and "remove it" in stderr
+    assert f"{path} is damaged (cannot be read as JSON" in stderr and "remove it" in stderr

@@ -152,7 +152,7 @@ def test_parts_are_disjoint_and_know_no_order():
 def test_tokens_are_bytes_and_are_read_again(tokenizer, tmp_path):
     odd = "naïve – 漢字 \n\t x <end>"  # a text that says <end> does not end anything
     assert tokenizer.decode(tokenizer.encode(odd).ids) == odd
-    bpe.write(tokenizer, tmp_path)
+    (tmp_path / bpe.FILE).write_bytes(bpe.content(tokenizer))
     assert bpe.read(tmp_path, 300).get_vocab() == tokenizer.get_vocab()
     with pytest.raises(UserError, match="tokens and the model 99 embeddings; they do not belong together"):
         bpe.read(tmp_path, 99)

@@ -59,7 +59,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="No space left on device"):
         recording.write_json(path, {"new": 2})
     monkeypatch.undo()
     assert recording.read_json(path) == {"old": 1}

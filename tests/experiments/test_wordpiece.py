@@ -27,7 +27,9 @@ def test_case_is_kept_where_the_folder_says_so(config, token, tmp_path):
 @pytest.mark.parametrize("kind", ["vocab.txt", "tokenizer.json"])
 def test_a_vocabulary_in_a_bucket(kind, bucket):
     there = epath.Path("gs://bucket/bert")
-    wordpiece.write_vocabulary(wordpiece.of_folder(folder(bucket, TOKENS), 99), there)
+    tokenizer = wordpiece.of_folder(folder(bucket, TOKENS), 99)
+    (bucket / "bert").mkdir()
+    (there / "vocab.txt").write_bytes(wordpiece.content(wordpiece.vocabulary(tokenizer)))
     if kind == "tokenizer.json":
         (there / kind).write_text(wordpiece.of_folder(there, 99).to_str())
         (there / "vocab.txt").unlink()
@@ -39,8 +41,8 @@ def test_a_vocabulary_in_a_bucket(kind, bucket):
 
 def test_a_vocabulary_is_written_as_it_was_read(tmp_path):
     tokenizer = wordpiece.of_folder(folder(tmp_path, TOKENS), 99)
-    wordpiece.write_vocabulary(tokenizer, tmp_path / "new")
-    assert (tmp_path / "new" / "vocab.txt").read_text().splitlines() == TOKENS
+    assert wordpiece.content(wordpiece.vocabulary(tokenizer)).decode().splitlines() == TOKENS
+    assert wordpiece.of_words(wordpiece.vocabulary(tokenizer)).to_str() == tokenizer.to_str()
 
 
 @pytest.mark.parametrize(
@@ -52,8 +54,13 @@ def test_a_vocabulary_is_written_as_it_was_read(tmp_path):
         (["[UNK]", "[PAD]", *TOKENS[2:]], {}, r"\[PAD\] is not token 0"),
         ([*TOKENS, "one", "more"], {}, "the vocabulary has 10 tokens and the model 8 embeddings"),
         (TOKENS, {"tokenizer": "{}"}, "tokenizer.json is no vocabulary of a BERT"),
-        (TOKENS, {"tokenizer_config": '{"do_lower_case": tru'}, "tokenizer_config.json is no JSON object"),
-        (TOKENS, {"tokenizer_config": "[]"}, "tokenizer_config.json is no JSON object"),
+        (TOKENS, {"tokenizer_config": '{"do_lower_case": tru'}, "tokenizer_config.json cannot be read as JSON"),
+        (TOKENS, {"tokenizer_config": "[]"}, "tokenizer_config.json holds ..; expected an object"),
+        (
+            TOKENS,
+            {"tokenizer_config": '{"do_lower_case": "false"}'},
+            'do_lower_case is "false"; expected true or false',
+        ),
     ],
 )
 def test_every_flaw_is_one_sentence(tokens, files, part, tmp_path):

@@ -64,8 +64,7 @@ def base(path: pathlib.Path) -> lm_speaker.Base:
     tokenizer = bpe.trained([f"{pair.question} {pair.answer}" for pair in pairs().pairs], CONFIG.vocab_size)
     params = CausalLM(CONFIG).init(jax.random.key(0), jnp.ones((1, 4), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim > 1 else leaf, params)
-    causal_folder.write(path, CONFIG, params)
-    bpe.write(tokenizer, path)
+    causal_folder.write(path, CONFIG, params, beside={bpe.FILE: bpe.content(tokenizer)})
     return lm_speaker.load(path)
 
 
