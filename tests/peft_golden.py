@@ -18,7 +18,7 @@ from lora_jax.models.causal_lm import CausalLM
 from lora_jax.peft import dotted
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-FOLDERS = sorted(path.name for path in GOLDEN.glob("peft_*") if path.is_dir())
+FOLDERS = sorted(path.parent.name for path in GOLDEN.glob("peft_*/adapter_config.json"))
 
 
 class Net(nn.Module):

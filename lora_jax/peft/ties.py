@@ -64,12 +64,18 @@ def without_copies(values, found: Found, slots: Mapping[str, Slot], known, leave
         copies.adapters.add(path)
         adapters.pop(path)
         copies.problems.extend(_other_scale(values, path, table, found.adapters[table]))
+    rows = dict(found.rows)
+    for path in [path for path in rows if f"{path}.weight" not in known and table in rows]:
+        if not _is_same(rows.pop(path), rows[table]):
+            copies.problems.append(
+                f"the rows of {path} are others than those of {table}, and the two are one table here"
+            )
     if table not in copies.tables and trained is not None and not _is_same(trained, base):
         copies.problems.append(
             f"{weight} is tied here, and PEFT gives it to the input alone: the file must have the output layer's weight too, or "
             "adapter_config.json ensure_weight_tying"
         )
-    return found._replace(adapters=adapters, others=others), copies
+    return found._replace(adapters=adapters, others=others, rows=rows), copies
 
 
 def is_copy(adapter: Mapping[str, np.ndarray], of: Mapping[str, np.ndarray]) -> bool:

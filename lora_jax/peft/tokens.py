@@ -121,11 +121,12 @@ def changed(
         raise PeftError(
             f"token_rows asks for the rows of {path} that differ from the base's: pass base_params= with that leaf."
         )
-    now, before = (tensors.parameter_to_torch(site, leaf, tree[path]) for tree in (leaves, base))
-    if "{}" in torch_path or mark or now.ndim != 2 or tensors.parameter_name(site, leaf) is None:
+    name = tensors.parameter_name(site, leaf)
+    if "{}" in torch_path or mark or name is None or opened(leaves[path]).ndim != 2:
         raise PeftError(
-            f"token_rows: {path} {now.shape} is not one table of torch; name an embedding or an output layer."
+            f"token_rows: {path} {tuple(opened(leaves[path]).shape)} is not one table of torch; name an embedding or an output layer."
         )
+    now, before = (tensors.parameter_to_torch(site, leaf, tree[path]) for tree in (leaves, base))
     if now.shape != before.shape:
         raise PeftError(
             f"token_rows: {path} is {list(now.shape)} and the base's {list(before.shape)}; let the base have its size."
