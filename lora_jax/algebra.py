@@ -150,7 +150,7 @@ def _each_layer(adapters: Sequence[Params], weights: Sequence[int | float], comb
         raise TreeError(
             f"there are {len(adapters)} adapters and {len(weights)} weights; give one weight for each of at least one adapter."
         )
-    trees = [flat(adapter_alone(adapter)) for adapter in adapters]
+    trees = [flat(adapter_alone(adapter, f"adapters[{i}]")) for i, adapter in enumerate(adapters)]
     found = {}
     for module in dict.fromkeys(module for tree in trees for module in modules(tree)):
         pairs = [

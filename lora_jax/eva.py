@@ -16,6 +16,7 @@ from lora_jax import targets
 from lora_jax.adapter import adapt
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError
+from lora_jax.intake import tree_of
 from lora_jax.leaves import SCALE, A, B, adapter_at
 from lora_jax.products.find import find
 from lora_jax.products.function import shapes_of
@@ -72,6 +73,8 @@ def adapt_to(
     batches = list(batches)
     if not batches or not all(isinstance(args, tuple) for args in batches):
         raise ConfigError("EVA needs at least one batch of the task's data, each a tuple of the model's arguments.")
+
+    tree_of(base_params, "eva.adapt_to: base_params")
 
     def run(params: Any, *args: Any) -> Any:
         return model.apply({**(collections or {}), "params": params}, *args)
