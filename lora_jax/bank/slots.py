@@ -90,7 +90,8 @@ def settled(ids: jax.Array, count: int, other: int) -> jax.Array:
     >>> settled(jnp.array([0, -1, 2, 5]), 3, 3).tolist()
     [0, 3, 2, 3]
     """
-    is_known = (ids >= 0) & (ids < count)  # in its own dtype, before anything is cast
+    ids = ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids  # int8 does not hold every count
+    is_known = (ids >= 0) & (ids < count)
     return jnp.where(is_known, ids, 0).astype(jnp.int32) + jnp.where(is_known, 0, other).astype(jnp.int32)
 
 
