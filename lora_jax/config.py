@@ -117,13 +117,13 @@ class LoRAConfig:
         if self.scaling not in SCALING_RULES:
             scale_of(1, 1, self.scaling)
         settled = {
-            "rank": _rank("rank", self.rank),
-            "alpha": None if self.alpha is None else _alpha("alpha", self.alpha),
+            "rank": as_rank("rank", self.rank),
+            "alpha": None if self.alpha is None else as_alpha("alpha", self.alpha),
             "dropout": _dropout(self.dropout),
             "targets": all_normalised(self.targets, "targets"),
             "excludes": all_normalised(self.excludes, "excludes"),
-            "rank_pattern": _as_pairs("rank_pattern", self.rank_pattern, _rank),
-            "alpha_pattern": _as_pairs("alpha_pattern", self.alpha_pattern, _alpha),
+            "rank_pattern": _as_pairs("rank_pattern", self.rank_pattern, as_rank),
+            "alpha_pattern": _as_pairs("alpha_pattern", self.alpha_pattern, as_alpha),
             "roles": _as_pairs("roles", self.roles, _letters, "letters"),
             "init_a": initializers.named(self.init_a),
         }
@@ -209,14 +209,24 @@ def _require_own(given: Mapping[str, Any]) -> None:
         )
 
 
-def _rank(name: str, value: Any) -> int:
+def as_rank(name: str, value: Any) -> int:
+    """A rank as Python's integer. Raises ConfigError, by `name`, for what is none.
+
+    >>> as_rank("rank", 8)
+    8
+    """
     rank = integer(value)
     if rank is None or rank < 1:
         raise ConfigError(f"{name} is {value!r}; a rank must be an integer of at least 1.")
     return rank
 
 
-def _alpha(name: str, value: Any) -> int | float:
+def as_alpha(name: str, value: Any) -> int | float:
+    """An alpha as Python's number. Raises ConfigError, by `name`, for what is none.
+
+    >>> as_alpha("alpha", 16)
+    16
+    """
     alpha = number(value)
     if alpha is None or not _SMALLEST <= alpha <= 1 / _SMALLEST:
         why = "" if alpha is None or alpha <= 0 else ", and not so far from 1 that float32 loses the scale"

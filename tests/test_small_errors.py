@@ -5,7 +5,6 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -15,7 +14,7 @@ import lora_jax
 import lora_jax.nnx
 from lora_jax import LoRA, LoRAConfig, LoRAError
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("quick_compile", "as_users_run_it")
 KEY, X = jax.random.key(0), jnp.ones((1, 3, 8))
 
 
@@ -55,14 +54,6 @@ TAKERS = {  # what takes a tree of parameters
     "partition": lambda tree: lora_jax.partition(tree, jax.tree.map(lambda _: True, tree)),
 }
 TAKES_ANY = {"combine", "partition", "place"}  # of leaves: any, also a part of an adapter
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Without the check of annotations, which stands before ours in the tests alone."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def refused(call, *words):
