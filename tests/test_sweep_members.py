@@ -186,6 +186,7 @@ def test_b9_what_is_no_grid_is_refused_by_name(fields):
         sweep.grid(**{**USUAL, **fields})
 
 
+@pytest.mark.usefixtures("as_users_run_it")
 def test_b9_numbers_of_numpy_and_the_largest_seed_are_members():
     got = sweep.grid(ranks=np.arange(1, 3), alphas=(None, 16), learning_rates=np.float64([1e-3]), seeds=(0, 2**32 - 1))
     assert got == [sweep.Member(r, a, 1e-3, s) for r in (1, 2) for a in (None, 16) for s in (0, 2**32 - 1)]

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from lora_jax.adapter import adapter_of
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError
 from lora_jax.intake import tree_of
-from lora_jax.leaves import PARTNER, A, B, kernel_paths, name_of, owner
+from lora_jax.leaves import PARTNER, A, B, kernel_path, kernel_paths, modules, name_of, owner
 from lora_jax.lowrank import pad_rank
 from lora_jax.mesh import sharing_members
 from lora_jax.sweep.values import alpha_of, each, rank_of, rate_of, seed_of
@@ -103,6 +104,8 @@ def init_adapters(
         raise ConfigError("these adapters begin at the base's kernels: pass init_adapters(..., base_params=...).")
     base = None if base_params is None else tree_of(base_params, "init_adapters: base_params")
     groups = _by_config(model, members)
+    if base is not None:
+        _require_finite(model, base, args, kwargs)
 
     @jax.jit
     def draw(keys: dict):
@@ -131,6 +134,14 @@ def config_of_member(config: LoRAConfig, member: Member) -> LoRAConfig:
     LoRAConfig(rank=8, alpha=16)
     """
     return dataclasses.replace(config, rank=member.rank, alpha=config.alpha if member.alpha is None else member.alpha)
+
+
+def _require_finite(model: Any, base: dict, args, kwargs) -> None:
+    """Raises TreeError where a kernel that is adapted has an entry that is infinite or NaN."""
+    shapes = flat(jax.eval_shape(lambda key: model.init(key, *args, **kwargs), jax.random.key(0))["params"])
+    for place in modules(shapes) if starts.reads_base(model.config) else ():
+        path = kernel_path(base, place)
+        starts.require_finite(path, nn.meta.unbox(base[path]))
 
 
 def _seeds(members: Sequence[Member], where: Sequence[int]) -> jax.Array:
