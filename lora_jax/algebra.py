@@ -12,12 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lora_jax import decompositions
 from lora_jax.adapter import adapter_alone
 from lora_jax.errors import TreeError
-from lora_jax.intake import require_key, tree_of
+from lora_jax.intake import is_finite, require_key, tree_of
 from lora_jax.leaves import Adapter, adapter_at, as_leaves, modules
 from lora_jax.lowrank import delta
 from lora_jax.scalars import integer, number
@@ -256,9 +255,5 @@ def _density(value: Any) -> float:
 def _require_finite(name: str, leaves: Mapping[str, Any]) -> None:
     """Raises TreeError for an adapter that diverged: it would make the others' sum NaN. What is traced is not looked at."""
     for path, leaf in leaves.items():
-        if (
-            isinstance(leaf, (jax.Array, np.ndarray))
-            and not isinstance(leaf, jax.core.Tracer)
-            and not bool(jnp.isfinite(leaf).all())
-        ):
+        if not is_finite(leaf):
             raise TreeError(f"{name} has entries that are infinite or NaN at {path}: it diverged; leave it out.")

@@ -70,6 +70,29 @@ def is_floating(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, np.floating)
 
 
+def is_known(leaf: Any) -> bool:
+    """Whether a leaf is an array whose values can be looked at here: not traced, not only a shape, not spread over processes.
+
+    >>> is_known(np.ones(2)), is_known(jax.ShapeDtypeStruct((2,), np.float32))
+    (True, False)
+    """
+    if isinstance(leaf, jax.Array):
+        return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable
+    return isinstance(leaf, (np.ndarray, np.generic))
+
+
+def is_finite(leaf: Any) -> bool:
+    """Whether an array has no infinity and no NaN, as far as that can be known here.
+
+    >>> is_finite(np.ones(2)), is_finite(np.array([np.nan])), is_finite(jax.ShapeDtypeStruct((2,), np.float32))
+    (True, False, True)
+    """
+    if not is_known(leaf) or not jax.dtypes.issubdtype(leaf.dtype, np.inexact):
+        return True
+    with jax.ensure_compile_time_eval():  # also of an array that a traced function closes over
+        return bool(jax.numpy.isfinite(leaf).all())
+
+
 def require_mapping(params: Any, where: str) -> None:
     """Raises TreeError for what is no dict at all: another argument, a model, a list."""
     if isinstance(params, nnx.State):

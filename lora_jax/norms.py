@@ -10,6 +10,7 @@ import numpy as np
 
 from lora_jax import dora
 from lora_jax.errors import TreeError
+from lora_jax.intake import is_known
 from lora_jax.leaves import NAMES, Adapter, at_place, kernel_paths, modules
 
 TOLERANCE = 1e-4  # of a norm: float32 sums in another order
@@ -33,21 +34,17 @@ def require_norms(leaves: Mapping[str, Any], where: str) -> None:
         if path is None or any(part is None for part in (adapter.b, adapter.scale, adapter.magnitude, adapter.norm)):
             continue  # no magnitude, or only a part of a tree
         kernel = nn.meta.unbox(leaves[path])
-        if not all(map(_is_known, (kernel, *(leaf for leaf in adapter if leaf is not None)))) or not kernel.ndim:
+        if not all(map(is_known, (kernel, *(leaf for leaf in adapter if leaf is not None)))) or not kernel.ndim:
             continue
         if not (np.any(adapter.norm) or np.any(adapter.magnitude)):
             continue  # zeros that are to be filled
-        apart = _apart(module, kernel, adapter)
+        with jax.ensure_compile_time_eval():  # also of arrays that a traced function closes over
+            apart = _apart(module, kernel, adapter)
         if not apart <= _tolerance(kernel, adapter.norm):
             raise TreeError(
                 f"{where}: {path} has other norms than the adapter beside it was made for ({apart:.1%} apart, DoRA): it is another base's, or "
                 "was changed; take them anew by lora_jax.rebase(base_params, adapter)."
             )
-
-
-def _is_known(leaf: Any) -> bool:
-    is_here = not isinstance(leaf, jax.Array) or (not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable)
-    return is_here and isinstance(leaf, (jax.Array, np.ndarray))
 
 
 def _apart(module: str, kernel: Any, adapter: Any) -> float:

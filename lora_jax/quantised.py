@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, TargetError, TreeError
-from lora_jax.intake import adapted
+from lora_jax.intake import adapted, is_finite
 from lora_jax.leaves import MAGNITUDE, OPENED, name_of
 from lora_jax.products.site import Site, require_sites
 from lora_jax.products.targeting import chosen
@@ -141,7 +141,7 @@ def quantise(
 
 def _require_finite(leaf: str, kernel: Any) -> None:
     """Raises TreeError where an entry is not finite: it would be the maximum of its block and, through the maxima's mean, make all NaN."""
-    if not isinstance(kernel, jax.core.Tracer) and not jnp.isfinite(kernel).all():
+    if not is_finite(kernel):
         raise TreeError(
             f"{leaf} has entries that are infinite or NaN, which no code stands for; mend the base, or exclude the layer."
         )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lora_jax import decompositions, dora
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, TreeError
+from lora_jax.intake import is_finite
 from lora_jax.leaves import Adapter, adapter_at, as_leaves, at_place, kernel_path, modules
 
 
@@ -92,7 +93,7 @@ def require_finite(path: str, kernel: jax.Array) -> None:
 
     >>> require_finite("head/kernel", jnp.ones((2, 2)))
     """
-    if isinstance(kernel, (jax.core.Tracer, jax.ShapeDtypeStruct)) or bool(jnp.isfinite(kernel).all()):
+    if is_finite(kernel):
         return
     raise TreeError(
         f"{path} has entries that are infinite or NaN, and the adapter would begin at them (PiSSA, OLoRA, DoRA); mend the base, or exclude the layer."

@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_jax.bank.stacking import base_leaves, joined, own_leaves, padded, plain
 from lora_jax.errors import TreeError
-from lora_jax.intake import adapted, tree_of
+from lora_jax.intake import adapted, is_known, tree_of
 from lora_jax.leaves import NORM, Adapter, adapter_at, as_leaves, is_adapter_leaf, modules, name_of
 from lora_jax.norms import TOLERANCE
 from lora_jax.scalars import integer
@@ -137,8 +137,12 @@ def _require_place(path: str, value: Any, base: Any) -> None:
         raise TreeError(
             f"the adapter has {path} in {value.dtype}, which the bank's {base.dtype} would round; cast it first."
         )
-    known = not any(isinstance(leaf, jax.core.Tracer) for leaf in (value, base))
-    if name_of(path) == NORM and known and not np.allclose(value, base, rtol=TOLERANCE, atol=0):
+    if (
+        name_of(path) == NORM
+        and is_known(value)
+        and is_known(base)
+        and not np.allclose(value, base, rtol=TOLERANCE, atol=0)
+    ):
         raise TreeError(
             f"the adapter has other norms at {path} than the bank (DoRA): it is of another base; lora_jax.rebase takes them anew."
         )
