@@ -1,5 +1,6 @@
 """Adapters as data: make one for a trained base, take it out, put another in, switch it off."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from lora_jax import dora
-from lora_jax.errors import TreeError
+from lora_jax.errors import ConfigError, TreeError
+from lora_jax.intake import adapted, described, is_key, tree_of
 from lora_jax.leaves import (
     MAGNITUDE,
     NORM,
@@ -20,8 +22,9 @@ from lora_jax.leaves import (
     modules,
     name_of,
     require_fit,
-    require_whole,
 )  # fmt: skip
+from lora_jax.norms import require_norms
+from lora_jax.scalars import number
 from lora_jax.tree import Params, differences, flat, nested
 
 
@@ -49,32 +52,48 @@ def adapt(key: jax.Array, base_params: Params, model: Any, *args: Any, **kwargs:
     >>> sorted(params), params["kernel"] is base_params["kernel"]
     (['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale'], True)
     """
+    _require_order(key, base_params, model)
     return model.onto(key, base_params, *args, **kwargs)
 
 
-def adapter_of(params: Params) -> dict:
-    """The adapter alone: `lora_a`, `lora_b`, `lora_scale` ... at their paths. Raises TreeError where there is none.
+def _require_order(key: Any, base_params: Any, model: Any) -> None:
+    """Raises TreeError or ConfigError where an argument is none that its place takes."""
+    keys = list(key.values()) if isinstance(key, Mapping) else [key]
+    given = f"the key is {described(key)}, base_params {described(base_params)}, the model {described(model)}"
+    if not keys or not all(map(is_key, keys)):
+        raise TreeError(
+            f"adapt: {given}; a PRNG key comes first: write adapt(jax.random.key(0), base_params, model, x)."
+        )
+    if not hasattr(model, "onto"):
+        raise ConfigError(
+            f"adapt: {given}; the third argument is the wrapped model: write adapt(key, base_params, lora_jax.LoRA(module, config), x), or "
+            "lora_jax.nnx.LoRA for NNX."
+        )
+
+
+def adapter_of(params: Params, where: str = "adapter_of: params") -> dict:
+    """The adapter alone: `lora_a`, `lora_b`, `lora_scale` ... at their paths. Raises TreeError where there is none, in the name of `where`.
 
     >>> adapter_of({"head": {"kernel": 1, "lora_a": 2, "lora_b": 3, "lora_scale": 4}})
     {'head': {'lora_a': 2, 'lora_b': 3, 'lora_scale': 4}}
     """
-    leaves = {path: leaf for path, leaf in flat(params).items() if is_adapter_leaf(path)}
+    leaves = {path: leaf for path, leaf in tree_of(params, where).items() if is_adapter_leaf(path)}
     if not leaves:
-        raise TreeError("these parameters hold no adapter; lora_jax.adapt makes one.")
+        raise TreeError(f"{where}: these parameters hold no adapter; lora_jax.adapt makes one.")
     return nested(leaves)
 
 
-def adapter_alone(params: Params) -> dict:
+def adapter_alone(params: Params, where: str = "the adapter") -> dict:
     """`adapter_of` a whole adapted tree, or of an adapter; what it leaves out is never what came along with an adapter.
 
     Raises:
       TreeError: when there is no adapter, only a part of one, or one with heads or biases and without its base.
 
-    >>> adapter_alone({"kernel": 1, "bias": 2, "lora_a": 3, "lora_b": 4, "lora_scale": 5})
-    {'lora_a': 3, 'lora_b': 4, 'lora_scale': 5}
+    >>> one = jnp.ones(())
+    >>> sorted(adapter_alone({"kernel": one, "bias": one, "lora_a": one, "lora_b": one, "lora_scale": one}))
+    ['lora_a', 'lora_b', 'lora_scale']
     """
-    leaves, adapter = flat(params), adapter_of(params)
-    require_whole(leaves)
+    adapter, leaves = adapter_of(params, where), adapted(params, where)
     is_whole = all(any(path in leaves for path in kernel_paths(module)) for module in modules(leaves))
     others = [path for path in leaves if not is_adapter_leaf(path)]
     if others and not is_whole:
@@ -91,7 +110,7 @@ def strip(params: Params) -> dict:
     >>> strip({"dense": {"kernel": 1, "lora_a": 2, "lora_b": 3, "lora_scale": 4}})
     {'dense': {'kernel': 1}}
     """
-    return nested({path: leaf for path, leaf in flat(params).items() if not is_adapter_leaf(path)})
+    return nested({path: leaf for path, leaf in tree_of(params, "strip: params").items() if not is_adapter_leaf(path)})
 
 
 def swap(params: Params, adapter: Params) -> dict:
@@ -105,11 +124,13 @@ def swap(params: Params, adapter: Params) -> dict:
     >>> swap(params, other)["lora_b"].tolist()
     [[1.0, 1.0]]
     """
-    current = flat(adapter_of(params))
-    problems = differences(current, flat(adapter))
+    current, adapter = flat(adapter_of(params, "swap: params")), tree_of(adapter, "swap: the adapter")
+    problems = differences(current, adapter)
     if problems:
         raise TreeError(f"this adapter does not fit: {'; '.join(problems)}.")
-    return nested({**flat(params), **flat(adapter)})
+    leaves = {**flat(params), **adapter}
+    require_norms(leaves, "swap")
+    return nested(leaves)
 
 
 def rebase(base_params: Params, adapter: Params) -> dict:
@@ -124,7 +145,11 @@ def rebase(base_params: Params, adapter: Params) -> dict:
     >>> sorted(rebase({"kernel": jnp.ones((2, 2))}, adapter))
     ['kernel', 'lora_a', 'lora_b', 'lora_scale']
     """
-    leaves = {**flat(strip(base_params)), **flat(adapter_alone(adapter))}
+    base = tree_of(base_params, "rebase: base_params")
+    leaves = {
+        **{path: leaf for path, leaf in base.items() if not is_adapter_leaf(path)},
+        **flat(adapter_alone(adapter, "rebase: the adapter")),
+    }
     for module in modules(leaves):
         path, own = kernel_path(leaves, module), adapter_at(leaves, module)
         kernel = nn.meta.unbox(leaves[path])
@@ -144,8 +169,10 @@ def scaled(params: Params, factor: int | float | jax.Array) -> dict:
     >>> float(scaled(params, 0.5)["lora_scale"]), float(scaled(params, 0)["lora_scale"])
     (1.0, 0.0)
     """
-    adapter_of(params)  # raises where there is nothing to scale
-    leaves = flat(params)
+    adapter_of(params, "scaled: params")  # raises where there is nothing to scale
+    leaves = adapted(params, "scaled: params")
+    if not isinstance(factor, jax.core.Tracer) and number(factor) is None:
+        raise TreeError(f"scaled: the factor is {factor!r}; it must be a finite number.")
     changed = {}
     for path, leaf in leaves.items():
         if name_of(path) == SCALE:

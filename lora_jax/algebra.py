@@ -7,7 +7,7 @@ that comes with heads or biases and without its base is refused: no function her
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +16,10 @@ import jax.numpy as jnp
 from lora_jax import decompositions
 from lora_jax.adapter import adapter_alone
 from lora_jax.errors import TreeError
+from lora_jax.intake import is_finite, require_key, tree_of
 from lora_jax.leaves import Adapter, adapter_at, as_leaves, modules
 from lora_jax.lowrank import delta
+from lora_jax.scalars import integer, number
 from lora_jax.tree import Params, flat, nested
 
 
@@ -87,7 +89,7 @@ def recompress(adapter: Params, rank: Any) -> dict:
     >>> narrow["lora_a"].shape, jnp.abs(delta(*narrow.values())).round().tolist()
     ((3, 2), [[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
     """
-    _require_rank(rank)
+    rank = _rank(rank)
     return _each_layer([adapter], [1.0], lambda layers, weights: _truncated(layers[0], rank))
 
 
@@ -108,8 +110,7 @@ def ties(adapters: Sequence[Params], weights: Sequence[int | float], *, density:
     >>> delta(*ties([one, other], [1, 1], density=2 / 3, rank=1).values()).round().astype(int).tolist()
     [[3, -5, 0]]
     """
-    _require_density(density)
-    _require_rank(rank)
+    density, rank = _density(density), _rank(rank)
 
     def merged(layers, weights):
         return _consensus(jnp.stack([_trimmed(update, density) for update in _updates(layers, weights)]))
@@ -131,9 +132,11 @@ def dare(
     >>> sorted(set(jnp.abs(update).round().ravel().tolist())), bool(abs(update.mean() - 1) < 0.1)
     ([0.0, 2.0], True)
     """
-    _require_density(density)
-    _require_rank(rank)
-    keys = iter(jax.random.split(key, 1 + len(adapters) * sum(len(modules(flat(a))) for a in adapters)))
+    density, rank = _density(density), _rank(rank)
+    require_key(key, "dare")
+    keys = iter(
+        jax.random.split(key, 1 + len(adapters) * sum(len(modules(tree_of(a, "an adapter"))) for a in adapters))
+    )
 
     def dropped(update):
         return jnp.where(jax.random.bernoulli(next(keys), density, update.shape), update / density, 0)
@@ -150,7 +153,12 @@ def _each_layer(adapters: Sequence[Params], weights: Sequence[int | float], comb
         raise TreeError(
             f"there are {len(adapters)} adapters and {len(weights)} weights; give one weight for each of at least one adapter."
         )
-    trees = [flat(adapter_alone(adapter)) for adapter in adapters]
+    for k, weight in enumerate(weights):
+        if not isinstance(weight, jax.core.Tracer) and number(weight) is None:
+            raise TreeError(f"weights[{k}] is {weight!r}; a weight is a finite number.")
+    trees = [flat(adapter_alone(adapter, f"adapters[{i}]")) for i, adapter in enumerate(adapters)]
+    for i, tree in enumerate(trees):
+        _require_finite(f"adapters[{i}]", tree)
     found = {}
     for module in dict.fromkeys(module for tree in trees for module in modules(tree)):
         pairs = [
@@ -200,19 +208,15 @@ def _truncated(layer: Adapter, rank: Any) -> Adapter:
     q, t = decompositions.qr(layer.a)
     p, s = decompositions.qr(layer.b.mT)
     u, values, v = decompositions.svd(layer.scale[..., None, None] * (t @ s.mT))
-    root = jnp.sqrt(values[..., :rank])
-    return Adapter(
-        q @ (u[..., :rank] * root[..., None, :]),
-        (root[..., None] * v[..., :rank, :]) @ p.mT,
-        jnp.ones_like(layer.scale),
-    )
+    left, right = decompositions.halves(u[..., :rank], values[..., :rank], v[..., :rank, :])
+    return Adapter(q @ left, right @ p.mT, jnp.ones_like(layer.scale))
 
 
 def _compressed(update: jax.Array, rank: Any) -> Adapter:
     """The best adapter of this rank for an update [*L, D, K]."""
     u, values, v = decompositions.svd(update)
-    root = jnp.sqrt(values[..., :rank])
-    return Adapter(u[..., :rank] * root[..., None, :], root[..., None] * v[..., :rank, :], jnp.ones(update.shape[:-2]))
+    a, b = decompositions.halves(u[..., :rank], values[..., :rank], v[..., :rank, :])
+    return Adapter(a, b, jnp.ones(update.shape[:-2]))
 
 
 def _updates(layers: Sequence[Adapter], weights: Sequence[int | float]) -> list[jax.Array]:
@@ -234,11 +238,22 @@ def _consensus(updates: jax.Array) -> jax.Array:
     return jnp.where(agrees, updates, 0).sum(axis=0) / jnp.maximum(agrees.sum(axis=0), 1)
 
 
-def _require_rank(rank: Any) -> None:
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise TreeError(f"rank is {rank!r}; it must be an integer of at least 1.")
+def _rank(value: Any) -> int:
+    rank = integer(value)
+    if rank is None or rank < 1:
+        raise TreeError(f"rank is {value!r}; it must be an integer of at least 1.")
+    return rank
 
 
-def _require_density(density: int | float) -> None:
-    if not 0 < density <= 1:
-        raise TreeError(f"density is {density!r}; it must be a share in (0, 1].")
+def _density(value: Any) -> float:
+    density = number(value)
+    if density is None or not 0 < density <= 1:
+        raise TreeError(f"density is {value!r}; it must be a share in (0, 1].")
+    return float(density)
+
+
+def _require_finite(name: str, leaves: Mapping[str, Any]) -> None:
+    """Raises TreeError for an adapter that diverged: it would make the others' sum NaN. What is traced is not looked at."""
+    for path, leaf in leaves.items():
+        if not is_finite(leaf):
+            raise TreeError(f"{name} has entries that are infinite or NaN at {path}: it diverged; leave it out.")

@@ -1,19 +1,41 @@
 """LoRAConfig: what is adapted, at which rank, and how strongly. The one place where scale = f(alpha, r) is defined."""
 
 import dataclasses
+import itertools
 import math
-import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lora_jax import initializers
-from lora_jax.errors import ConfigError
+from lora_jax.errors import ConfigError, closest
+from lora_jax.patterns import Pattern, all_normalised, normalised
+from lora_jax.scalars import integer, number
 
 SCALING_RULES = ("alpha/r", "alpha/sqrt(r)", "constant")
 INITS = ("lora", "orthogonal", "pissa", "olora")
-_FLAGS = {re.ASCII: "a", re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
-Pattern = str | re.Pattern[str]
+_SMALLEST = 1e-30  # an alpha, and the inverse of the largest: a scale is kept in float32
+OURS = {  # what other libraries call it -> what to write here
+    "r": "rank=",
+    "lora_alpha": "alpha=",
+    "target_modules": "targets=",
+    "module_path": "targets= (a regex as 're:...')",
+    "exclude_modules": "excludes=",
+    "lora_dropout": "dropout=",
+    "use_rslora": "scaling='alpha/sqrt(r)'",
+    "use_dora": "dora=",
+    "init_lora_weights": "init= and init_a=",
+    "modules_to_save": "trainable_mask(params, train=...)",
+    "bias": "trainable_mask(params, bias=...)",
+    "layers_to_transform": "targets=, with the layers in the patterns",
+    "layers_pattern": "targets=, with the layers in the patterns",
+    "task_type": "lora_jax.peft.save(..., task_type=...)",
+    "base_model_name_or_path": "lora_jax.peft.save(..., base_model=...)",
+    "weight_qtype": "lora_jax.quantised.quantise(base_params, layout)",
+    "tile_size": "lora_jax.quantised.quantise(base_params, layout)",
+    "fan_in_fan_out": "nothing: which axes are summed over is found",
+    "inference_mode": "nothing: what trains is said by trainable_mask",
+}
 
 
 def scale_of(alpha: int | float, rank: int, scaling: str) -> float:
@@ -87,16 +109,22 @@ class LoRAConfig:
     dora: bool = False
     roles: Mapping[Pattern, str] | tuple = ()
 
+    def __new__(cls, *args, **kwargs):
+        _require_own(kwargs)
+        return super().__new__(cls)
+
     def __post_init__(self):
         if self.scaling not in SCALING_RULES:
             scale_of(1, 1, self.scaling)
-        _check_rank("rank", self.rank)
         settled = {
-            "targets": _as_patterns("targets", self.targets),
-            "excludes": _as_patterns("excludes", self.excludes),
-            "rank_pattern": _as_pairs("rank_pattern", self.rank_pattern),
-            "alpha_pattern": _as_pairs("alpha_pattern", self.alpha_pattern),
-            "roles": _as_pairs("roles", self.roles, "letters"),
+            "rank": as_rank("rank", self.rank),
+            "alpha": None if self.alpha is None else as_alpha("alpha", self.alpha),
+            "dropout": _dropout(self.dropout),
+            "targets": all_normalised(self.targets, "targets"),
+            "excludes": all_normalised(self.excludes, "excludes"),
+            "rank_pattern": _as_pairs("rank_pattern", self.rank_pattern, as_rank),
+            "alpha_pattern": _as_pairs("alpha_pattern", self.alpha_pattern, as_alpha),
+            "roles": _as_pairs("roles", self.roles, _letters, "letters"),
             "init_a": initializers.named(self.init_a),
         }
         for name, value in settled.items():
@@ -104,18 +132,8 @@ class LoRAConfig:
         self._check_values()
 
     def _check_values(self) -> None:
-        if self.alpha is not None:
-            _check_alpha("alpha", self.alpha)
-        for pattern, rank in self.rank_pattern:
-            _check_rank(f"rank_pattern[{pattern!r}]", rank)
-        for pattern, alpha in self.alpha_pattern:
-            _check_alpha(f"alpha_pattern[{pattern!r}]", alpha)
-        for pattern, letters in self.roles:
-            _check_roles(f"roles[{pattern!r}]", letters)
         if not self.targets:
             raise ConfigError('targets is empty; name the layers to adapt, e.g. ("query", "value") or "all-linear".')
-        if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
-            raise ConfigError(f"dropout is {self.dropout!r}; it must be a number in [0, 1).")
         if self.init not in INITS:
             raise ConfigError(f"init is {self.init!r}; it must be one of {', '.join(map(repr, INITS))}.")
         if not isinstance(self.dora, bool):
@@ -123,6 +141,13 @@ class LoRAConfig:
         odd = [rank for rank in (self.rank, *dict(self.rank_pattern).values()) if rank % 2]
         if self.init == "orthogonal" and odd:
             raise ConfigError(f"init is 'orthogonal', which halves the rank; it must be even, and {odd[0]} is not.")
+
+    def __repr__(self) -> str:
+        """The rank, and the fields that are not their defaults."""
+        told = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        usual = {f.name: getattr(type(self)(1), f.name) for f in dataclasses.fields(self) if f.name != "rank"}
+        shown = [f"{name}={value!r}" for name, value in told.items() if name not in usual or value != usual[name]]
+        return f"LoRAConfig({', '.join(shown)})"
 
     def scale(self, *, rank: int, alpha: float | None) -> float:
         """The scale of a layer of this `rank` and `alpha` under the config's rule; alpha None as for the config.
@@ -165,62 +190,75 @@ class LoRAConfig:
         >>> LoRAConfig.from_dict({"rank": 2}).rank
         2
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"LoRAConfig has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+        _require_own(values)
         if "rank" not in values:
             raise ConfigError("a LoRAConfig needs its rank.")
         init_a = {"init_a": initializers.from_dict(values["init_a"])} if "init_a" in values else {}
         return cls(**{**values, **init_a})
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _require_own(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for fields that a LoRAConfig does not have, with what to write instead of those of other libraries."""
+    own = list(LoRAConfig.__dataclass_fields__)
+    strange = [name for name in given if name not in own]
+    if strange:
+        hints = [f"{name} is written {OURS[name]}" for name in strange if name in OURS]
+        hints += [f"closest to {name}: {closest(str(name), own, n=1)}" for name in strange if name not in OURS]
+        raise ConfigError(
+            f"LoRAConfig has no field {', '.join(map(str, strange))}: {'; '.join(hints)}; it has {', '.join(own)}."
+        )
 
 
-def _check_rank(name: str, rank: Any) -> None:
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ConfigError(f"{name} is {rank!r}; a rank must be an integer of at least 1.")
+def as_rank(name: str, value: Any) -> int:
+    """A rank as Python's integer. Raises ConfigError, by `name`, for what is none.
+
+    >>> as_rank("rank", 8)
+    8
+    """
+    rank = integer(value)
+    if rank is None or rank < 1:
+        raise ConfigError(f"{name} is {value!r}; a rank must be an integer of at least 1.")
+    return rank
 
 
-def _check_alpha(name: str, alpha: Any) -> None:
-    if not (_is_number(alpha) and alpha > 0):
-        raise ConfigError(f"{name} is {alpha!r}; alpha must be a positive number.")
+def as_alpha(name: str, value: Any) -> int | float:
+    """An alpha as Python's number. Raises ConfigError, by `name`, for what is none.
+
+    >>> as_alpha("alpha", 16)
+    16
+    """
+    alpha = number(value)
+    if alpha is None or not _SMALLEST <= alpha <= 1 / _SMALLEST:
+        why = "" if alpha is None or alpha <= 0 else ", and not so far from 1 that float32 loses the scale"
+        raise ConfigError(f"{name} is {value!r}; alpha must be a positive number{why}.")
+    return alpha
 
 
-def _check_roles(name: str, letters: Any) -> None:
+def _dropout(value: Any) -> int | float:
+    dropout = number(value)
+    if dropout is None or not 0 <= dropout < 1:
+        raise ConfigError(f"dropout is {value!r}; it must be a number in [0, 1).")
+    return dropout
+
+
+def _letters(name: str, letters: Any) -> str:
     if not (isinstance(letters, str) and set(letters) <= set("sio") and {"i", "o"} <= set(letters)):
         raise ConfigError(
             f'{name} is {letters!r}; it must be a letter for each axis, "i" (summed over), "o" (free) or "s" (factors of its own for each index), '
             'with an "i" and an "o" among them.'
         )
+    return letters
 
 
-def _normalised(pattern: Any, field: str) -> Pattern:
-    """Regexes become `re:` strings, so that equal configs compare equal after a round trip through JSON."""
-    if isinstance(pattern, re.Pattern):
-        flags = "".join(letter for flag, letter in _FLAGS.items() if pattern.flags & flag)
-        return f"re:(?{flags}){pattern.pattern}" if flags else f"re:{pattern.pattern}"
-    if not isinstance(pattern, str) or not pattern:
-        raise ConfigError(f"{field} holds {pattern!r}; a pattern is a non-empty string or a compiled regex.")
-    if pattern.startswith("re:"):
-        try:
-            re.compile(pattern[3:])
-        except re.error as error:
-            raise ConfigError(f"{field} holds {pattern!r}, which is not a regular expression: {error}.") from error
-    return pattern.strip("/")
-
-
-def _as_patterns(field: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (str, re.Pattern, Iterable)):
-        raise ConfigError(f"{field} is {value!r}; it must be a pattern or a sequence of patterns.")
-    patterns = (value,) if isinstance(value, (str, re.Pattern)) else tuple(value)
-    return tuple(_normalised(pattern, field) for pattern in patterns)
-
-
-def _as_pairs(field: str, value: Any, what: str = "numbers") -> tuple[tuple[str, Any], ...]:
+def _as_pairs(field: str, value: Any, told: Callable, what: str = "numbers") -> tuple[tuple[str, Any], ...]:
+    """Pairs of a pattern and what is told of it, sorted; the same pattern twice is refused."""
     if not isinstance(value, Iterable) or isinstance(value, str):
         raise ConfigError(f"{field} is {value!r}; it must be a dict from patterns to {what}.")
-    items = value.items() if isinstance(value, Mapping) else value
-    return tuple(sorted((_normalised(pattern, field), told) for pattern, told in items))
+    items = list(value.items() if isinstance(value, Mapping) else value)
+    if any(not isinstance(item, (tuple, list)) or len(item) != 2 for item in items):
+        raise ConfigError(f"{field} is {value!r}; it must be a dict from patterns to {what}.")
+    pairs = sorted((normalised(pattern, field), told(f"{field}[{pattern!r}]", each)) for pattern, each in items)
+    twice = next((one for (one, _), (other, _) in itertools.pairwise(pairs) if one == other), None)
+    if twice is not None:
+        raise ConfigError(f"{field} has the pattern {twice!r} twice; give it once.")
+    return tuple(pairs)

@@ -22,6 +22,21 @@ _qr = _one_after_another(lambda matrix: tuple(jnp.linalg.qr(matrix)))
 _svd = _one_after_another(lambda matrix: tuple(jnp.linalg.svd(matrix, full_matrices=False)))
 
 
+def halves(u: jax.Array, s: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(a [..., D, R], b [..., R, K]) whose product is `u @ diag(s) @ v`, the singular values shared evenly.
+
+    A direction of singular value zero, but for rounding, has its column in a and a zero row in b: with both zero no gradient would ever move it.
+
+    >>> a, b = halves(jnp.eye(2), jnp.array([4.0, 0.0]), jnp.eye(2))
+    >>> a.tolist(), b.tolist()
+    ([[2.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [0.0, 0.0]])
+    """
+    least = jnp.finfo(s.dtype).eps * max(u.shape[-2], v.shape[-1]) * s[..., :1]
+    root, is_zero = jnp.sqrt(s), s <= least
+    a = jnp.where(is_zero[..., None, :], u, u * root[..., None, :])
+    return a, jnp.where(is_zero[..., None], 0, root[..., None] * v)
+
+
 def qr(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(q [..., D, n], r [..., n, K]) with n = min(D, K), of matrices [..., D, K].
 

@@ -16,6 +16,7 @@ from lora_jax import targets
 from lora_jax.adapter import adapt
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError
+from lora_jax.intake import tree_of
 from lora_jax.leaves import SCALE, A, B, adapter_at
 from lora_jax.products.find import find
 from lora_jax.products.function import shapes_of
@@ -23,6 +24,7 @@ from lora_jax.products.moments import Moments, moments
 from lora_jax.products.roles import with_roles
 from lora_jax.products.site import Site
 from lora_jax.products.targeting import chosen
+from lora_jax.scalars import number
 from lora_jax.tree import Params, flat, nested, unboxed
 
 
@@ -47,7 +49,8 @@ def adapt_to(
       rho: a layer's rank is at most rho times the config's; 1 leaves ranks as they are.
 
     Raises:
-      ConfigError: for a rho below 1, no batches, or a config whose factors begin in another way.
+      ConfigError: for a rho below 1, no batches, a config whose factors begin in another way, or data that is not finite or varies along fewer
+        directions than the ranks ask for: factors beyond them would not move.
       TargetError: as `lora_jax.adapt`.
 
     >>> import flax.linen as nn
@@ -65,13 +68,15 @@ def adapt_to(
             f"EVA gathers inputs in models that lora_jax.LoRA(module, config) wraps, and this is {type(model).__name__} of "
             f"{type(model).__module__}."
         )
-    if not rho >= 1:
+    if (number(rho) or 0) < 1:
         raise ConfigError(f"rho is {rho!r}; it must be at least 1.")
     if config.init != "lora":
         raise ConfigError(f"EVA draws the factors itself; the config's init is {config.init!r}, it must be 'lora'.")
     batches = list(batches)
     if not batches or not all(isinstance(args, tuple) for args in batches):
         raise ConfigError("EVA needs at least one batch of the task's data, each a tuple of the model's arguments.")
+
+    tree_of(base_params, "eva.adapt_to: base_params")
 
     def run(params: Any, *args: Any) -> Any:
         return model.apply({**(collections or {}), "params": params}, *args)
@@ -80,7 +85,7 @@ def adapt_to(
     sites = chosen(config, every)
     linear = {path: site for path, site in sites.items() if site.is_linear}
     components = {
-        path: _components(found) for path, found in moments(run, unboxed(base_params), linear, batches).items()
+        path: _components(path, found) for path, found in moments(run, unboxed(base_params), linear, batches).items()
     }
     ranks = _distributed(components, sites, config, rho)
     model = model.with_config(
@@ -136,10 +141,23 @@ def _columns(components: jax.Array, ranks: np.ndarray, wide: int) -> jax.Array:
     return jnp.where(kept, components[..., :wide], 0)
 
 
-def _components(moments: Moments) -> tuple[jax.Array, np.ndarray]:
-    """(principal components [*L, D, D] as columns, the share of the variance that each explains [*L, D]), largest first."""
+def _components(path: str, moments: Moments) -> tuple[jax.Array, np.ndarray]:
+    """(principal components [*L, D, D] as columns, the share of the variance that each explains [*L, D]), largest first.
+
+    A share that is rounding alone is 0.
+
+    Raises:
+      ConfigError: where the data has infinities or NaN at this kernel.
+    """
+    if not bool(jnp.isfinite(moments.scatter).all()):
+        raise ConfigError(
+            f"EVA: the inputs of {path} have infinities or NaN in them on these batches; mend the data, or the base."
+        )
     values, vectors = jnp.linalg.eigh(moments.scatter / moments.count[..., None, None])
     values = np.maximum(np.asarray(values, np.float64)[..., ::-1], 0)
+    eps, size = np.finfo(np.float32).eps, values.shape[-1]
+    around = np.abs(np.asarray(moments.mean, np.float64)).max(axis=-1, keepdims=True)
+    values = np.where(values > size * np.maximum(eps * values[..., :1], (eps * around) ** 2), values, 0)
     return vectors[..., ::-1], values / np.maximum(values.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
 
 
@@ -152,7 +170,12 @@ def _distributed(
         rank, _ = targets.rank_and_alpha(config, *sites[path].names)
         for index in np.ndindex(*shares.shape[:-1]):
             budget += min(rank, shares.shape[-1])
-            offers += [(share, path, index) for share in shares[index][: round(rank * rho)]]
+            offers += [(share, path, index) for share in shares[index][: round(rank * rho)] if share > 0]
+    if len(offers) < budget:
+        raise ConfigError(
+            f"EVA: the inputs vary along {len(offers)} directions on these batches, and the config's ranks ask for {budget}; give more data, a lower "
+            "rank or a larger rho."
+        )
     found = {path: np.zeros(shares.shape[:-1], int) for path, (_, shares) in components.items()}
     for _, path, index in sorted(offers, key=lambda offer: -offer[0])[:budget]:
         found[path][index] += 1

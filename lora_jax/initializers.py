@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_jax.errors import ConfigError
+from lora_jax.scalars import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Normal(Initializer):
     stddev: int | float | None = None
 
     def __post_init__(self):
-        if self.stddev is not None and not self.stddev > 0:
-            raise ConfigError(f"init_a Normal has stddev {self.stddev!r}; it must be positive.")
+        if self.stddev is not None:
+            object.__setattr__(self, "stddev", _size("Normal has stddev", self.stddev))
 
     def __call__(self, key, shape, dtype=jnp.float32):
         stddev = 1 / shape[-1] if self.stddev is None else self.stddev
@@ -69,8 +70,19 @@ class Orthogonal(Initializer):
 
     gain: int | float = 1.0
 
+    def __post_init__(self):
+        object.__setattr__(self, "gain", _size("Orthogonal has gain", self.gain))
+
     def __call__(self, key, shape, dtype=jnp.float32):
         return jax.nn.initializers.orthogonal(self.gain)(key, shape, dtype)
+
+
+def _size(what: str, value: Any) -> int | float:
+    """Of a draw. With 0 both factors would be zero, and never move."""
+    found = number(value)
+    if found is None or found <= 0:
+        raise ConfigError(f"init_a {what} {value!r}; it must be a positive number.")
+    return found
 
 
 BY_NAME: dict[str, type[Initializer]] = {
@@ -103,5 +115,9 @@ def from_dict(values: dict[str, Any] | str | Initializer) -> Initializer:
     """
     if not isinstance(values, dict):
         return named(values)
-    fields = {name: value for name, value in values.items() if name != "name"}
-    return type(named(values["name"]))(**fields)
+    kind = type(named(values.get("name")))
+    fields, own = {name: value for name, value in values.items() if name != "name"}, kind.__dataclass_fields__
+    strange = sorted(fields.keys() - own.keys())
+    if strange:
+        raise ConfigError(f"init_a {kind.__name__} has no field {strange[0]!r}; it has {', '.join(own) or 'none'}.")
+    return kind(**fields)

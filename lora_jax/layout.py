@@ -9,6 +9,7 @@ from flax import nnx
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, ModelError, closest
+from lora_jax.intake import described, require_inputs
 from lora_jax.module import LoRA, function_of
 from lora_jax.of_function import FunctionLoRA
 from lora_jax.products.find import find
@@ -58,6 +59,11 @@ def layout(base_module: Any, *args: Any, **kwargs: Any) -> Layout:
     if not isinstance(base_module, nn.Module):
         return _of_function(base_module, config, args, kwargs)
     _require_method(base_module, kwargs.get("method"))
+    call = kwargs.get("method") or "__call__"
+    own = {name: value for name, value in kwargs.items() if name != "method"}
+    require_inputs(
+        getattr(type(base_module), call) if isinstance(call, str) else call, base_module, args, own, "layout"
+    )
     key, owners = jax.random.key(0), {}
     with nn.intercept_methods(_noting(owners)):
         variables = jax.eval_shape(lambda key: base_module.init(key, *args, **kwargs), key)
@@ -74,7 +80,7 @@ def layout(base_module: Any, *args: Any, **kwargs: Any) -> Layout:
 def _of_function(fn: Any, config: LoRAConfig | None, args: tuple, kwargs: dict[str, Any]) -> Layout:
     if not callable(fn) or isinstance(fn, nnx.Module) or not args:
         raise ConfigError(
-            f"layout reads flax.linen modules and functions fn(params, *args), and this is {type(fn).__name__} of {type(fn).__module__}; an NNX "
+            f"layout reads flax.linen modules and functions fn(params, *args), and this is {described(fn)}; an NNX "
             "model's layout is that of its wrapper, lora_jax.nnx.LoRA(model, config).layout_of(x)."
         )
     params, *inputs = args

@@ -180,7 +180,7 @@ def kernel_path(leaves: Mapping[str, Any], module: str) -> str:
 
 
 def require_whole(leaves: Mapping[str, Any]) -> None:
-    """Raises TreeError where leaves of an adapter lie in a module of a whole flat tree without `lora_a`, by which adapters are found.
+    """Raises TreeError where an adapter in a flat tree lacks a part: `lora_a`, by which adapters are found, or one of the others.
 
     >>> require_whole({"head/kernel": 1, "head/lora_a": 2, "head/lora_b": 3, "head/lora_scale": 4})
     """
@@ -192,6 +192,8 @@ def require_whole(leaves: Mapping[str, Any]) -> None:
                 f"there is {path} and no {A} beside it, only {', '.join(beside)}: the adapter would be ignored; give it its {A}, or take "
                 "the others out (lora_jax.strip)."
             )
+    for module in modules(leaves):
+        adapter_at(leaves, module)  # raises where another part is missing
 
 
 def require_fit(path: str, kernel_shape: tuple[int, ...], adapter: Adapter, module: str = "") -> None:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from lora_jax import axes, dora, lowrank
 from lora_jax.adapter import strip
 from lora_jax.errors import TreeError
-from lora_jax.leaves import Adapter, adapter_at, kernel_path, modules, require_fit, require_whole
+from lora_jax.intake import adapted
+from lora_jax.leaves import Adapter, adapter_at, kernel_path, modules, require_fit
+from lora_jax.norms import require_norms
 from lora_jax.products import places
 from lora_jax.products.marked import total
 from lora_jax.tree import Params, flat, nested, reboxed
@@ -28,8 +30,8 @@ def merge(params: Params) -> dict:
     >>> merge(params)["kernel"].tolist()
     [[1.5, 1.5], [1.5, 1.5]]
     """
-    leaves = flat(params)
-    require_whole(leaves)
+    leaves = adapted(params, "merge: params")
+    require_norms(leaves, "merge")
     if not modules(leaves):
         raise TreeError("merge: these parameters hold no adapter; they are a base, or merged already.")
     merged = flat(strip(params))
@@ -76,8 +78,8 @@ def rounding_error(params: Params) -> dict[str, float]:
     >>> round(rounding_error(params)["kernel"], 6)  # 256.5 becomes 256
     0.001949
     """
-    leaves, errors = flat(params), {}
-    require_whole(leaves)
+    leaves, errors = adapted(params, "rounding_error: params"), {}
+    require_norms(leaves, "rounding_error")
     if not modules(leaves):
         raise TreeError("rounding_error: these parameters hold no adapter; they are a base, or merged already.")
     for module in modules(leaves):

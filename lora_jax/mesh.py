@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lora_jax.errors import MeshError
+from lora_jax.intake import tree_of
 from lora_jax.leaves import KERNELS, MAGNITUDE, NORM, is_adapter_leaf, name_of
 from lora_jax.tree import Params, flat, nested
 
@@ -60,7 +61,7 @@ def specs(params: Params, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -
     >>> {name: tuple(spec) for name, spec in specs(dense, mesh).items()}
     {'kernel': (None, 'model'), 'bias': (), 'lora_a': (), 'lora_b': (None, 'model')}
     """
-    leaves, size = flat(params), mesh.shape[MODEL]
+    leaves, size = tree_of(params, "mesh: params"), mesh.shape[MODEL]
     found = {}
     for path, leaf in leaves.items():
         module = path.removesuffix(name_of(path))

@@ -11,6 +11,7 @@ from flax import nnx
 from lora_jax import known, products
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError
+from lora_jax.intake import described, params_in, require_inputs, require_key, tree_of
 from lora_jax.leaves import modules, require_whole
 from lora_jax.mode import is_training
 from lora_jax.of_function import FunctionLoRA
@@ -50,6 +51,8 @@ class LoRA(nn.Module):
     config: LoRAConfig
 
     def __new__(cls, base_module: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if base_module is not None or args or kwargs:
+            require_arguments(cls, base_module, args[0] if args else kwargs.get("config"))
         if callable(base_module) and not isinstance(base_module, (nn.Module, nnx.Module, type)):
             return FunctionLoRA(base_module, *args, **kwargs)
         return super().__new__(cls)
@@ -115,7 +118,7 @@ class LoRA(nn.Module):
         (2, 4)
         """
         _require_linen(self.base_module)
-        params = variables.get("params", {})
+        params = params_in(variables, "LoRA.apply")
         if not modules(flat(params)):
             require_whole(flat(params))
             return self.base_module.apply(variables, *args, method=method, **kwargs)
@@ -150,6 +153,8 @@ class LoRA(nn.Module):
         (1, 4)
         """
         _require_linen(self.base_module)
+        require_key(rngs, "LoRA.init")
+        self._require_inputs("LoRA.init", args, {**kwargs, "method": method})
         y, variables = self.base_module.init_with_output(rngs, *args, method=method, **kwargs)
         streams = rngs if isinstance(rngs, Mapping) else {"params": rngs}
         own = {name: value for name, value in kwargs.items() if name not in _OF_APPLY}
@@ -168,11 +173,18 @@ class LoRA(nn.Module):
         ['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale']
         """
         _require_linen(self.base_module)
+        base = tree_of(base_params, "adapt: base_params")
+        self._require_inputs("adapt", args, kwargs)
         variables = jax.eval_shape(lambda key: self.base_module.init(key, *args, **kwargs), key)
-        require_base(type(self.base_module).__name__, flat(variables.get("params", {})), flat(base_params))
-        known.remember(flat(base_params), variables)
+        require_base(type(self.base_module).__name__, flat(variables.get("params", {})), base)
+        known.remember(base, variables)
         streams = key if isinstance(key, Mapping) else {"params": key}
         return self._beside(streams["params"], base_params, *args, variables=variables, rngs=streams, **kwargs)
+
+    @nn.nowrap
+    def _require_inputs(self, where: str, args: tuple, kwargs: Mapping[str, Any]) -> None:
+        own = {name: value for name, value in kwargs.items() if name not in (*_OF_APPLY, "method")}
+        require_inputs(self._call(kwargs.get("method")), self.base_module, args, own, where)
 
     @nn.nowrap
     def _beside(
@@ -198,6 +210,19 @@ def function_of(base_module: nn.Module) -> Callable:
         return result[0]
 
     return run
+
+
+def require_arguments(cls: type, base_module: Any, config: Any) -> None:
+    """Raises ConfigError where a wrapper is given something else than a model and a LoRAConfig.
+
+    >>> require_arguments(LoRA, nn.Dense(3), LoRAConfig(rank=2))
+    """
+    if isinstance(config, LoRAConfig) and not isinstance(base_module, LoRAConfig):
+        return
+    raise ConfigError(
+        f"{cls.__module__.rpartition('.')[0]}.LoRA is given {described(base_module)} and {described(config)} for its config; write LoRA(model, "
+        "lora_jax.LoRAConfig(rank=8, ...))."
+    )
 
 
 def _require_linen(base_module: Any) -> None:

@@ -9,6 +9,7 @@ import jax
 from lora_jax import known, products
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, TreeError
+from lora_jax.intake import params_in, tree_of
 from lora_jax.mode import is_training
 from lora_jax.products.function import lora
 from lora_jax.products.trees import ARRAYS, named
@@ -60,6 +61,7 @@ class FunctionLoRA:
     def onto(self, key: jax.Array, base_params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What `lora_jax.adapt` gives; call that."""
         if self.like is None:
+            tree_of(base_params, "adapt: base_params")
             _require_plain(base_params)
         known.remember(named(base_params))
         return products.adapt(key, base_params, self._unboxing, self.config, *args, **kwargs)
@@ -77,11 +79,11 @@ class FunctionLoRA:
         Raises:
           TreeError: for an adapter that is not whole, has no kernel, or is of another kernel's shape.
         """
-        key = (rngs or {}).get("dropout")
-        if not is_training(variables["params"], self.base_module, args, kwargs):
+        params, key = params_in(variables, "LoRA.apply"), (rngs or {}).get("dropout")
+        if not is_training(params, self.base_module, args, kwargs):
             key = None
         adapted = lora(self._unboxing, like=self.like, dropout=self.config.dropout, key=key)
-        return adapted(variables["params"], *args, **kwargs)
+        return adapted(params, *args, **kwargs)
 
 
 def _require_plain(params: Any, path: str = "") -> None:

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from lora_jax.errors import OptimizerError
+from lora_jax.intake import described
 from lora_jax.leaves import A, B
-from lora_jax.partition import Mask, combine, partition, trainable_paths
-from lora_jax.products.site import Site
+from lora_jax.partition import Mask, partition, trainable_paths
+from lora_jax.products.site import Site, require_sites
+from lora_jax.scalars import number
 from lora_jax.tree import Params, flat, nested
 
 
@@ -34,6 +36,7 @@ def lora_optimizer(inner: optax.GradientTransformation, mask: Mask) -> optax.Gra
     >>> {name: u.tolist() for name, u in sorted(updates.items())}
     {'lora_b': [-1.0, -1.0], 'w': [0.0, 0.0]}
     """
+    require_transformation(inner, "lora_optimizer")
     inner = optax.with_extra_args_support(inner)
     trains = trainable_paths(mask)
     if not trains:
@@ -53,9 +56,20 @@ def lora_optimizer(inner: optax.GradientTransformation, mask: Mask) -> optax.Gra
         if flat(updates).keys() == trains:
             return new, state
         still = {path: jnp.zeros_like(leaf) for path, leaf in flat(updates).items() if path not in trains}
-        return combine(nested(still), new), state
+        return nested({**still, **flat(new)}), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def require_transformation(tx: Any, where: str) -> None:
+    """Raises OptimizerError for what is no optax transformation.
+
+    >>> require_transformation(optax.sgd(0.1), "init_state")
+    """
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        raise OptimizerError(
+            f"{where} is given {described(tx)} for its optimiser; it takes an optax transformation, optax.adamw(1e-3) say."
+        )
 
 
 def lora_plus(ratio: int | float, layout: Mapping[str, Site] | None = None) -> optax.GradientTransformation:
@@ -78,7 +92,8 @@ def lora_plus(ratio: int | float, layout: Mapping[str, Site] | None = None) -> o
     >>> {name: float(u) for name, u in tx.update(params, tx.init(params))[0].items()}
     {'lora_a': -1.0, 'lora_b': -16.0}
     """
-    if not ratio > 0:
+    require_sites(layout or {}, "lora_plus")
+    if (number(ratio) or 0) <= 0:
         raise OptimizerError(f"lora_plus: the ratio is {ratio!r}; it must be positive, 16 say.")
 
     zero_is_a = {path for path, site in (layout or {}).items() if site.is_lookup or site.is_transposed}

@@ -1,12 +1,16 @@
 """What trains: masks, and the split of a parameter tree into frozen and trainable parts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from lora_jax import targets
 from lora_jax.errors import ConfigError, TargetError, TreeError, closest
+from lora_jax.intake import adapted, described, require_mapping, require_params
 from lora_jax.leaves import MAGNITUDE, TRAINABLE, is_adapter_leaf, kernel_paths, modules, name_of, owner, owners
+from lora_jax.norms import require_norms
+from lora_jax.patterns import all_normalised
 from lora_jax.quantised import Quantised
 from lora_jax.tree import Params, flat, nested
 
@@ -31,8 +35,8 @@ def trainable_mask(params: Params, train: Sequence[str] | str = (), *, bias: str
     >>> trainable_mask(params, train="head")
     {'head': {'kernel': True}, 'body': {'kernel': False}}
     """
-    patterns = (train,) if isinstance(train, str) else tuple(train)
-    leaves = flat(params)
+    patterns = all_normalised(train, "train")
+    leaves = adapted(params, "trainable_mask: params")
     chosen = {path: name_of(path) in TRAINABLE for path in leaves}
     for pattern in patterns:
         found = [path for path in leaves if _names(pattern, path)]
@@ -40,6 +44,7 @@ def trainable_mask(params: Params, train: Sequence[str] | str = (), *, bias: str
             raise TargetError(
                 f"train={pattern!r} matches no parameter or module; closest: {_closest(pattern, leaves)}."
             )
+        targets.require_one_reading("train", pattern, [name for path in found for name in _names_of(path)])
         chosen.update(dict.fromkeys(found, True))
     chosen.update(dict.fromkeys(_biases(bias, leaves), True))
     _require_trainable(chosen, leaves)
@@ -80,10 +85,13 @@ def _require_trainable(chosen: dict[str, bool], leaves: Params) -> None:
 
 def _names(pattern: str, path: str) -> bool:
     """Whether `pattern` selects the leaf or a module above it. Scales and adapters are never selected as heads are."""
-    if is_adapter_leaf(path):
-        return False
+    return not is_adapter_leaf(path) and targets.matches(pattern, *_names_of(path))
+
+
+def _names_of(path: str) -> list[str]:
+    """A leaf's path and those of the modules around it."""
     parts = path.split("/")
-    return any(targets.matches(pattern, "/".join(parts[: i + 1])) for i in range(len(parts)))
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _closest(pattern: str, leaves) -> str:
@@ -100,6 +108,7 @@ def partition(params: Params, mask: Mask) -> tuple[dict, dict]:
     >>> partition({"a": 1, "b": {"c": 2}}, {"a": True, "b": {"c": False}})
     ({'b': {'c': 2}}, {'a': 1})
     """
+    _require_trees(partition=params)
     leaves, trains = flat(params), trainable_paths(mask, params)
     frozen = {path: leaf for path, leaf in leaves.items() if path not in trains}
     trainable = {path: leaf for path, leaf in leaves.items() if path in trains}
@@ -115,13 +124,14 @@ def trainable_paths(mask: Mask, params: Params | None = None) -> set[str]:
     Raises:
       TreeError: when a leaf of the mask is not a boolean, or it is not a mask of `params`.
     """
+    require_mapping(mask, "the mask")
     marks = flat(mask)
     odd = sorted(marks.keys() ^ flat(params).keys()) if params is not None else []
     if odd:
         raise TreeError(f"the mask is not of the tree it is used on; only one of them has {', '.join(odd[:3])}.")
     odd = next((path for path, mark in marks.items() if not isinstance(mark, (bool, np.bool_))), None)
     if odd is not None:
-        raise TreeError(f"the mask has {marks[odd]!r} at {odd}; it must be a tree of booleans, True = trains.")
+        raise TreeError(f"the mask has {described(marks[odd])} at {odd}; it must be a tree of booleans, True = trains.")
     return {path for path, mark in marks.items() if mark}
 
 
@@ -129,11 +139,12 @@ def combine(*parts: Params) -> dict:
     """One tree from disjoint ones, such as `partition` gives.
 
     Raises:
-      TreeError: when two parts hold the same leaf.
+      TreeError: when two parts hold the same leaf, or an adapter has the norms (DoRA) of another base.
 
     >>> combine({"b": {"c": 2}}, {"a": 1})
     {'b': {'c': 2}, 'a': 1}
     """
+    _require_trees(combine=parts)
     leaves: dict = {}
     for part in parts:
         new = flat(part)
@@ -141,4 +152,12 @@ def combine(*parts: Params) -> dict:
         if twice:
             raise TreeError(f"combine: {twice[0]} is in two of the trees.")
         leaves.update(new)
+    require_norms(leaves, "combine")
     return nested(leaves)
+
+
+def _require_trees(**given: Any) -> None:
+    for name, trees in given.items():
+        for tree in trees if isinstance(trees, tuple) else (trees,):
+            require_mapping(tree, f"{name}: params")
+            require_params(tree, f"{name}: params")

@@ -17,10 +17,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, TargetError, TreeError
-from lora_jax.leaves import OPENED
-from lora_jax.products.site import Site
+from lora_jax.intake import adapted, is_finite
+from lora_jax.leaves import MAGNITUDE, OPENED, name_of
+from lora_jax.products.site import Site, require_sites
 from lora_jax.products.targeting import chosen
-from lora_jax.tree import Params, flat, nested
+from lora_jax.tree import Params, nested
 
 METHODS = ("int8", "nf4")
 BLOCK, GROUP = 64, 256  # values that share a maximum, maxima that share a scale; both the paper's
@@ -118,7 +119,14 @@ def quantise(
     """
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; it must be one of {', '.join(map(repr, METHODS))}.")
-    leaves = flat(base_params)
+    require_sites(layout, "quantise")
+    leaves = adapted(base_params, "quantise: base_params")
+    rescaled = next((path for path in leaves if name_of(path) == MAGNITUDE), None)
+    if rescaled is not None:
+        raise TreeError(
+            f"quantise: base_params holds {rescaled} (DoRA), whose norms would be those of the kernel before; quantise lora_jax.strip(params), "
+            "and put the adapter on it by lora_jax.rebase."
+        )
     picked = _chosen(layout, targets, excludes)
     for leaf, site in picked.items():
         if leaf not in leaves:
@@ -133,7 +141,7 @@ def quantise(
 
 def _require_finite(leaf: str, kernel: Any) -> None:
     """Raises TreeError where an entry is not finite: it would be the maximum of its block and, through the maxima's mean, make all NaN."""
-    if not isinstance(kernel, jax.core.Tracer) and not jnp.isfinite(kernel).all():
+    if not is_finite(kernel):
         raise TreeError(
             f"{leaf} has entries that are infinite or NaN, which no code stands for; mend the base, or exclude the layer."
         )

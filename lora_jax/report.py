@@ -12,14 +12,16 @@ import numpy as np
 
 from lora_jax import dora, targets
 from lora_jax.config import LoRAConfig
+from lora_jax.intake import adapted
 from lora_jax.layout import Layout
-from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, name_of, require_whole
+from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, name_of, require_fit
 from lora_jax.merge import update
+from lora_jax.norms import require_norms
 from lora_jax.partition import Mask, trainable_paths
-from lora_jax.products.site import Site
+from lora_jax.products.site import Site, require_sites
 from lora_jax.products.targeting import OUTPUT_LAYERS, selects
 from lora_jax.spectrum import singular_values
-from lora_jax.tree import Params, flat, opened
+from lora_jax.tree import Params, opened
 
 ROOT = "(root)"
 ROUNDING = 1e-5  # an update that is smaller, over its kernel, is zero but for rounding: PiSSA's start cancels so far
@@ -152,8 +154,9 @@ def report(
     >>> str(r).splitlines()[-1]
     'trainable 14, total 26, 53.846 %'
     """
-    leaves = flat(params)
-    require_whole(leaves)
+    require_sites(layout or {}, "report")
+    leaves = adapted(params, "report: params")
+    require_norms(leaves, "report")
     rows = tuple(_row(leaves, module, layout or {}) for module in modules(leaves))
     adapter = sum(row.count for row in rows)
     return Report(
@@ -189,6 +192,7 @@ def _passed_by(site: Site, config: LoRAConfig | None) -> str:
 def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
     path, adapter = kernel_path(leaves, module), adapter_at(leaves, module)
     kernel, name = leaves[path], module.rstrip("/")
+    require_fit(path, np.shape(opened(kernel)), adapter, module)
     is_abstract = isinstance(adapter.a, jax.ShapeDtypeStruct)  # from jax.eval_shape: there are sizes and nothing else
     scale = np.full(1, np.nan) if is_abstract else np.asarray(adapter.scale)
     kind = (layout[name].kind if name in layout else "") or name_of(path)

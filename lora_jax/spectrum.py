@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from lora_jax.errors import TreeError
+from lora_jax.intake import adapted
 from lora_jax.leaves import Adapter, adapter_at, modules
-from lora_jax.tree import Params, flat
+from lora_jax.tree import Params
 
 
 def spectrum(params: Params) -> dict[str, np.ndarray]:
@@ -20,7 +22,9 @@ def spectrum(params: Params) -> dict[str, np.ndarray]:
     >>> spectrum({"head": {"lora_a": a, "lora_b": b, "lora_scale": np.array(0.5)}})
     {'head': array([3.])}
     """
-    leaves = flat(params)
+    leaves = adapted(params, "spectrum: params")
+    if not modules(leaves):
+        raise TreeError("spectrum: these parameters hold no adapter; lora_jax.adapt makes one.")
     return {module.rstrip("/"): singular_values(adapter_at(leaves, module)) for module in modules(leaves)}
 
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from lora_jax import decompositions, dora
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import TargetError
+from lora_jax.errors import TargetError, TreeError
+from lora_jax.intake import is_finite
 from lora_jax.leaves import Adapter, adapter_at, as_leaves, at_place, kernel_path, modules
 
 
@@ -49,15 +50,15 @@ def orthogonal(key: jax.Array, d: int, k: int, rank: int) -> tuple[jax.Array, ja
 def pissa(kernel: jax.Array, rank: int, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`scale * a @ b` is the best approximation of the kernel [D, K] of rank R, its singular values shared evenly.
 
-    PiSSA: Meng et al. 2024 (arXiv:2404.02948), equations 2 to 4; PEFT's "pissa".
+    PiSSA: Meng et al. 2024 (arXiv:2404.02948), equations 2 to 4; PEFT's "pissa". Where the kernel has fewer directions than R (all zeros, say), the
+    others begin with `a` along a direction that it does not have and `b` zero, so that they train.
 
     >>> a, b = pissa(jnp.diag(jnp.array([3.0, 2.0, 1.0])), 1, jnp.asarray(1.0))
     >>> jnp.round(a @ b, 4).tolist()
     [[3.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
     u, s, v = decompositions.svd(kernel)
-    root = jnp.sqrt(s[:rank] / scale)
-    return u[:, :rank] * root[None], root[:, None] * v[:rank]
+    return decompositions.halves(u[:, :rank], s[:rank] / scale, v[:rank])
 
 
 def olora(kernel: jax.Array, rank: int, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -85,6 +86,18 @@ def from_base(config: LoRAConfig, kernel: jax.Array, adapter: Adapter) -> Adapte
         norm = dora.norm_like(adapter.norm, kernel)
         adapter = adapter._replace(magnitude=norm, norm=norm)
     return adapter
+
+
+def require_finite(path: str, kernel: jax.Array) -> None:
+    """Raises TreeError where a kernel that an adapter begins at has an entry that is infinite or NaN; one that is traced is not looked at.
+
+    >>> require_finite("head/kernel", jnp.ones((2, 2)))
+    """
+    if is_finite(kernel):
+        return
+    raise TreeError(
+        f"{path} has entries that are infinite or NaN, and the adapter would begin at them (PiSSA, OLoRA, DoRA); mend the base, or exclude the layer."
+    )
 
 
 def reads_base(config: LoRAConfig) -> bool:

@@ -33,11 +33,30 @@ def matches(pattern: str, *names: str) -> bool:
 
 def _matches(pattern: str, path: str) -> bool:
     path = plain(path)
+    if path == pattern or path.endswith(f"/{pattern}"):  # a name, whatever signs are in it
+        return True
     if _is_regex(pattern):
         return re.fullmatch(pattern[3:], path) is not None
     if _is_glob(pattern):
         return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"*/{pattern}")
-    return path == pattern or path.endswith(f"/{pattern}")
+    return False
+
+
+def require_one_reading(field: str, pattern: str, names: Iterable[str]) -> None:
+    """Raises TargetError where a pattern is a name of some of these, and as a glob or a regex matches others too.
+
+    >>> require_one_reading("targets", "block_[01]", ["block_0/kernel", "block_0"])
+    """
+    if not (_is_glob(pattern) or _is_regex(pattern)):
+        return
+    plainly = [name for name in map(plain, names) if matches(pattern, name)]
+    named = [name for name in plainly if name == pattern or name.endswith(f"/{pattern}")]
+    others = [name for name in plainly if name not in named and not any(name.startswith(f"{one}/") for one in named)]
+    if named and others:
+        raise TargetError(
+            f"{field}: {pattern!r} is the name of {named[0]}, and read as a {'regex' if _is_regex(pattern) else 'glob'} it matches {others[0]} too; "
+            f"write 're:{re.escape(named[0])}' for the one."
+        )
 
 
 def exactly(path: str, among: Iterable[str]) -> str:
@@ -52,7 +71,7 @@ def exactly(path: str, among: Iterable[str]) -> str:
         if path
         else ["the root has no name"]
     )
-    is_plain = not others and not _is_glob(path) and not _is_regex(path)
+    is_plain = not others and not _is_regex(path)
     return path if is_plain else f"re:{re.escape(path)}"
 
 

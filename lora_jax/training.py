@@ -13,6 +13,8 @@ import optax
 
 from lora_jax import mesh as meshes
 from lora_jax.errors import ConfigError
+from lora_jax.intake import require_key
+from lora_jax.optim import require_transformation
 from lora_jax.partition import combine
 from lora_jax.tree import Params, flat, nested
 
@@ -42,6 +44,8 @@ def init_state(
     >>> int(init_state({"w": jnp.ones(2)}, optax.sgd(0.1), jax.random.key(0)).step)
     0
     """
+    require_transformation(tx, "init_state")
+    require_key(key, "init_state")
     if mesh is not None:
         return _on_mesh(trainable, tx, key, mesh)
     return _begun(trainable, tx, key)

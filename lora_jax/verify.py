@@ -11,8 +11,10 @@ import numpy as np
 import optax
 
 from lora_jax.errors import TreeError
+from lora_jax.intake import adapted
 from lora_jax.leaves import MAGNITUDE, A, B, is_adapter_leaf, modules, name_of
 from lora_jax.merge import merge
+from lora_jax.norms import require_norms
 from lora_jax.optim import lora_optimizer
 from lora_jax.partition import combine, partition, trainable_mask
 from lora_jax.products.function import lora
@@ -92,7 +94,9 @@ def verify(
     True
     """
     way = _way(model, collections or {}, args, kwargs)
-    params = _randomised(params)
+    leaves = adapted(params, "verify: params")
+    require_norms(leaves, "verify")
+    params = _randomised(leaves)
     mask = trainable_mask(params)
     frozen, trainable = partition(params, mask)
 
@@ -121,9 +125,8 @@ def _way(model: Any, collections: Mapping[str, Any], args: tuple, kwargs: dict[s
     return lambda params: adapted(params, *args, **kwargs)
 
 
-def _randomised(params: Params) -> dict[str, Any]:
+def _randomised(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Both factors drawn, each layer's update some share of its kernel."""
-    leaves = flat(params)
     if not modules(leaves):
         raise TreeError("verify: these parameters hold no adapter; they are a base, or merged already.")
 

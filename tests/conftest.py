@@ -11,6 +11,7 @@ from tests import xla_flags  # noqa: E402
 xla_flags.use_quick()
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 from experiments.common import draws  # noqa: E402
@@ -28,6 +29,14 @@ jax.devices()  # starts JAX with one device, before an entry that is tested make
 def key(request) -> jax.Array:
     """A key of the test's own, the same in every run."""
     return jax.random.key(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def as_users_run_it():
+    """Without the check of annotations, which stands before the library's own in the tests alone."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,9 +18,7 @@ def start(
     return trainer.start(
         stacked,
         lora_jax.trainable_mask(stacked, train=train),
-        learning_rates=[member.learning_rate for member in members],
-        seeds=[member.seed for member in members],
-        padded=len({member.rank for member in members}) > 1,
+        members=members,
     )
 
 

@@ -70,8 +70,7 @@ def run(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     state = trainer.start(
         stacked,
         {name: name in ("lora_a", "lora_b") for name in stacked},
-        learning_rates=[member.learning_rate for member in members],
-        seeds=[member.seed for member in members],
+        members=members,
     )
     order = jnp.broadcast_to(jnp.arange(D, dtype=jnp.int32), (settings.steps // settings.blocks, D))
     state, history = phases.train(

@@ -96,8 +96,7 @@ def finetune(folder: RunFolder, settings: Settings, recipe: Recipe, bases: Any, 
     stacked = lora_jax.combine(bases, sweep.init_adapters(model, members, jnp.ones((1, 784))))
     mask = lora_jax.trainable_mask(stacked)
     trainer = sweep.Sweep(cross_entropy(model), optax.adam, settings.strategy, devices.mesh())
-    rates = [member.learning_rate for member in members]
-    state = trainer.start(stacked, mask, learning_rates=rates, seeds=range(settings.seeds), padded=False)
+    state = trainer.start(stacked, mask, members=members)
     evaluate = trainer.evaluation(errors_by_class(model), EVALUATION_BATCH)
     order, blocks = _batches(settings, recipe, data.train)
     state, history = phases.train(

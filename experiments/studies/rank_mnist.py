@@ -88,15 +88,18 @@ def _run_regime(folder, settings: Settings, sets: Arrays, model: MLP, base, regi
     """One program: ranks x learning rates x seeds."""
     ranks = settings.ranks if regime == "LoRA" else (0,)
     rates = dict(zip(REGIMES, (settings.head_rates, settings.lora_rates, settings.full_rates), strict=True))[regime]
-    members = sweep.grid(ranks=ranks, alphas=(settings.scale,), learning_rates=rates, seeds=range(settings.seeds))
+    members = [
+        sweep.Member(rank, settings.scale, rate, seed)
+        for rank in ranks
+        for rate in rates
+        for seed in range(settings.seeds)
+    ]
     adapted, stacked, shared, train = _members_of(model, base, members, regime, settings)
     trainer = sweep.Sweep(cross_entropy(adapted), optax.adam, settings.strategy, devices.mesh())
     state = trainer.start(
         stacked,
         lora_jax.trainable_mask(stacked, train=train),
-        learning_rates=[member.learning_rate for member in members],
-        seeds=[member.seed for member in members],
-        padded=regime == "LoRA",
+        members=members,
     )
     evaluate = trainer.evaluation(errors_by_class(adapted), EVALUATION_BATCH)
     followed = {name: leaf[:FOLLOWED] for name, leaf in sets.validation.items()}

@@ -10,7 +10,8 @@ from flax import nnx
 
 from lora_jax import axes, known, products
 from lora_jax.config import LoRAConfig
-from lora_jax.errors import TargetError, TreeError
+from lora_jax.errors import ConfigError, TargetError, TreeError
+from lora_jax.intake import described, params_in, require_key, tree_of
 from lora_jax.layout import Layout, has_odd_padding
 from lora_jax.leaves import (
     Adapter,
@@ -22,6 +23,7 @@ from lora_jax.leaves import (
     require_whole,
 )
 from lora_jax.mode import is_training
+from lora_jax.module import require_arguments
 from lora_jax.nnx import injection, sites, targeting
 from lora_jax.nnx.trees import as_tree, named, value_of
 from lora_jax.products.find import find
@@ -54,6 +56,11 @@ class LoRA:
     """
 
     def __init__(self, base_module: nnx.Module, config: LoRAConfig):
+        require_arguments(LoRA, base_module, config)
+        if not isinstance(base_module, nnx.Module):
+            raise ConfigError(
+                f"lora_jax.nnx.LoRA wraps an NNX model, and this is {described(base_module)}; lora_jax.LoRA is for linen and for functions."
+            )
         self.base_module, self.config = base_module, config
         self._graph, params, self._rest = nnx.split(base_module, nnx.Param, ...)
         self._variables = {named(path): (path, leaf) for path, leaf in nnx.to_flat_state(params)}
@@ -120,6 +127,7 @@ class LoRA:
         >>> sorted(model.init(jax.random.key(0))["params"])
         ['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale']
         """
+        require_key(key, "LoRA.init")
         if self._is_abstract:
             raise TreeError(
                 f"{type(self.base_module).__name__} is abstract (nnx.eval_shape): its parameters are shapes; give values, by "
@@ -137,6 +145,7 @@ class LoRA:
         ['bias', 'kernel', 'lora_a', 'lora_b', 'lora_scale']
         """
         params = as_tree(base_params)
+        tree_of(params, "adapt: base_params")
         require_base(type(self.base_module).__name__, flat(self.base_params), flat(params))
         known.remember(flat(params))
         if args or kwargs:
@@ -182,7 +191,7 @@ class LoRA:
         >>> isinstance(adapted, nnx.Linear), adapted(jnp.ones((1, 3))).shape
         (True, (1, 4))
         """
-        leaves = flat(as_tree(params))
+        leaves = tree_of(as_tree(params), "inject: params")
         self._require_own(leaves)
         key = (rngs or {}).get("dropout")
         self._require_values(None if key is None else nnx.RngState)
@@ -265,7 +274,7 @@ class LoRA:
         >>> model.apply(model.init(jax.random.key(0)), jnp.ones((2, 3))).shape
         (2, 4)
         """
-        params, key = as_tree(variables["params"]), (rngs or {}).get("dropout")
+        params, key = as_tree(params_in(variables, "LoRA.apply")), (rngs or {}).get("dropout")
         self._require_own(flat(params))
         self._require_values(nnx.RngState)
         call = method if callable(method) else getattr(type(self.base_module), method)

@@ -174,6 +174,8 @@ def beside(key: jax.Array, leaves: Mapping[str, Any], sites: Mapping[str, Site],
         alike = (site.shape, site.roles, site.is_lookup, site.is_beside, *targets.rank_and_alpha(config, *site.names))
         begun = programs.setdefault(alike, jax.jit(functools.partial(fresh, path=path, site=site, config=config)))
         kernel = nn.meta.unbox(leaves[path]) if starts.reads_base(config) else None
+        if kernel is not None:
+            starts.require_finite(path, kernel)
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
         made |= as_leaves(begun(own, kernel=kernel), places.module_for(path, site.roles))
     return nested({**leaves, **made})

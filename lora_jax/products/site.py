@@ -2,11 +2,25 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lora_jax import axes
+from lora_jax.errors import ConfigError
 from lora_jax.products import places
 from lora_jax.products.replay import Use
+
+
+def require_sites(layout: Any, where: str) -> None:
+    """Raises ConfigError where something else is given than a layout, a mapping from places to sites.
+
+    >>> require_sites({"head": Site("head/kernel", (2, 3), float, "io")}, "report")
+    """
+    if not isinstance(layout, Mapping) or not all(isinstance(site, Site) for site in layout.values()):
+        raise ConfigError(
+            f"{where}: the layout is a {type(layout).__name__} without sites; give lora_jax.layout(base_module, x), or an NNX wrapper's layout_of(x)."
+        )
+
 
 LOOKUP, CONVOLUTION = "gather", "conv_general_dilated"
 

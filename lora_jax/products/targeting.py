@@ -17,6 +17,9 @@ def chosen(config: LoRAConfig, sites: Mapping[str, Site]) -> dict[str, Site]:
       TargetError: where a pattern selects no leaf that a product eats, or nothing is left.
     """
     able = {path: site for path, site in sites.items() if site.is_adaptable}
+    for field, patterns in (("targets", config.targets), ("excludes", config.excludes)):
+        for pattern in patterns:
+            targets.require_one_reading(field, pattern, [name for site in sites.values() for name in site.names])
     _require_all("targets", config.targets, able, sites)
     _require_all("excludes", config.excludes, sites, sites)
     found = {path: site for path, site in able.items() if is_chosen(config, site)}

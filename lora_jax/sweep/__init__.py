@@ -7,6 +7,7 @@ data. So all members have one shape, and one compiled program trains them.
 from lora_jax.sweep.members import Member, even, grid, init_adapters, is_padding
 from lora_jax.sweep.stacks import broadcast, fill, first
 from lora_jax.sweep.trainer import DEFAULT_STRATEGY, STRATEGIES, Sweep, SweepState, member_params
+from lora_jax.sweep.winners import member
 
 __all__ = [
     "DEFAULT_STRATEGY",
@@ -21,5 +22,6 @@ __all__ = [
     "grid",
     "init_adapters",
     "is_padding",
+    "member",
     "member_params",
 ]

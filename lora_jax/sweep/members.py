@@ -2,9 +2,10 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +15,11 @@ from lora_jax import starts, targets
 from lora_jax.adapter import adapter_of
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError
-from lora_jax.leaves import PARTNER, A, B, kernel_paths, name_of, owner
+from lora_jax.intake import tree_of
+from lora_jax.leaves import PARTNER, A, B, kernel_path, kernel_paths, modules, name_of, owner
 from lora_jax.lowrank import pad_rank
 from lora_jax.mesh import sharing_members
+from lora_jax.sweep.values import alpha_of, each, rank_of, rate_of, seed_of
 from lora_jax.tree import Params, flat, nested
 
 
@@ -35,17 +38,26 @@ class Member(NamedTuple):
 
 def grid(
     *,
-    ranks: Sequence[int],
-    learning_rates: Sequence[float],
-    seeds: Sequence[int],
-    alphas: Sequence[float | None] = (None,),
+    ranks: Iterable[int],
+    learning_rates: Iterable[float],
+    seeds: Iterable[int],
+    alphas: Iterable[float | None] = (None,),
 ) -> list[Member]:
     """Every combination, seeds fastest.
+
+    Raises:
+      ConfigError: for a rank, alpha, learning rate or seed that is none, or is given twice, or where there is none.
 
     >>> len(grid(ranks=(1, 2), learning_rates=(1e-3,), seeds=range(3)))
     6
     """
-    return [Member(*values) for values in itertools.product(ranks, alphas, learning_rates, seeds)]
+    axes = (
+        each("ranks", ranks, rank_of),
+        each("alphas", alphas, alpha_of),
+        each("learning_rates", learning_rates, rate_of),
+        each("seeds", seeds, seed_of),
+    )
+    return [Member(*values) for values in itertools.product(*axes)]
 
 
 def even(members: Sequence[Member], mesh: Mesh | AbstractMesh | None = None) -> list[Member]:
@@ -58,6 +70,8 @@ def even(members: Sequence[Member], mesh: Mesh | AbstractMesh | None = None) -> 
     >>> len(even(grid(ranks=(1, 2, 3), learning_rates=(1e-3,), seeds=(0,)), on_two))
     4
     """
+    if not members:
+        raise ConfigError("the sweep has no members; sweep.grid makes some.")
     return [*members, *[members[-1]] * (-len(members) % sharing_members(mesh))]
 
 
@@ -88,8 +102,10 @@ def init_adapters(
         raise ConfigError("the sweep has no members; sweep.grid makes some.")
     if base_params is None and starts.reads_base(model.config):
         raise ConfigError("these adapters begin at the base's kernels: pass init_adapters(..., base_params=...).")
-    base = None if base_params is None else flat(base_params)
+    base = None if base_params is None else tree_of(base_params, "init_adapters: base_params")
     groups = _by_config(model, members)
+    if base is not None:
+        _require_finite(model, base, args, kwargs)
 
     @jax.jit
     def draw(keys: dict):
@@ -107,17 +123,29 @@ def _by_config(model: Any, members: Sequence[Member]) -> dict:
     """config -> positions of its members."""
     groups: dict = {}
     for position, member in enumerate(members):
-        groups.setdefault(_config_of(model, member), []).append(position)
+        groups.setdefault(config_of_member(model.config, member), []).append(position)
     return groups
 
 
-def _config_of(model: Any, member: Member) -> LoRAConfig:
-    alpha = model.config.alpha if member.alpha is None else member.alpha
-    return dataclasses.replace(model.config, rank=member.rank, alpha=alpha)
+def config_of_member(config: LoRAConfig, member: Member) -> LoRAConfig:
+    """The config with a member's rank and alpha.
+
+    >>> config_of_member(LoRAConfig(rank=1, alpha=16), Member(8, None, 1e-3, 0))
+    LoRAConfig(rank=8, alpha=16)
+    """
+    return dataclasses.replace(config, rank=member.rank, alpha=config.alpha if member.alpha is None else member.alpha)
+
+
+def _require_finite(model: Any, base: dict, args, kwargs) -> None:
+    """Raises TreeError where a kernel that is adapted has an entry that is infinite or NaN."""
+    shapes = flat(jax.eval_shape(lambda key: model.init(key, *args, **kwargs), jax.random.key(0))["params"])
+    for place in modules(shapes) if starts.reads_base(model.config) else ():
+        path = kernel_path(base, place)
+        starts.require_finite(path, nn.meta.unbox(base[path]))
 
 
 def _seeds(members: Sequence[Member], where: Sequence[int]) -> jax.Array:
-    return jnp.asarray([members[i].seed for i in where], jnp.uint32)
+    return jnp.asarray([seed_of(members[i].seed) for i in where], jnp.uint32)
 
 
 def _draw_group(model: Any, base: dict | None, keys: jax.Array, args, kwargs) -> dict[str, jax.Array]:
@@ -146,7 +174,7 @@ def is_padding(model: Any, stacked: Params, members: Sequence[Member]) -> dict:
     >>> is_padding(model, init_adapters(model, members, jnp.ones((1, 1))), members)["lora_a"].tolist()
     [[[False, True]], [[False, False]]]
     """
-    configs = [_config_of(model, member) for member in members]
+    configs = [config_of_member(model.config, member) for member in members]
 
     def padding(path: str, leaf: jax.Array) -> np.ndarray:
         kernels = kernel_paths(owner(path))

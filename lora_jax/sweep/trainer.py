@@ -14,9 +14,12 @@ from lora_jax import mesh as meshes
 from lora_jax import training
 from lora_jax.elementwise import require_elementwise
 from lora_jax.errors import ConfigError, TreeError
+from lora_jax.intake import described, tree_of
 from lora_jax.mesh import MEMBERS
 from lora_jax.partition import Mask, combine, partition
+from lora_jax.sweep.members import Member
 from lora_jax.sweep.stacks import everywhere, fill
+from lora_jax.sweep.values import rate_of, seed_of
 from lora_jax.tree import Params
 
 # Measured by experiments/benchmark.py on a CPU with small MLPs over one base, where one wide product beats many narrow ones
@@ -67,9 +70,21 @@ class Sweep:
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
             raise ConfigError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}.")
+        if not callable(self.optimizer):
+            raise ConfigError(
+                f"Sweep is given {described(self.optimizer)} for its optimiser; it takes a function of the learning rate, optax.adamw say, and not "
+                "what that gives."
+            )
 
     def start(
-        self, stacked: Params, mask: Mask, *, learning_rates: Sequence[float], seeds: Sequence[int], padded: bool = True
+        self,
+        stacked: Params,
+        mask: Mask,
+        *,
+        members: Sequence[Member] | None = None,
+        learning_rates: Sequence[float] | None = None,
+        seeds: Sequence[int] | None = None,
+        padded: bool | None = None,
     ) -> SweepState:
         """The state before the first step.
 
@@ -77,10 +92,12 @@ class Sweep:
           stacked: what differs between members, leaves [M, ...]: adapters from `init_adapters`, with heads or a whole
             base from `broadcast`.
           mask: which of these leaves train; `trainable_mask(stacked, ...)`.
-          learning_rates, seeds: M each; the seed names the stream of dropout keys.
-          padded: whether ranks may be padded, so that the optimiser must be element-wise.
+          members: M, whose learning rates and seeds are taken; the seed names the stream of dropout keys.
+          learning_rates, seeds: M each, in place of members, where there are none.
+          padded: whether ranks may be padded, so that the optimiser must be element-wise; None: unless all members have one rank.
 
         Raises:
+          ConfigError: for both, or neither, of members and learning rates with seeds, and for one that is none.
           OptimizerError: when padding would change what the optimiser does (Adafactor, Muon, Shampoo ...).
           TreeError: when leaves, learning rates and seeds speak of different numbers of members.
 
@@ -89,7 +106,9 @@ class Sweep:
         >>> state.learning_rate.shape
         (2,)
         """
-        if padded:
+        tree_of(stacked, "Sweep.start: stacked")
+        learning_rates, seeds = _told(members, learning_rates, seeds)
+        if padded or (padded is None and (members is None or len({member.rank for member in members}) > 1)):
             require_elementwise(self.optimizer)
         own, trainable = partition(stacked, mask)
         sizes = {leaf.shape[0] for leaf in jax.tree.leaves(stacked)} | {len(learning_rates), len(seeds)}
@@ -233,8 +252,19 @@ def _lies_on(leaf: Any, devices: set) -> bool:
     return isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
 
 
+def _told(members: Any, rates: Any, seeds: Any) -> tuple[list[float], list[int]]:
+    """(learning rates, seeds) of members, or as they are given."""
+    if (members is None) == (rates is None and seeds is None) or (rates is None) != (seeds is None):
+        raise ConfigError(
+            "Sweep.start takes members=, those of sweep.grid, or learning_rates= and seeds= in their place; give the one or the other."
+        )
+    if members is not None:
+        rates, seeds = [member.learning_rate for member in members], [member.seed for member in members]
+    return [rate_of(rate) for rate in rates], [seed_of(seed) for seed in seeds]
+
+
 def member_params(state: SweepState, shared: Params, index: int) -> dict:
-    """The whole parameter tree of one member, adapters still padded.
+    """The whole parameter tree of one member, adapters still padded: of one shape for all; `member` gives it as it would be alone.
 
     >>> trainer = Sweep(lambda params, batch, key: (params["w"], None), optax.sgd)
     >>> state = trainer.start({"w": jnp.array([1.0, 2.0])}, {"w": True}, learning_rates=(0.1, 0.1), seeds=(0, 1), padded=False)

@@ -1,0 +1,205 @@
+"""Parameter trees as callers give them, checked in one place: what is a tree, of arrays, with adapters that are whole.
+
+Every public function that takes parameters takes them through `tree_of`, or `adapted` where it reads the adapters' values.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax import nnx
+
+from lora_jax.errors import ModelError, TreeError
+from lora_jax.leaves import is_adapter_leaf, require_whole
+from lora_jax.tree import Params, flat, opened
+
+COLLECTIONS = ("params", "batch_stats", "cache", "intermediates", "losses", "perturbations", "aux_loss", "params_axes")
+_ODD_KINDS = {"O": "objects", "U": "strings", "S": "bytes", "M": "dates", "m": "durations"}
+
+
+def tree_of(params: Params, where: str) -> dict[str, Any]:
+    """The leaves by path (`tree.flat`) of nested dicts of arrays, shapes, numbers, or boxes of Flax.
+
+    Args:
+      where: the function and its argument, for the message.
+
+    Raises:
+      TreeError: for what is no such tree, Flax's variables among it, and for a leaf that is no array.
+
+    >>> tree_of({"head": {"kernel": np.ones((2, 2))}}, "merge: params").keys()
+    dict_keys(['head/kernel'])
+    """
+    require_mapping(params, where)
+    require_params(params, where)
+    leaves = flat(params)
+    for path, leaf in leaves.items():
+        why = _why_no_array(leaf)
+        if why:
+            raise TreeError(f"{where} has {why} at {path}, where an array was expected.")
+    return leaves
+
+
+def adapted(params: Params, where: str) -> dict[str, Any]:
+    """`tree_of`, and every adapter in it is whole and of floating-point arrays.
+
+    Raises:
+      TreeError: as `tree_of`, and for an adapter of which a part is missing or is no array of floats.
+
+    >>> adapted({"lora_a": np.ones((2, 1)), "lora_b": np.ones((1, 2)), "lora_scale": np.ones(())}, "merge: params").keys()
+    dict_keys(['lora_a', 'lora_b', 'lora_scale'])
+    """
+    leaves = tree_of(params, where)
+    require_whole(leaves)
+    for path, leaf in leaves.items():
+        if is_adapter_leaf(path) and not is_floating(leaf):
+            what = f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else repr(leaf)
+            raise TreeError(f"{where} has {what} at {path}; the leaves of an adapter are floating-point arrays.")
+    return leaves
+
+
+def is_floating(leaf: Any) -> bool:
+    """Whether a leaf is an array of floating-point numbers, or the shape of one.
+
+    >>> is_floating(np.ones(2)), is_floating(np.ones(2, int)), is_floating(1.0)
+    (True, False, False)
+    """
+    leaf = opened(leaf)
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, np.floating)
+
+
+def is_known(leaf: Any) -> bool:
+    """Whether a leaf is an array whose values can be looked at here: not traced, not only a shape, not spread over processes.
+
+    >>> is_known(np.ones(2)), is_known(jax.ShapeDtypeStruct((2,), np.float32))
+    (True, False)
+    """
+    if isinstance(leaf, jax.Array):
+        return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable
+    return isinstance(leaf, (np.ndarray, np.generic))
+
+
+def is_finite(leaf: Any) -> bool:
+    """Whether an array has no infinity and no NaN, as far as that can be known here.
+
+    >>> is_finite(np.ones(2)), is_finite(np.array([np.nan])), is_finite(jax.ShapeDtypeStruct((2,), np.float32))
+    (True, False, True)
+    """
+    if not is_known(leaf) or not jax.dtypes.issubdtype(leaf.dtype, np.inexact):
+        return True
+    with jax.ensure_compile_time_eval():  # also of an array that a traced function closes over
+        return bool(jax.numpy.isfinite(leaf).all())
+
+
+def require_mapping(params: Any, where: str) -> None:
+    """Raises TreeError for what is no dict at all: another argument, a model, a list."""
+    if isinstance(params, nnx.State):
+        raise TreeError(
+            f"{where} is an nnx.State; pass nested dicts of arrays, the base_params of lora_jax.nnx.LoRA(model, config) or what its init gives."
+        )
+    if not isinstance(params, Mapping):
+        raise TreeError(f"{where} is {described(params)}; expected a parameter tree, nested dicts of arrays.")
+
+
+def require_params(params: Mapping[str, Any], where: str) -> None:
+    """Raises TreeError for Flax's variables, {"params": ..., "batch_stats": ...}.
+
+    >>> require_params({"head": {"kernel": 1}}, "merge: params")
+    """
+    if isinstance(params.get("params"), Mapping) and all(name in COLLECTIONS for name in params):
+        raise TreeError(
+            f"{where} has the collections {', '.join(params)}: it is Flax's variables, and the parameters alone were expected; pass "
+            'variables["params"].'
+        )
+
+
+def params_in(variables: Any, where: str) -> Params:
+    """`variables["params"]` of what `apply` is given; {} where there are none.
+
+    Raises:
+      TreeError: for parameters without their {"params": ...}, and for what is no dict.
+
+    >>> params_in({"params": {"kernel": 1}}, "apply")
+    {'kernel': 1}
+    """
+    if not isinstance(variables, Mapping):
+        raise TreeError(
+            f'{where} is given {described(variables)}; it takes variables, {{"params": params}}, and then the inputs.'
+        )
+    if "params" not in variables and any(name not in COLLECTIONS for name in variables):
+        raise TreeError(
+            f'{where} is given a dict with {", ".join(map(str, list(variables)[:3]))} and without "params"; it takes variables: write '
+            '{"params": params}.'
+        )
+    return variables.get("params", {})
+
+
+def require_key(key: Any, where: str) -> None:
+    """Raises TreeError where something else is given than a PRNG key, or a dict of them by the names of their streams.
+
+    >>> require_key({"params": jax.random.key(0)}, "init")
+    """
+    keys = list(key.values()) if isinstance(key, Mapping) else [key]
+    if not keys or not all(map(is_key, keys)):
+        raise TreeError(f"{where}: the key is {described(key)}; a PRNG key comes first, jax.random.key(0) say.")
+
+
+def require_inputs(call: Any, model: Any, args: tuple, kwargs: Mapping[str, Any], where: str) -> None:
+    """Raises ModelError where an example input does not fit the signature of what is called.
+
+    Args:
+      call: the method, as a function of the model and its inputs.
+
+    >>> require_inputs(nn.Dense.__call__, nn.Dense(3), (np.ones((1, 2)),), {}, "init")
+    """
+    try:
+        inspect.signature(call).bind(model, *args, **kwargs)
+    except TypeError as error:
+        raise ModelError(
+            f"{where}: the example input does not fit {type(model).__name__}: {error}; give what the model is called with, after the others."
+        ) from None
+    except ValueError:  # it has no signature to look at
+        return
+
+
+def described(value: Any) -> str:
+    """What a value is, in a message.
+
+    >>> described(nn.Dense(3)), described([1, 2]), described(jax.random.key(0))
+    ('a Dense of flax.linen', 'a list', 'a PRNG key')
+    """
+    if is_key(value):
+        return "a PRNG key"
+    if isinstance(value, nn.Module):
+        return f"a {type(value).__name__} of flax.linen"
+    if isinstance(value, nnx.Module):
+        return f"a {type(value).__name__} of flax.nnx"
+    if isinstance(value, (jax.Array, np.ndarray)):
+        return f"an array {value.dtype}{list(value.shape)}"
+    name = "None" if value is None else type(value).__name__
+    return name if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def is_key(value: Any) -> bool:
+    """Whether a value is a PRNG key, typed or raw.
+
+    >>> is_key(jax.random.key(0)), is_key(np.zeros(2, np.uint32)), is_key(1)
+    (True, True, False)
+    """
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        return False
+    is_raw = value.dtype == np.uint32 and tuple(value.shape) in ((2,), (4,))
+    return is_raw or jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def _why_no_array(leaf: Any) -> str:
+    """What a leaf is that is no array; "" for an array, its shape, a number, or a box of one."""
+    if isinstance(leaf, nnx.Variable):
+        return f"a {type(leaf).__name__} of flax.nnx"
+    leaf = opened(leaf)
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        kind = getattr(leaf.dtype, "kind", "")
+        return f"an array of {_ODD_KINDS[kind]}" if kind in _ODD_KINDS else ""
+    return "" if isinstance(leaf, (bool, int, float, complex)) else described(leaf)

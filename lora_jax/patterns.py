@@ -1,0 +1,56 @@
+"""Patterns as callers give them, names, globs and regexes, in the one form in which they are kept and compared: strings."""
+
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from lora_jax.errors import ConfigError
+
+Pattern = str | re.Pattern[str]
+REGEX = "re:"  # how a regex begins
+_FLAGS = {re.ASCII: "a", re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
+
+
+def normalised(pattern: Any, field: str) -> str:
+    """A pattern as a string; regexes become `re:` strings, so that equal configs compare equal after a round trip through JSON.
+
+    Args:
+      field: what the caller calls it, for the message.
+
+    Raises:
+      ConfigError: for what is no pattern, and for a regular expression that is none.
+
+    >>> normalised(re.compile("layer_[01]/.*", re.I), "targets"), normalised("/head/", "targets")
+    ('re:(?i)layer_[01]/.*', 'head')
+    """
+    if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
+        flags = "".join(letter for flag, letter in _FLAGS.items() if pattern.flags & flag)
+        return f"{REGEX}(?{flags}){pattern.pattern}" if flags else f"{REGEX}{pattern.pattern}"
+    if not isinstance(pattern, str) or not pattern.strip("/"):
+        raise ConfigError(f"{field} holds {pattern!r}; a pattern is a non-empty string or a compiled regex.")
+    if pattern.startswith(REGEX):
+        _require_regex(pattern, field)
+        return pattern
+    return pattern.strip("/")
+
+
+def _require_regex(pattern: str, field: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Python will read otherwise one day, it reads today
+            re.compile(pattern.removeprefix(REGEX))
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{field} holds {pattern!r}, which is not a regular expression: {error}.") from error
+
+
+def all_normalised(value: Any, field: str) -> tuple[str, ...]:
+    """A pattern or a sequence of them, as a tuple. Raises ConfigError as `normalised`.
+
+    >>> all_normalised("query", "train"), all_normalised(["query", "value"], "train")
+    (('query',), ('query', 'value'))
+    """
+    if not isinstance(value, (str, re.Pattern, Iterable)):
+        raise ConfigError(f"{field} is {value!r}; it must be a pattern or a sequence of patterns.")
+    patterns = (value,) if isinstance(value, (str, re.Pattern)) else tuple(value)
+    return tuple(normalised(pattern, field) for pattern in patterns)
