@@ -13,9 +13,12 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
+from experiments.common import cli  # first, as it takes over Ctrl-C
+
+# isort: split
+
 from absl import flags
 
-from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
 from experiments.common.flags import define_path
 from experiments.common.options import define_common
 from experiments.settings.benchmark import TITLES

@@ -11,7 +11,10 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common import cli  # first, as it takes over Ctrl-C
+
+# isort: split
+
 from experiments.common.flags import define_enum, define_integers, define_path
 from experiments.common.options import by_preset, by_task, define_bert, define_common, define_data, define_finetuning
 from experiments.settings import sst2, sst2_classifier

@@ -8,7 +8,10 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common import cli  # first, as it takes over Ctrl-C
+
+# isort: split
+
 from experiments.common.flags import define_integers
 from experiments.common.options import by_preset, define_common
 from experiments.settings.linear import PRESETS

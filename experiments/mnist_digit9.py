@@ -9,7 +9,10 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common import cli  # first, as it takes over Ctrl-C
+
+# isort: split
+
 from experiments.common.flags import define_enum, define_integer
 from experiments.common.options import by_preset, define_common, define_data
 from experiments.settings.digit9 import DIGIT, PRESETS

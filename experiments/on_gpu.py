@@ -13,9 +13,12 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
+from experiments.common import cli  # first, as it takes over Ctrl-C
+
+# isort: split
+
 from absl import flags
 
-from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
 from experiments.common.flags import define_enum, define_number, define_path
 from experiments.common.options import define_accelerator
 from experiments.gpu import parts
@@ -47,4 +50,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(run)
+    cli.run(run, needs_jax=False)

@@ -9,7 +9,10 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common import cli  # first, as it takes over Ctrl-C
+
+# isort: split
+
 from experiments.common.flags import define_enum, define_integer, define_model, define_path, define_paths, define_text
 from experiments.common.options import MOST_EPOCHS, by_preset, define_common
 from experiments.settings.bert_pretraining import PRESETS

@@ -11,7 +11,10 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # a clone runs where it lies
 
-from experiments.common import cli  # isort: split  # first, as it takes over Ctrl-C
+from experiments.common import cli  # first, as it takes over Ctrl-C
+
+# isort: split
+
 from experiments.common.flags import (
     MOST_SEED,
     define_enum,

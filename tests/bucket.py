@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from etils.epath import backend, gpath
 
+from experiments.common import paths
+
 NAME = "gs://bucket"
 ORBAX = "orbax.checkpoint._src.path.gcs_utils"
 FUNCTIONS = ["open", "exists", "isdir", "listdir", "glob", "makedirs", "mkdir", "rmtree", "remove", "rename", "replace"]
@@ -40,6 +42,7 @@ def bucket(tmp_path, monkeypatch):
     """The folder that stands for gs://bucket; every other gs:// path fails the test."""
     (tmp_path / "bucket").mkdir()
     monkeypatch.setattr(gpath._GPath, "_backend", Bucket(tmp_path / "bucket"))
+    monkeypatch.setattr(paths, "has_library", lambda name: name == "gcsfs")
     return tmp_path / "bucket"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from experiments.common import smoke
 from experiments.common.recording import write_json, write_text
 from experiments.common.statistics import text
 
@@ -46,18 +47,21 @@ def against(published: float, e: dict[str, Any], digits: int = 3) -> str:
     return f"{text(e, digits)} (published {published:g}: {likely} a single run of ours)"
 
 
-def write(claims: list[Claim], environment: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
+def write(
+    claims: list[Claim], environment: dict[str, Any], folder: epath.Path, preset: str = "full"
+) -> list[epath.Path]:
     """CLAIMS.md and CLAIMS.json."""
     write_json(folder / "CLAIMS.json", {"environment": environment, "claims": [dataclasses.asdict(c) for c in claims]})
-    write_text(folder / "CLAIMS.md", _markdown(claims, environment))
+    write_text(folder / "CLAIMS.md", _markdown(claims, environment, preset))
     return [folder / "CLAIMS.md", folder / "CLAIMS.json"]
 
 
-def _markdown(claims: list[Claim], environment: dict[str, Any]) -> str:
+def _markdown(claims: list[Claim], environment: dict[str, Any], preset: str) -> str:
     lines = [
         "# Ledger of claims",
         "",
-        "Written by `python experiments/reproduce.py --preset=full`; ours are means with 95 % Student intervals over n seeds.",
+        *([smoke.NOTE, ""] if preset == "smoke" else []),
+        f"Written by `python experiments/reproduce.py --preset={preset}`; ours are means with 95 % Student intervals over n seeds.",
         f"Commit {environment['commit']}, jax {environment['packages']['jax']}, {environment['device']}.",
         "",
         "| id | claim | the study | ours | n | verdict | reason | command |",

@@ -8,7 +8,7 @@ from absl import flags
 from etils import epath
 
 from experiments.benchmarks import record
-from experiments.common import devices, main, preemption
+from experiments.common import devices, main, preemption, smoke
 from experiments.common.recording import make_folder, write_text
 from experiments.settings.benchmark import TITLES
 
@@ -35,7 +35,7 @@ def run() -> None:
     make_folder(folder)
     found = record.Record(folder / "benchmark.json", record.conditions(FLAGS.preset))
     measure_missing(chosen, found, has_peft)
-    table = report.table(found.of([TITLES[name] for name in chosen]))
+    table = smoke.noted(report.table(found.of([TITLES[name] for name in chosen])))
     write_text(folder / "table.txt", table + "\n")
     print(table)
     print(f"benchmark: {found.path}")

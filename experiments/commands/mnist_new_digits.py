@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments.common import main
+from experiments.common import main, smoke
 from experiments.common.errors import UserError
 from experiments.common.recording import write_json
 from experiments.data import images as user_images
@@ -53,6 +53,8 @@ def _inference(folder, settings, data, pixels) -> None:
         folder.path / "inference.json",
         {key: result[key] for key in ("recipe", "on", "off")} | {"predictions": predictions},
     )
+    if smoke.is_on():
+        print(smoke.NOTE)
     for state in ("on", "off"):
         scores = ", ".join(f"{name} {100 * value:.2f} %" for name, value in result[state].items())
         print(f"adapter {state} ({result['recipe']}, seed 0): {scores}")

@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from experiments.common import smoke
 from experiments.common.errors import UserError
 from experiments.common.recording import make_folder, slug, write_text
 from experiments.gpu import children, parts, report, session
@@ -25,9 +26,9 @@ FLAGS = flags.FLAGS
 
 def run() -> None:
     begun = time.time()
-    if FLAGS.data_dir and not epath.Path(FLAGS.data_dir).expanduser().exists():
+    if FLAGS.data_dir and not epath.Path(FLAGS.data_dir).exists():
         raise UserError(f"--data_dir={FLAGS.data_dir}: there is no such folder or file.")
-    workdir = epath.Path(FLAGS.workdir).expanduser()
+    workdir = epath.Path(FLAGS.workdir)
     make_folder(workdir)
     names = [name for name in parts.NAMES if FLAGS.only is None or name in FLAGS.only]
     has_peft = any(name in parts.NEED_PEFT for name in names) and children.has_peft(
@@ -64,7 +65,7 @@ def _record(workdir: epath.Path, about: dict[str, Any]) -> Record:
 
 def _close(found: Record, names: list[str]) -> None:
     """Writes and prints the table, and says what is left of these."""
-    table = report.table(found.about, found.parts)
+    table = smoke.noted(report.table(found.about, found.parts))
     write_text(found.folder / "table.txt", table + "\n")
     print(table)
     left = found.order(names)

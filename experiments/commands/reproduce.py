@@ -13,7 +13,7 @@ from experiments.claims import linear as linear_claims
 from experiments.claims import lm as lm_claims
 from experiments.claims import new_digits as new_digits_claims
 from experiments.claims import sst2 as sst2_claims
-from experiments.common import devices, lm, main
+from experiments.common import devices, lm, main, smoke
 from experiments.common.errors import UserError
 from experiments.common.options import TEXT_FLAGS
 from experiments.common.recording import copy, environment, make_folder, read_json, understood, write_json
@@ -38,8 +38,11 @@ def run() -> None:
     for study in chosen.values() if data else ():
         study.run(folder, data)  # what is missing
     claims = [claim for study in chosen.values() for claim in study.claims(folder)]
-    for path in ledger.write(claims, about, folder) if FLAGS.only is None else []:
+    preset = FLAGS.preset if FLAGS.from_results is None else "full"
+    for path in ledger.write(claims, about, folder, preset) if FLAGS.only is None else []:
         print(f"ledger: {path}")
+    if smoke.is_on():
+        print(smoke.NOTE)
     for claim in claims:
         print(f"{claim.id:<7} {claim.verdict}: {claim.statement}")
 

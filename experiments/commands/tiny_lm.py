@@ -11,6 +11,7 @@ from experiments.common import devices, lm, main
 from experiments.common.errors import UserError
 from experiments.data import questions, text
 from experiments.figures import lm_finetuning
+from experiments.settings.lm_jobs import RATES
 from experiments.studies import lm_jobs, lm_pretraining, lm_speaker, lm_study
 from lora_jax.models.generation import Sampling
 
@@ -68,7 +69,7 @@ def _chat() -> None:
 def _trained(settings: lm_jobs.Settings, base: lm_speaker.Base, material: "Material") -> dict[str, lm_speaker.Voice]:
     """What finetune left of each regime by the same flags, the one that is asked for first."""
     voices = {}
-    for regime in dict.fromkeys([settings.regime, *lm_jobs.RATES]):
+    for regime in dict.fromkeys([settings.regime, *RATES]):
         of = _settings(regime)
         folder = main.finished("tiny_lm_finetune", of, material)
         if folder is not None:

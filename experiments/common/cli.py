@@ -1,6 +1,8 @@
 """From the command line to a study: one place that turns mistakes into sentences and exit statuses."""
 
-from experiments.common import interrupts  # isort: split
+from experiments.common import interrupts  # first, as it takes over Ctrl-C
+
+# isort: split
 
 import contextlib
 import difflib
@@ -26,7 +28,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 LONGEST = 600  # characters of a sentence about flags
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], *, needs_jax: bool = True) -> None:
     """Runs an experiment's `main()`: status 0 when done, 1 for bad flags, 2 for a user's mistake, 130 for Ctrl-C, 141 for a closed pipe."""
     with _written_whole():
         arguments = sys.argv[1:]
@@ -38,6 +40,8 @@ def run(main: Callable[[], None]) -> None:
         if len(rest) > 1:
             _fail(f"there is no argument {_printable(repr(rest[1]))}; settings are flags, see --help.")
         logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, too
+        if needs_jax:
+            _load_jax()
         guarded(main)
 
 
@@ -49,6 +53,10 @@ def guarded(main: Callable[[], None]) -> None:
         _fail(str(error))
     except BrokenPipeError:
         raise
+    except MemoryError:
+        _fail(
+            "memory is used up; give fewer seeds, a smaller batch, rank or model, and the same command goes on from what is saved."
+        )
     except OSError as error:
         if error.errno not in DISK:
             raise
@@ -59,9 +67,23 @@ def guarded(main: Callable[[], None]) -> None:
 
         if isinstance(error, LoRAError):
             _fail(str(error))
+        if "RESOURCE_EXHAUSTED" in str(error):
+            _fail(f"memory is used up ({first_line(error)}); give fewer seeds, or a smaller batch, rank or model.")
         if not processes.is_ended_by_another(error):
             raise
         _fail(f"another process of this run has ended ({first_line(error)}); see what it said, and begin all again.")
+
+
+def _load_jax() -> None:
+    """Before all else that imports it, and would hide why it cannot be: it reads variables of the environment."""
+    try:
+        import jax  # noqa: F401
+    except ImportError as error:
+        _fail(f"JAX cannot be imported ({error}): pip install -e '.[experiments]'.")
+    except Exception as error:  # of several kinds
+        _fail(
+            f"JAX does not start ({type(error).__name__}: {error}); mend the variable of the environment that this names."
+        )
 
 
 @contextlib.contextmanager

@@ -75,6 +75,8 @@ def pretrain(settings: lm_pretraining.Settings, source: lm_text.Source) -> dict[
 def execute(name: str, settings: lm_study.Settings, found: Sources, study: Callable = lm_study.run) -> dict[str, Any]:
     """Pretrains what is missing of the bases, then runs the study."""
     devices.settle(with_cores=True)
+    if main.finished(name, settings, found) is None:
+        lm_study.require_memory(settings)
     pretrained = {size: pretrain(settings.base(size), found.corpus) for size in settings.sizes}
     bases = {
         size: lm_speaker.load(summary["model"], weights=summary["weights"]) for size, summary in pretrained.items()

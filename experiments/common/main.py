@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from absl import flags
 
-from experiments.common import devices, phases, processes, profiling
+from experiments.common import devices, phases, processes, profiling, smoke
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, path_of, write_text
 from experiments.data import bert_base, mnist, sst2
@@ -122,7 +122,7 @@ def execute(
             summary = folder.summary() or _run(folder, study, data)  # another process may just have finished it
     else:
         print(f"run: {folder.path} is complete; remove the folder to run it again", flush=True)
-    report = figures.table(summary)
+    report = smoke.noted(figures.table(summary))
     write_text(folder.path / "table.txt", report + "\n")
     print(report)
     if processes.is_first():

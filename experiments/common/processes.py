@@ -60,7 +60,7 @@ def _join_as_found(on_tpu: bool, timeout_s: int) -> None:
 
 def _number(variable: str) -> int:
     """What a scheduler's variable says; 1 without it."""
-    text = os.environ.get(variable, "1")
+    text = os.environ.get(variable) or "1"
     if not text.strip().isdecimal():
         raise UserError(
             f"{variable}={text!r} in the environment is no number of processes; unset it, or pass --coordinator, --num_processes and --process_id."

@@ -5,6 +5,7 @@ import io
 import matplotlib
 from etils import epath
 
+from experiments.common import smoke
 from experiments.common.recording import write_bytes
 
 matplotlib.use("Agg")
@@ -28,6 +29,8 @@ def save(figure, path: epath.Path) -> epath.Path:
     Returns:
       `path`, on every process.
     """
+    if smoke.is_on():
+        figure.suptitle("\n".join(filter(None, [smoke.NOTE, figure.get_suptitle()])), fontsize=8)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)

@@ -17,4 +17,5 @@ def command(of: Sequence[str]) -> list[str]:
 if __name__ == "__main__":
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which says so and ends
     os.execvp(sys.argv[1], sys.argv[1:])

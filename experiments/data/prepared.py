@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from experiments.common import paths
 from experiments.common.errors import UserError
 from experiments.common.recording import make_folder
 from lora_jax.errors import first_line
@@ -45,9 +46,12 @@ class Prepared:
 
     def _root(self, data_dir: str | None, *, may_create: bool) -> epath.Path:
         named = data_dir or os.environ.get("TFDS_DATA_DIR")
-        root = epath.Path(named or "~/tensorflow_datasets").expanduser()
+        where = f"--data_dir={data_dir}" if data_dir else f"TFDS_DATA_DIR={named}"
+        try:
+            root = epath.Path(paths.checked(named or "~/tensorflow_datasets"))
+        except ValueError as error:
+            raise UserError(f"{where}: {error}.") from error
         if named and not root.is_dir() and not may_create:
-            where = f"--data_dir={data_dir}" if data_dir else f"TFDS_DATA_DIR={named}"
             raise UserError(f"{where}: there is no such folder; name one that holds {self.name}/, or leave it out.")
         return root
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from experiments.common import style
+from experiments.common import smoke, style
 from experiments.common.recording import write_text
 from experiments.common.statistics import estimate, text
 from experiments.figures import lm_costs
@@ -80,7 +80,7 @@ def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
     if summary["rows"]:
         found += [_losses(summary, data, folder / f"losses_{data}.png") for data in summary["questions"]]
         found.append(_judged(summary, folder / "judged.png"))
-        write_text(folder / OUTPUTS, outputs(summary))
+        write_text(folder / OUTPUTS, smoke.noted(outputs(summary)))
         found.append(folder / OUTPUTS)
     return found
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from experiments.common import devices, phases, processes
+from experiments.common import devices, memory, phases, processes
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import text, wordpiece
@@ -35,6 +35,8 @@ def run(folder: RunFolder, settings: Settings, material: bert_corpus.Material) -
         raise UserError(
             f"--shards={settings.shards}: the corpus has {len(sentences):,} sentences, enough for {len(sentences) // SHARD} files of {SHARD:,}."
         )
+    rows = 4 * settings.epochs * settings.shards * SHARD  # the order of each epoch
+    memory.require(rows, f"the order of {settings.epochs:,} epochs", "give fewer --epochs")
     teacher = bert_teacher.load(material.teacher) if settings.method == "distil" else None
     tokenizer = _tokenizer(folder, settings, sentences, teacher)
     started = time.monotonic()

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import devices, phases
+from experiments.common import devices, memory, phases
 from experiments.common.classification import class_counts, cross_entropy, errors_by_class, focal_loss
 from experiments.common.pretraining import EVALUATION_BATCH, train_bases
 from experiments.common.recording import RunFolder
@@ -68,6 +68,11 @@ def presets(study: Settings) -> dict[str, Settings]:
 
 def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
     """Trains the bases, applies every treatment, checks that no base moved; returns the summary."""
+    memory.require(
+        memory.of_bases(MLP(settings.hidden), settings.seeds),
+        f"training {settings.seeds:,} bases at once",
+        "give fewer --seeds",
+    )
     train, validation = _split(data.train, settings)
     splits = {"train": train, "validation": validation, "test": data.test}
     sets = {name: split.on_device() for name, split in splits.items()}

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import devices, phases
+from experiments.common import devices, memory, phases
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
 from experiments.settings.linear import DECAY, RULES, D, Settings
@@ -28,6 +28,7 @@ EARLY_STEPS = 100  # when the artifact of a fixed alpha is read, to the nearest 
 
 def summary(folder: RunFolder, settings: Settings) -> dict[str, Any]:
     """Trains, checks that W0 never moved, and returns the rows of the summary."""
+    memory.require(needed(settings), f"training {_count(settings):,} members at once", "give fewer --seeds or --ranks")
     result = run(folder, settings)
     chex.assert_trees_all_equal(*result["base"])
     per_block = settings.steps // settings.blocks
@@ -40,6 +41,16 @@ def summary(folder: RunFolder, settings: Settings) -> dict[str, Any]:
         "traces": result["traces"],
         "base_unchanged": True,
     }
+
+
+def needed(settings: Settings) -> int:
+    """Bytes, at least."""
+    factors, kernel = 4 * 2 * D * max(settings.ranks), 4 * D * D
+    return memory.of_training(_count(settings), factors, 2 * kernel)  # the teacher's and its own
+
+
+def _count(settings: Settings) -> int:
+    return len(RULES) * len(settings.ranks) * settings.seeds
 
 
 def _row(result: dict[str, Any], rule: str, rank: int, early: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A run's folder holds `adapter/` (LoRA: by orbax, bound to its base) or `model/` 
 """
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import phases, processes, recording
+from experiments.common import memory, phases, processes, recording
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import answers, bpe
@@ -25,12 +26,14 @@ from lora_jax import checkpoint, sweep
 from lora_jax.models import causal_folder
 from lora_jax.models.generation import Sampling
 
+QUIT = ("/quit", "/exit", "/q")
 HELD_OUT = 200  # pairs at most, a tenth of them at least
 
 
 def finetune(folder: RunFolder, settings: Settings, base: lm_speaker.Base, pairs: Pairs) -> dict[str, Any]:
     """Trains on the pairs but a few held out; returns the summary."""
     _warn_of_rank(settings, base)
+    _require_memory(settings, base)
     length = min(settings.length, base.model.config.max_position_embeddings)
     count = min(HELD_OUT, max(1, len(pairs.pairs) // 10))
     held_out, train = answers.split(pairs.pairs, (count, settings.limit or len(pairs.pairs)))
@@ -79,6 +82,18 @@ def finetune(folder: RunFolder, settings: Settings, base: lm_speaker.Base, pairs
     }
 
 
+def _require_memory(settings: Settings, base: lm_speaker.Base) -> None:
+    """UserError where what is trained surely does not fit, before anything is."""
+    if settings.regime == "LoRA":
+        config = lora_jax.LoRAConfig(rank=1, targets=settings.targets)
+        trained = memory.of_adapters(base.model, config, settings.rank, jnp.ones((1, 8), jnp.int32))
+        what, advice = f"an adapter of --rank={settings.rank:,}", "give a smaller --rank"
+    else:
+        trained, what, advice = memory.bytes_of(base.params), f"--regime={settings.regime}", "take --regime=LoRA"
+        trained = trained if settings.regime == "full" else 0
+    memory.require(memory.of_training(1, trained), f"training {what}", advice)
+
+
 def _warn_of_rank(settings: Settings, base: lm_speaker.Base) -> None:
     if settings.regime == "LoRA" and settings.rank >= base.model.config.hidden_size:
         print(
@@ -125,17 +140,19 @@ def restored(folder: RunFolder, settings: Settings, base: lm_speaker.Base) -> lm
 def chat(
     base: lm_speaker.Base, voices: dict[str, lm_speaker.Voice], *, max_new_tokens: int, sampling: Sampling
 ) -> None:
-    """Reads questions from standard input and answers them, until it ends (Ctrl-D); "/name" changes to another voice."""
+    """Reads questions from standard input and answers them, until it ends (Ctrl-D, /quit); "/name" changes to another voice."""
     speaking = next(iter(voices))
     print(f"voices: {', '.join('/' + name for name in voices)}; Ctrl-D ends. Now: {speaking}.", flush=True)
     for number, line in enumerate(_lines()):
+        if line in QUIT:
+            return
         if line.startswith("/"):
             name = line[1:]
-            if name in voices:
-                speaking = name
-            print(
-                f"now: {speaking}" if name in voices else f"there is no voice {name!r}; there are {', '.join(voices)}"
-            )
+            speaking = name if name in voices else speaking
+            print(_told(name, speaking, voices), flush=True)
+            continue
+        if any("\ud800" <= letter <= "\udfff" for letter in line):  # a byte that is no UTF-8
+            print("(that is not UTF-8: set the terminal to UTF-8, and ask again)", flush=True)
             continue
         try:
             (said,) = lm_speaker.outputs(
@@ -146,8 +163,22 @@ def chat(
         print(said, flush=True)
 
 
+def _told(name: str, speaking: str, voices: Mapping[str, lm_speaker.Voice]) -> str:
+    """The answer to "/name"."""
+    if name in voices:
+        return f"now: {speaking}"
+    names = ", ".join(f"/{voice}" for voice in voices)
+    if name in ("help", "?"):
+        return f"a line is a question; {names} change who answers (now: {speaking}); /help says this; /quit, /exit or Ctrl-D end."
+    return f"there is no voice {name!r}; there are {', '.join(voices)}, and /help and /quit"
+
+
 def _lines():
-    """Questions as they are typed, blank ones left out."""
+    """Questions as they are typed, blank ones left out; bytes that are no UTF-8 become half surrogate pairs."""
+    if sys.stdin is None:  # closed by whoever started this
+        return
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")
     while True:
         if sys.stdin.isatty():
             print("> ", end="", flush=True)

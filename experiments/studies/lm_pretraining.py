@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from experiments.common import devices, phases, processes
+from experiments.common import devices, memory, phases, processes
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import bpe
@@ -34,6 +34,7 @@ TOKENIZER_CHARACTERS = 20_000_000  # of the corpus that the tokenizer is trained
 def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[str, Any]:
     """Trains; leaves the model and its tokenizer in `folder/model` and returns the summary."""
     model = settings.model()
+    _require_room(settings, model)
     tokenizer = _tokenizer(folder, model.config.vocab_size, source)
     rows = lm_text.rows(tokenizer, source, settings.length, settings.tokens, settings.held_out_tokens)
     state, history, about = _train(folder, settings, model, rows)
@@ -55,6 +56,22 @@ def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[s
         "weights": checkpoint.fingerprint(params),
         "data": source.record(),
     }
+
+
+def _require_room(settings: Settings, model: CausalLM) -> None:
+    """UserError where the tokens surely do not fill the batches of a call, or a batch surely does not fit."""
+    most = settings.tokens // settings.length
+    if most < STEPS * settings.batch_size:
+        raise UserError(
+            f"--batch_size={settings.batch_size:,}: {STEPS} batches, which run as one, are {STEPS * settings.batch_size:,} rows of {settings.length} "
+            f"tokens, and --tokens={settings.tokens:,} are {most:,} at most; give a smaller --batch_size, or more --tokens."
+        )
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 1), jnp.int32))
+    states = 4 * settings.batch_size * settings.length * model.config.hidden_size  # what one layer passes to the next
+    memory.require(
+        memory.of_training(1, memory.bytes_of(shapes)) + states * (1 if settings.remat else model.config.num_hidden_layers),
+        f"training on batches of {settings.batch_size:,} rows", "give a smaller --batch_size or --length",
+    )  # fmt: skip
 
 
 def _tokenizer(folder: RunFolder, vocab_size: int, source: lm_text.Source):

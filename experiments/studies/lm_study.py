@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import lora_jax
+from experiments.common import memory
 from experiments.common.recording import RunFolder
 from experiments.data import answers
 from experiments.data.questions import Pair, Pairs
@@ -42,6 +44,24 @@ class Material:
     general: Mapping[str, dict[str, np.ndarray]]
     pairs: Mapping[str, Pairs]
     shown: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+def require_memory(settings: Settings) -> None:
+    """UserError where the largest group surely does not fit: before bases are pretrained for it."""
+    full, lora = [], []
+    for size in settings.sizes:
+        model, ids = settings.base(size).model(), jnp.ones((1, 8), jnp.int32)
+        whole = memory.bytes_of(jax.eval_shape(model.init, jax.random.key(0), ids))
+        rank = max(settings.ranks) if size == settings.size else settings.rank
+        adapter = memory.of_adapters(model, lora_jax.LoRAConfig(rank=1, targets=lm_training.LINEAR), rank, ids)
+        full.append(memory.of_training(max(settings.seeds, len(settings.full_rates)), whole))
+        lora.append(memory.of_training(max(settings.seeds, len(settings.lora_rates)), adapter))
+    memory.require(max(full), f"full fine-tuning of {settings.seeds:,} models at once", "give fewer --seeds")
+    memory.require(
+        max(lora),
+        f"training {settings.seeds:,} adapters of rank {max(settings.ranks):,} at once",
+        "give fewer --seeds, or smaller --ranks",
+    )
 
 
 def run(folder: RunFolder, settings: Settings, material: Material) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import devices, phases
+from experiments.common import devices, memory, phases
 from experiments.common.classification import accuracy, class_counts, cross_entropy, errors_by_class
 from experiments.common.pretraining import EVALUATION_BATCH, order_key, train_bases
 from experiments.common.recording import RunFolder
@@ -68,6 +68,11 @@ def wrapped(settings: Settings, recipe: Recipe) -> lora_jax.LoRA:
 
 def pretrain(folder: RunFolder, settings: Settings, data: Mnist) -> tuple[Any, dict[str, Any]]:
     """The bases [M, ...], and what they score."""
+    memory.require(
+        memory.of_bases(module(settings), settings.seeds),
+        f"training {settings.seeds:,} bases at once",
+        "give fewer --seeds",
+    )
     old, test = (split.on_device() for split in (data.train.of(settings.old_digits), data.test))
     bases, history = train_bases(
         folder, module(settings), old, test,

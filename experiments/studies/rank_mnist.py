@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import devices, phases
+from experiments.common import devices, memory, phases
 from experiments.common.classification import accuracy, class_counts, cross_entropy, errors_by_class
 from experiments.common.pretraining import EVALUATION_BATCH, order_key, train_bases
 from experiments.common.recording import RunFolder
@@ -51,6 +51,7 @@ def arrays(data: Mnist) -> Arrays:
 
 def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
     """Trains the base and the three regimes; returns the rows of the summary and the checks."""
+    memory.require(needed(settings), _all_at_once(settings), "give fewer --seeds, --ranks or --learning_rates")
     sets = arrays(data)
     model = MLP(HIDDEN, dropout=DROPOUT)
     bases, base_history = train_bases(
@@ -69,6 +70,20 @@ def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
         "base_unchanged": True,
         "data": data.record(),
     }
+
+
+def needed(settings: Settings) -> int:
+    """Bytes, at least, of the largest regime's program."""
+    model, x = MLP(HIDDEN, dropout=DROPOUT), jnp.ones((1, 784))
+    base = memory.bytes_of(jax.eval_shape(model.init, jax.random.key(0), x))
+    lora = len(settings.ranks) * len(settings.lora_rates) * settings.seeds
+    factors = memory.of_adapters(model, lora_jax.LoRAConfig(rank=1), max(settings.ranks), x)
+    full = len(settings.full_rates) * settings.seeds
+    return max(memory.of_training(lora, factors), memory.of_training(full, base))
+
+
+def _all_at_once(settings: Settings) -> str:
+    return f"training {len(settings.ranks) * len(settings.lora_rates) * settings.seeds:,} adapters at once"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,12 @@ from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+import lora_jax
+from experiments.common import memory
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import buckets as length_buckets
@@ -33,6 +36,7 @@ CONTROLS = ("from scratch", "LoRA all linear")
 
 def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]:
     """The whole study; returns its summary."""
+    _require_memory(settings, inputs.base.folder)
     study = Study(folder, settings, inputs)
     before = jax.tree.map(np.asarray, study.base)
     tuned = {regime: study.tune(regime) for regime in settings.regimes}
@@ -59,6 +63,23 @@ def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]
         "base_unchanged": True,
         "data": inputs.record(),
     }
+
+
+def _require_memory(settings: Settings, base: bert_folder.BertFolder) -> None:
+    """UserError where the largest group surely does not fit; word embeddings are left out, for those that no sentence has are not trained."""
+    whole = memory.bytes_of([leaf for path, leaf in flat(base.params["bert"]).items() if "word_embeddings" not in path])
+    model, ids = bert.BertForSequenceClassification(base.config, num_labels=2), jnp.ones((1, 8), jnp.int32)
+    for regime in settings.regimes:
+        ranks = settings.ranks if regime == "LoRA" else (REFERENCE_RANK,)
+        trained = 0 if regime == "head only" else whole
+        if regime in training.TARGETS:
+            config = lora_jax.LoRAConfig(rank=1, targets=training.TARGETS[regime])
+            trained = memory.of_adapters(model, config, max(ranks), ids)
+        seeds = settings.seeds if regime not in CONTROLS else min(settings.seeds, settings.control_seeds)
+        members = len(ranks) * max(seeds, len(settings.rates(regime)))
+        memory.require(
+            memory.of_training(members, trained), f"training {members:,} models at once ({regime})", "give fewer --seeds or --ranks"
+        )  # fmt: skip
 
 
 def at_one_rate(settings: Settings, tuned: list[dict[str, Any]]) -> Settings:

@@ -13,7 +13,7 @@ import optax
 from etils import epath
 
 import lora_jax
-from experiments.common import phases, processes
+from experiments.common import memory, phases, processes
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, write_json
 from experiments.data import buckets as length_buckets
@@ -48,6 +48,10 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
       UserError: for too few sentences, or training that diverged.
     """
     classifier = Classifier.over(inputs.base, settings)
+    trained = memory.bytes_of(classifier.params) if settings.regime == "full" else 0
+    memory.require(
+        memory.of_training(1, trained), "full fine-tuning of this model", "take --regime=LoRA, or a smaller --bert"
+    )
     chosen = limited(inputs.data.train, settings.train_limit)
     if len(np.unique(chosen.labels)) < len(CLASSES):
         raise UserError(f"--train_limit={settings.train_limit}: the sentences drawn all have one label; take more.")

@@ -72,8 +72,9 @@ def test_the_others_say_that_one_has_ended(text, several, leaves, monkeypatch, c
         raise error
 
     if "RESOURCE" in text:  # its own
-        with pytest.raises(jax.errors.JaxRuntimeError):
+        with pytest.raises(Left, match="2"):
             cli.guarded(main)
+        assert capsys.readouterr().err.startswith(f"error: memory is used up ({text}); give fewer seeds")
         return
     with pytest.raises(Left, match="2"):
         cli.guarded(main)

@@ -67,7 +67,7 @@ def test_from_text_to_a_talk(run, home, model, monkeypatch):
     said = lines[lines.index("voices: /LoRA, /off, /base; Ctrl-D ends. Now: LoRA.") + 1 :]
     assert [said[1], said[3], said[4]] == [
         "now: off",
-        "there is no voice 'nobody'; there are LoRA, off, base",
+        "there is no voice 'nobody'; there are LoRA, off, base, and /help and /quit",
         "now: base",
     ]
     assert said[2] == said[5] != said[0]  # the adapter off is the base, and the adapter says something else
