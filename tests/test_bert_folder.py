@@ -236,7 +236,7 @@ def test_safetensors_are_preferred_to_a_pickle(tmp_path, monkeypatch):
         ({"is_decoder": True}, "decoders are not supported"),
         ({"position_embedding_type": "relative_key"}, "relative positions"),
         ({"hidden_size": ..., "vocab_size": ...}, "hidden_size, vocab_size missing"),
-        ({"hidden_size": "12"}, "BertConfig: hidden_size is '12'"),
+        ({"hidden_size": "12"}, 'hidden_size is "12"; expected an integer'),
         ({"hidden_act": "silu"}, "BertConfig: hidden_act is 'silu'"),
     ],
     ids=str,

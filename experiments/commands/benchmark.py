@@ -8,7 +8,7 @@ from absl import flags
 from etils import epath
 
 from experiments.benchmarks import record
-from experiments.common import devices, main, preemption, smoke
+from experiments.common import devices, locks, main, preemption, smoke
 from experiments.common.recording import make_folder, write_text
 from experiments.settings.benchmark import TITLES
 
@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 
 
 def run() -> None:
-    from experiments.benchmarks import against_peft, report, sweeps
+    from experiments.benchmarks import against_peft, sweeps
 
     main.refuse(("seeds",), f"here: every sweep that is timed has {sweeps.SEEDS}")
     main.refuse(("mesh", "profile", "num_processes"), "here: each part says on which devices it runs")
@@ -33,6 +33,13 @@ def run() -> None:
     # A choice of parts goes to a folder of its own: what was measured in one run stays together.
     folder = epath.Path(FLAGS.workdir) / "-".join(["benchmark", platform, *(chosen if FLAGS.only else [])])
     make_folder(folder)
+    with locks.held(folder):
+        _measure(folder, chosen, has_peft)
+
+
+def _measure(folder: epath.Path, chosen: list[str], has_peft: bool) -> None:
+    from experiments.benchmarks import report
+
     found = record.Record(folder / "benchmark.json", record.conditions(FLAGS.preset))
     measure_missing(chosen, found, has_peft)
     table = smoke.noted(report.table(found.of([TITLES[name] for name in chosen])))

@@ -22,7 +22,8 @@ def run() -> None:
     folder = main.run_folder(NAME, settings, data)
     if FLAGS.job in ("pretrain", "all"):
         print(f"run: {folder.path}", flush=True)
-        new_digits_jobs.pretrain(folder, settings, data)
+        with folder.held():
+            new_digits_jobs.pretrain(folder, settings, data)
         print(f"pretrained: {folder.path / 'pretrain.json'}")
     if FLAGS.job in ("finetune", "all"):
         main.execute(

@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from experiments.common import smoke
+from experiments.common import locks, smoke
 from experiments.common.errors import UserError
 from experiments.common.recording import make_folder, slug, write_text
 from experiments.gpu import children, parts, report, session
@@ -44,13 +44,16 @@ def run() -> None:
             "JAX finds no GPU here, only a CPU, where these parts would take hours; --preset=smoke shows that every part runs."
         )
     found = _record(workdir, about)
+    with locks.held(found.folder):
+        _measure(found, names, has_peft, about["platform"], deadline)
+
+
+def _measure(found: Record, names: list[str], has_peft: bool, platform: str, deadline: float) -> None:
     for name in parts.NEED_PEFT:
         if name in names and not has_peft:
             found.add(name, failed=NO_PEFT)
     able = [name for name in names if has_peft or name not in parts.NEED_PEFT]
-    session.measure(
-        found, able, session.Asked(FLAGS.preset, about["platform"], FLAGS.peft_python, FLAGS.data_dir, deadline)
-    )
+    session.measure(found, able, session.Asked(FLAGS.preset, platform, FLAGS.peft_python, FLAGS.data_dir, deadline))
     _close(found, able)
 
 

@@ -13,7 +13,7 @@ from experiments.claims import linear as linear_claims
 from experiments.claims import lm as lm_claims
 from experiments.claims import new_digits as new_digits_claims
 from experiments.claims import sst2 as sst2_claims
-from experiments.common import devices, lm, main, smoke
+from experiments.common import devices, lm, locks, main, smoke
 from experiments.common.errors import UserError
 from experiments.common.options import TEXT_FLAGS
 from experiments.common.recording import copy, environment, make_folder, read_json, understood, write_json
@@ -34,6 +34,11 @@ RESULTS = epath.Path(__file__).parents[1] / "results"
 def run() -> None:
     chosen = {key: study for key, study in STUDIES.items() if FLAGS.only is None or key in FLAGS.only}
     folder, data = _prepared(chosen) if FLAGS.from_results is None else (_as_kept(), None)
+    with locks.held(folder):
+        _reproduce(chosen, folder, data)
+
+
+def _reproduce(chosen: dict[str, "Study"], folder: epath.Path, data: "Data | None") -> None:
     about = environment()  # before the results folder changes: a commit that is clean should be said to be
     for study in chosen.values() if data else ():
         study.run(folder, data)  # what is missing

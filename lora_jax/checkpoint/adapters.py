@@ -13,6 +13,7 @@ from lora_jax.checkpoint import store
 from lora_jax.checkpoint.fingerprints import arrays_of, fingerprint
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import CheckpointError, TreeError
+from lora_jax.intake import adapted, tree_of
 from lora_jax.leaves import adapter_at, is_adapter_leaf, kernel_path, modules, require_fit, require_whole
 from lora_jax.module import LoRA
 from lora_jax.nnx import LoRA as of_nnx
@@ -73,7 +74,7 @@ def save_adapter(
     ...     store.latest_step(folder)
     7
     """
-    leaves = flat(params)
+    leaves = adapted(params, "save_adapter: params")
     saved, base = _split(leaves, mask)
     _require_adapter(leaves)
     _require_nothing_lost(leaves, base, collections)
@@ -113,7 +114,7 @@ def restore_adapter(
     ...     restore_adapter(folder, fresh, config)["lora_b"].tolist()
     [[1.0, 1.0]]
     """
-    leaves = flat(params)
+    leaves = tree_of(params, "restore_adapter: params")
     saved = store.read(directory, step)
     if not any(map(is_adapter_leaf, leaves)):
         raise CheckpointError(
@@ -264,7 +265,7 @@ def _collections(saved: store.Saved) -> dict[str, Any]:
 
 
 def _tree(base_params: Any) -> dict[str, Any]:
-    return flat(as_tree(base_params) if isinstance(base_params, nnx.State) else base_params)
+    return tree_of(as_tree(base_params) if isinstance(base_params, nnx.State) else base_params, "load: base_params")
 
 
 def _has(base: Mapping[str, Any], path: str, leaf: np.ndarray) -> bool:

@@ -56,7 +56,7 @@ class BertConfig:
                 f"BertConfig: hidden_size {self.hidden_size} is no multiple of num_attention_heads "
                 f"{self.num_attention_heads}."
             )
-        if self.hidden_act not in ACTIVATIONS:
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACTIVATIONS:
             raise ModelError(
                 f"BertConfig: hidden_act is {self.hidden_act!r}; there is code for {', '.join(sorted(ACTIVATIONS))}."
             )

@@ -8,7 +8,6 @@ import functools
 import os
 import re
 import types
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +29,7 @@ BUFFERS = re.compile(r"(.*\.)?(position_ids|token_type_ids)")
 EMBEDDING, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"  # two names of one tensor
 FIELDS = {
-    **typing.get_type_hints(BertConfig),
+    **{field.name: field.type for field in dataclasses.fields(BertConfig)},
     "position_embedding_type": str | None,
     "is_decoder": bool | None,
 }

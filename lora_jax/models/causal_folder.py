@@ -6,7 +6,6 @@ Here the layers are one module, stacked along axis 0; there each has its number 
 import dataclasses
 import os
 import re
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,11 +26,10 @@ BUFFERS = re.compile(r".*rotary_emb\.inv_freq")
 # What a config.json may say that this decoder does not do -> the one value that is plain Llama.
 PLAIN = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "rope_scaling": None}
 FIELDS = {
-    **{
-        name: kind if name in ("vocab_size",) else kind | None
-        for name, kind in typing.get_type_hints(CausalLMConfig).items()
-    },
+    **{field.name: field.type for field in dataclasses.fields(CausalLMConfig)},
+    "num_key_value_heads": int | None,
     "rope_parameters": dict | None,
+    "rope_scaling": dict | None,
     "head_dim": int | None,
 }
 
