@@ -533,11 +533,11 @@ def up(path):
 @pytest.mark.parametrize("inputs_first", [True, False])
 def test_c6_square_experts_ask_which_way_they_lie(inputs_first, tmp_path):
     params, config_, layout = square()
-    with pytest.raises(LoRAError, match="experts.up holds square experts, 6 by 6.*inputs_first"):
+    with pytest.raises(LoRAError, match="experts.up holds square matrices, 6 by 6.*inputs_first"):
         peft.save(tmp_path, params, config_, layout, names_of=up, mask=None)
     told = {"names_of": up, "parameters": peft.Parameters(inputs_first=inputs_first)}
     peft.save(tmp_path, params, config_, layout, mask=None, **told)
-    with pytest.raises(LoRAError, match="square experts"):
+    with pytest.raises(LoRAError, match="square matrices"):
         peft.load(tmp_path, strip(params), layout, names_of=up)
     found = peft.load(tmp_path, strip(params), layout, **told).params
     kernels = [
@@ -568,6 +568,54 @@ def test_c6_what_peft_lacks_for_parameters_is_refused(fields, message, tmp_path)
             parameters=peft.Parameters(inputs_first=False),
         )
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("told", [None, True, {"w": True, "gate_up_proj": False}])
+def test_c6_a_matrix_that_lies_inputs_first(told, tmp_path):
+    """PEFT takes the last axis of a parameter for its inputs, whatever it is."""
+    m, found = model("moe"), loaded("moe_parameters")
+    folder = saved(tmp_path / "folder", "moe_parameters", found, parameters=peft.Parameters(inputs_first=told))
+    first, expected = tensors(folder), tensors(MORE / "moe_parameters")
+    swapped = told is not None
+    assert first["gate.lora_A.weight"].shape == ((2, 3) if swapped else (2, 6))
+    delta = first["gate.lora_B.weight"] @ first["gate.lora_A.weight"]  # as PEFT adds it to what it takes for [out, in]
+    whole = expected["gate.lora_B.weight"] @ expected["gate.lora_A.weight"]
+    np.testing.assert_allclose(delta.T if swapped else delta, whole, rtol=1e-6, atol=1e-7)
+    assert_same(peft.load(folder, m.params, m.layout, names_of=m.names_of).params, found.params)
+
+
+def test_c6_the_weight_of_a_layer_may_be_named_as_a_parameter(tmp_path):
+    folder = copied("untied_layers", tmp_path)
+    target, key = "1.self_attn.q_proj.weight", "model.layers.1.self_attn.q_proj"
+    reset(
+        folder,
+        target_modules=[],
+        layers_to_transform=None,
+        target_parameters=[target],
+        rank_pattern={target: 2},
+        r=4,
+        lora_alpha=3,
+    )
+    m = model("untied")
+    with pytest.raises(
+        LoRAError, match=f"{key} holds square matrices, 16 by 16"
+    ):  # a Linear's and a Conv1D's look alike
+        loaded("untied_layers", folder)
+    for first, side in ((False, "lora_A"), (True, "lora_B")):
+        told = peft.Parameters(inputs_first={"q_proj": first})
+        got = peft.load(folder, m.params, m.layout, names_of=m.names_of, parameters=told)
+        a = flat(got.params)["model/layers/self_attn/q_proj/lora_a"][1]
+        found = tensors(folder)[f"{key}.{side}.weight"]
+        np.testing.assert_array_equal(a, found if first else found.T)
+
+
+def test_b4_a_leaf_that_moved_and_would_be_lost_is_told(tmp_path):
+    m, found = model("moe"), loaded("moe_one")
+    leaves = flat(found.params)
+    moved = lora_jax.tree.nested({**leaves, "head/bias": leaves["head/bias"] + 1})
+    with pytest.raises(LoRAError, match="head/bias is not the base's and would not be in the folder"):
+        saved(tmp_path / "folder", "moe_one", found._replace(params=moved), base_params=m.params)
+    saved(tmp_path / "folder", "moe_one", found, base_params=m.params)
 
 
 # Options

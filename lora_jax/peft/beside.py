@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from lora_jax.errors import PeftError
@@ -12,6 +13,7 @@ from lora_jax.partition import Mask, trainable_paths
 from lora_jax.peft import adapter_config, names, targeting, tensors, ties, tokens
 from lora_jax.peft.names import Names
 from lora_jax.products.site import Site
+from lora_jax.quantised import Quantised
 from lora_jax.tree import nested
 
 
@@ -65,13 +67,26 @@ def kept(
     trained = {path for path in trained if not is_adapter_leaf(path)} - set(rows) - settled
     for path in rows:
         _add_rows(found, tree, path, base)
-    biases = _add_biases(found, tree, trained)
-    trained -= biases | _add_task_heads(found, tree, task)
+    biases, heads = _add_biases(found, tree, trained), _add_task_heads(found, tree, task)
+    _require_kept(tree, trained | heads | settled | set(rows), base or {})
+    trained -= biases | heads
     trained -= _add_adapted_tables(found, tree, trained)
     for module in sorted({path.rpartition("/")[0] for path in trained}):
         _require_whole(module, trained, tree.leaves)
         _add_module(found, tree, module)
     return found
+
+
+def _require_kept(tree: Tree, written: set[str], base: Mapping[str, Any]) -> None:
+    """Raises PeftError where a leaf has moved away from the base's and is not written."""
+    for path in sorted(base.keys() & tree.leaves.keys() - written):
+        now, before = tree.leaves[path], base[path]
+        if is_adapter_leaf(path) or isinstance(now, Quantised) or isinstance(before, Quantised):
+            continue
+        if not np.array_equal(*(np.asarray(nn.meta.unbox(leaf)) for leaf in (now, before))):
+            raise PeftError(
+                f"{path} is not the base's and would not be in the folder: name it in the mask, by trainable_mask(params, train=...)."
+            )
 
 
 def _add_rows(found: Beside, tree: Tree, path: str, base: Mapping[str, Any] | None) -> None:

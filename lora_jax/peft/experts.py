@@ -1,7 +1,8 @@
 """Parameters that PEFT adapts by `target_parameters`: matrices that are no Linear, and stacks of experts.
 
 PEFT wraps the module that holds the parameter; the wrapper of a second one goes around that of the first, in the order in which torch's class
-makes them. Of E experts the factors lie in two matrices: lora_A [E * R, in], expert by expert, and lora_B [out, R * E], rank by rank.
+makes them. Of E experts the factors lie in two matrices: lora_A [E * R, in], expert by expert, and lora_B [out, R * E], rank by rank. PEFT takes
+a parameter's last axis for its inputs; where these come first, lora_A is on the outputs' side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,19 @@ class Parameters(NamedTuple):
     """
 
     order: Sequence[str] = ("gate_up_proj", "down_proj")  # in which a class makes its parameters; this is transformers'
-    # Whether stacks of experts lie as [E, in, out] in a class that does not say so by `is_transposed` (PEFT then takes the one for the other),
-    # as in transformers 4's Llama 4 and gpt-oss. None: by shapes when reading, as [E, out, in] when writing; square ones must be told.
-    inputs_first: bool | None = None
+    # Whether they lie inputs first, [in, out] or [E, in, out], for all or by name; classes that say so of experts by `is_transposed` do not count.
+    # So they lie in transformers 4's Llama 4 and gpt-oss. None: by shapes when reading, outputs first when writing; square ones must be told.
+    inputs_first: bool | Mapping[str, bool] | None = None
+
+    def told(self, path: str) -> bool | None:
+        """Of the parameter at this torch path.
+
+        >>> Parameters(inputs_first={"up": True}).told("experts.up"), Parameters().told("experts.up")
+        (True, None)
+        """
+        if isinstance(self.inputs_first, Mapping):
+            return self.inputs_first.get(path.rpartition(".")[2])
+        return self.inputs_first
 
 
 def resolved(
@@ -99,65 +110,60 @@ def are_experts(slot: Slot) -> bool:
     return slot.mark == EXPERTS
 
 
-def sizes(site: Site) -> tuple[int, int, int]:
+def sizes(slot: Slot, site: Site) -> tuple[int, int, int]:
     """(E, D, K)."""
     stack, d, k = axes.matrices(site.shape, site.roles)
-    return stack[-1], d, k
+    return stack[-1] if are_experts(slot) else 1, d, k
 
 
-def is_swapped(path: str, site: Site, tensors: Mapping[str, np.ndarray], inputs_first: bool | None) -> bool:
-    """Whether PEFT took inputs for outputs, by the shapes of the factors.
+def is_swapped(path: str, slot: Slot, site: Site, tensors: Mapping[str, np.ndarray], told: bool | None) -> bool:
+    """Whether lora_A is on the outputs' side, by the shapes of the factors.
 
     Raises:
-      PeftError: for square experts of which nothing is told.
+      PeftError: for square matrices of which nothing is told.
     """
-    _, d, k = sizes(site)
-    _require_told(path, d, k, inputs_first)
+    _, d, k = sizes(slot, site)
+    _require_told(path, d, k, told)
     if d == k:
-        return bool(inputs_first)
+        return bool(told)
     a = tensors.get(LORA_A)
     return a is not None and a.ndim == 2 and a.shape[1] == k
 
 
-def _require_told(path: str, d: int, k: int, inputs_first: bool | None) -> None:
-    if d == k and inputs_first is None:
+def _require_told(path: str, d: int, k: int, told: bool | None) -> None:
+    if d == k and told is None:
         raise PeftError(
-            f"{path} holds square experts, {d} by {k}, so that shapes do not tell which is which: say how torch's class lays them by "
+            f"{path} holds square matrices, {d} by {k}, so that shapes do not tell which side is which: say how torch's class lays them by "
             "parameters=lora_jax.peft.Parameters(inputs_first=...)."
         )
 
 
-def shapes(site: Site, rank: int, *, swapped: bool) -> dict[str, tuple[int, ...]]:
+def shapes(slot: Slot, site: Site, rank: int, *, swapped: bool) -> dict[str, tuple[int, ...]]:
     """The shapes that PEFT's tensors of such a parameter have."""
-    e, d, k = sizes(site)
+    e, d, k = sizes(slot, site)
     into, out = (k, d) if swapped else (d, k)
     return {LORA_A: (e * rank, into), LORA_B: (out, rank * e)}
 
 
-def to_torch(path: str, site: Site, layer: Layer, inputs_first: bool | None) -> dict[str, np.ndarray]:
+def to_torch(path: str, slot: Slot, site: Site, layer: Layer, told: bool | None) -> dict[str, np.ndarray]:
     """Suffix of the key -> tensor, float32."""
-    _, d, k = sizes(site)
-    _require_told(path, d, k, inputs_first)
-    into, out = _sides(site, layer.a, layer.b)
-    if inputs_first:
+    e, d, k = sizes(slot, site)
+    _require_told(path, d, k, told)
+    a, b = (side.reshape(e, *side.shape[-2:]) for side in (layer.a, layer.b))
+    into, out = (b, a.swapaxes(1, 2)) if site.is_transposed else (a.swapaxes(1, 2), b)  # [E, R, D], [E, R, K]
+    if told:
         into, out = out, into
-    e, r, n = into.shape
-    found = {LORA_A: into.reshape(e * r, n), LORA_B: out.transpose(2, 1, 0).reshape(-1, r * e)}
+    r = into.shape[1]
+    found = {LORA_A: into.reshape(e * r, -1), LORA_B: out.transpose(2, 1, 0).reshape(-1, r * e)}
     return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in found.items()}
 
 
-def from_torch(site: Site, tensors: Mapping[str, np.ndarray], scale: float, *, swapped: bool) -> Layer:
+def from_torch(slot: Slot, site: Site, tensors: Mapping[str, np.ndarray], scale: float, *, swapped: bool) -> Layer:
     """The inverse of `to_torch`, of tensors whose shapes `shapes` gave."""
-    e, _, _ = sizes(site)
+    e, _, _ = sizes(slot, site)
     a, b = (np.asarray(tensors[name], np.float32) for name in (LORA_A, LORA_B))
     into, out = a.reshape(e, -1, a.shape[1]), b.reshape(len(b), -1, e).transpose(2, 1, 0)
     if swapped:
         into, out = out, into
-    if site.is_transposed:
-        return Layer(out.swapaxes(1, 2), into, scale)
-    return Layer(into.swapaxes(1, 2), out, scale)
-
-
-def _sides(site: Site, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(on the inputs' side [E, R, D], on the outputs' [E, R, K])."""
-    return (b, a.swapaxes(1, 2)) if site.is_transposed else (a.swapaxes(1, 2), b)
+    a, b = (out.swapaxes(1, 2), into) if site.is_transposed else (into.swapaxes(1, 2), out)
+    return Layer(a, b, scale) if are_experts(slot) else Layer(a[0], b[0], scale)

@@ -26,6 +26,7 @@ COPIES = {
 }  # of the base -> of the trained
 NO_WEIGHT = ".lora_velora_embed"  # what VeLoRA's backward pass keeps
 LAYER = ".base_layer"
+INNER = re.compile(r"\.base_layer(?=\.(?!base_layer\.|lora_))")  # of a module around another one that has the factors
 
 
 class Found(NamedTuple):
@@ -88,13 +89,13 @@ def normalised(name: str) -> str:
 
     >>> normalised("base_model.model._orig_mod.layer.lora_A.default.weight"), normalised("classifier.modules_to_save.default.bias")
     ('layer.lora_A.weight', 'classifier.bias')
-    >>> normalised("experts.base_layer.lora_B.weight"), normalised("dense.base_layer.bias")
-    ('experts.base_layer.lora_B.weight', 'dense.bias')
+    >>> normalised("experts.base_layer.lora_B.weight"), normalised("dense.base_layer.bias"), normalised("a.base_layer.out.lora_B.weight")
+    ('experts.base_layer.lora_B.weight', 'dense.bias', 'a.out.lora_B.weight')
     """
     name = name.removeprefix(PREFIX).replace("_orig_mod.", "")
     name = re.sub(r"\.(lora_[A-Za-z_]+|trainable_tokens_[a-z]+)\.default(?=\.|$)", r".\1", name)
     name = re.sub(r"\.modules_to_save(\.default)?\.", ".", name).replace(".token_adapter.base_layer.", ".")
-    return name if suffix_of(name) else name.replace(f"{LAYER}.", ".")
+    return INNER.sub("", name) if suffix_of(name) else name.replace(f"{LAYER}.", ".")
 
 
 def suffix_of(key: str) -> str | None:

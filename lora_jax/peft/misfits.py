@@ -24,7 +24,7 @@ def misfits(values, found: Found, model: Model, copies: Copies) -> list[str]:
     adapters, others = found.adapters, found.others
     return [
         *copies.problems,
-        *targeting.idle(values, model.slots, {*adapters, *copies.adapters}),
+        *targeting.idle(values, model.slots, _called(adapters, model) | copies.adapters),
         *_idle_parameters(values, model),
         *_unusable(found.every),
         *_untargeted(values, adapters, model),
@@ -49,6 +49,10 @@ def _unusable(found: Mapping[str, np.ndarray]) -> list[str]:
 def _is_finite(tensor: np.ndarray) -> bool:
     with np.errstate(over="ignore"):  # a float64 may be too large for the float32 that it is read as
         return bool(np.isfinite(np.asarray(tensor, np.float32)).all())
+
+
+def _called(adapters, model: Model) -> set[str]:
+    return {model.called(path) if path in model.slots else path for path in adapters}
 
 
 def _idle_parameters(values, model: Model) -> list[str]:
@@ -115,12 +119,11 @@ def _problems(values, adapters, model: Model, copies: Copies) -> list[str]:
 
 def _expected(values, path: str, found, model: Model) -> dict[str, tuple[int, ...]]:
     """Suffix -> shape of an adapter's tensors, of the rank that it has where that is one it may have."""
-    slot = model.slots[path]
-    site, allowed = model.layout[slot.module], adapter_config.ranks(values, path)
+    site, allowed = model.site(path), adapter_config.ranks(values, model.called(path))
     rank = model.rank(path, found) or 1
     rank = rank if not allowed or rank in allowed else min(allowed)
-    if experts.are_experts(slot):
-        return experts.shapes(site, rank, swapped=model.is_swapped(path, found))
+    if model.is_parameter(path):
+        return experts.shapes(model.slots[path], site, rank, swapped=model.is_swapped(path, found))
     return tensors.shapes(site, rank, dora=bool(values.get("use_dora")), bias=bool(values.get("lora_bias")))
 
 

@@ -77,7 +77,7 @@ def load(
     """
     folder, names_of = epath.Path(folder), names.checked(names_of)
     values, leaves = adapter_config.read(folder), _base(base_params)
-    model = model_of(leaves, layout, names_of, parameters.inputs_first)
+    model = model_of(values, leaves, layout, names_of, parameters)
     found = keys.read(folder)
     adapters, lines = experts.resolved(values, found.adapters, model.slots, parameters)
     found, copies = ties.without_copies(
@@ -90,7 +90,7 @@ def load(
     read = {path: _layer(values, path, adapter, model) for path, adapter in found.adapters.items()}
     kept = _beside(values, found, read, model)
     return Loaded(
-        _config(values, read, model.slots, layout),
+        _config(values, read, model),
         nested({**leaves, **kept, **_assembled(read, model.slots, layout, leaves)}),
         tuple(targets.exactly(path, leaves) for path in sorted(kept) if not _is_still(path, kept, read, model)),
         values.get("base_model_name_or_path"),
@@ -107,11 +107,11 @@ def _base(params: Params) -> dict[str, Any]:
 
 
 def _layer(values: Mapping[str, Any], path: str, adapter: Mapping[str, np.ndarray], model: Model) -> Layer:
-    slot = model.slots[path]
-    scale = adapter_config.scale(values, path, model.rank(path, adapter))
-    if experts.are_experts(slot):
-        return experts.from_torch(model.layout[slot.module], adapter, scale, swapped=model.is_swapped(path, adapter))
-    return tensors.from_torch(model.layout[slot.module], adapter, scale)
+    slot, site = model.slots[path], model.site(path)
+    scale = adapter_config.scale(values, model.called(path), model.rank(path, adapter))
+    if model.is_parameter(path):
+        return experts.from_torch(slot, site, adapter, scale, swapped=model.is_swapped(path, adapter))
+    return tensors.from_torch(site, adapter, scale)
 
 
 def _beside(values: Mapping[str, Any], found: Found, read: Mapping[str, Layer], model: Model) -> dict[str, Any]:
@@ -194,17 +194,17 @@ def _stacked(layers: Mapping[tuple[int, ...], Layer], site: Site, kernel: Any) -
     )
 
 
-def _config(values: Mapping[str, Any], read, slots, layout) -> LoRAConfig:
+def _config(values: Mapping[str, Any], read, model: Model) -> LoRAConfig:
     """The config whose adapter this is; layers are named exactly."""
     ranks, alphas, roles = {}, {}, {}
-    sites = {place: site.at(place) for place, site in layout.items()}
+    sites = {place: site.at(place) for place, site in model.layout.items()}
     names = [site.name for site in sites.values()]
     for path, layer in read.items():
-        site = sites[slots[path].module]
+        site = sites[model.slots[path].module]
         module = targets.exactly(site.name, names)
         roles |= {module: site.roles} if site.may_form else {}
         ranks[module] = max(ranks.get(module, 0), layer.a.shape[-1])
-        alphas[module] = adapter_config.alpha(values, path, layer.a.shape[-1])
+        alphas[module] = adapter_config.alpha(values, model.called(path), layer.a.shape[-1])
     usual = values.get("r") or max(ranks.values())
     return LoRAConfig(
         rank=usual,

@@ -8,6 +8,7 @@ Every weight of every adapter is random; outputs are computed in float64 and the
 and peft 0.21.
 """
 
+import json
 import pathlib
 
 import numpy as np
@@ -101,9 +102,18 @@ def base_model(base: str, net: Net) -> torch.nn.Module:
         return copy
     kind = {"bert": transformers.AutoModelForSequenceClassification, "llama": transformers.AutoModelForCausalLM}[base]
     folder = {"bert": "bert_odd", "llama": "llama_untied"}[base]
-    model = kind.from_pretrained(HERE / folder, attn_implementation="eager")
+    model = kind.from_pretrained(HERE / folder, config=config_of(HERE / folder), attn_implementation="eager")
     model.config._name_or_path = model.name_or_path = folder
     return model
+
+
+def config_of(folder: pathlib.Path) -> transformers.PretrainedConfig:
+    """Of a base; transformers 4 does not know where 5 writes the base of the rotations."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    rotations = json.loads((folder / "config.json").read_text()).get("rope_parameters")
+    if rotations and hasattr(config, "rope_theta"):
+        config.rope_theta = rotations["rope_theta"]
+    return config
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 import transformers
 from make_bert import batch
-from make_peft import Net, base_model, outputs, randomised
+from make_peft import Net, base_model, config_of, outputs, randomised
 
 HERE = pathlib.Path(__file__).parent
 MORE = HERE / "peft_more"
@@ -118,10 +118,9 @@ def base_of(kind: str) -> torch.nn.Module:
         return base_model(kind, Net())
     if kind in ("tied", "untied", "grown"):
         folder = MORE / ("llama_tied" if kind == "tied" else "llama_untied")
-        config = transformers.AutoConfig.from_pretrained(folder)
-        if hasattr(config, "rope_theta"):  # transformers 4 does not know where 5 writes it
-            config.rope_theta = json.loads((folder / "config.json").read_text())["rope_parameters"]["rope_theta"]
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, config=config, attn_implementation="eager")
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config_of(folder), attn_implementation="eager"
+        )
         if kind == "grown":
             model.resize_token_embeddings(40, mean_resizing=False)
         return model
