@@ -1,16 +1,23 @@
 """`bert_sst2.py`: the study, or one model that is fine-tuned and asked."""
 
+from typing import Any
+
 from absl import flags
+from etils import epath
 
 from experiments.common import devices, main
+from experiments.common.errors import UserError
 from experiments.common.options import FINETUNING_FLAGS
 from experiments.data import bert_base, sentences
+from experiments.data import sst2 as sst2_data
+from experiments.data.sst2 import Sst2
 from experiments.figures import sst2 as figures
 from experiments.figures import sst2_finetuning
 from experiments.studies import sst2, sst2_jobs
 
 FLAGS = flags.FLAGS
-NAME, JOB_NAME = "bert_sst2", "bert_sst2_finetune"
+SETTINGS = ("regime", "rank", "learning_rate", "seed", "epochs", "batch_size", "train_limit", "max_tokens", "dropout")
+NAME, JOB_NAME = "bert_sst2", sst2_jobs.RUN
 
 
 def run() -> None:
@@ -25,28 +32,65 @@ def _study() -> None:
 
 
 def _finetune() -> None:
-    main.refuse(("sentences",), "with --job=finetune, only with predict")
+    main.refuse(("sentences", "model"), "with --job=finetune, only with predict")
     settings, inputs = _settings_and_inputs()
-    main.execute(
+    summary = main.execute(
         JOB_NAME, settings, lambda folder: sst2_jobs.finetune(folder, settings, inputs), sst2_finetuning, data=inputs
     )
-    print(f"merged: {main.run_folder(JOB_NAME, settings, inputs).path / 'merged'}")
+    path = main.run_folder(JOB_NAME, settings, inputs).path
+    print(f"merged: {path / 'merged'}")
+    if summary.get("peft"):
+        print(f"peft: {path / 'peft'}")
+    print(f"model: {path}  (--job=predict --model={path} asks it)")
 
 
 def _predict() -> None:
-    asked = sst2_jobs.EXAMPLES if FLAGS.sentences is None else sentences.read_lines(FLAGS.sentences)
-    settings, inputs = _settings_and_inputs()
-    folder = main.run_folder(JOB_NAME, settings, inputs)
-    for line in sst2_jobs.predict(folder, settings, inputs.base, asked):
+    asked = (
+        sst2_jobs.EXAMPLES
+        if FLAGS.sentences is None
+        else sentences.read_lines(FLAGS.sentences, text_field=FLAGS.text_field)
+    )
+    if FLAGS.model is not None:
+        path = epath.Path(FLAGS.model)
+        _require_agreement(path, sst2_jobs.finished(path))
+        predictions = sst2_jobs.predict_by(path, asked)
+    else:
+        settings, inputs = _settings_and_inputs()
+        folder = main.run_folder(JOB_NAME, settings, inputs)
+        path, predictions = folder.path, sst2_jobs.predict(folder, settings, inputs.base, asked)
+    for line in predictions:
         print(f"{line['label']} {line['probability']:.2f}  {line['sentence']}")
-    print(f"predictions: {folder.path / 'predictions.json'}")
+    print(f"predictions: {path / 'predictions.json'}")
+
+
+def _require_agreement(path: epath.Path, summary: dict[str, Any]) -> None:
+    """UserError for a flag that says something else than the run, which knows how it was trained; those that repeat it are no matter."""
+    main.refuse(("regimes", "ranks", "seeds", "mesh"), "with --model, which knows how it was trained")
+    devices.settle()
+    for name in SETTINGS:
+        given, trained = FLAGS[name].value, summary["settings"].get(name)
+        if given is not None and given != trained:
+            raise UserError(
+                f"--{name}={given} contradicts --model={path}, whose run has {trained}; leave it out, or name another run."
+            )
+    if any(FLAGS[name].present for name in ("train_file", "validation_file", "label_field", "data_dir", "download")):
+        _require_same("the sentences", _data().checksum, summary["data"].get("sha256"), path)
+    if FLAGS.bert is not None:
+        base = summary["data"].get("base", {}).get("sha256")
+        _require_same(f"--bert={FLAGS.bert}", bert_base.load(FLAGS.bert).checksum, base, path)
+
+
+def _require_same(what: str, given: str, trained: str | None, path: epath.Path) -> None:
+    if given != trained:
+        raise UserError(
+            f"{what} that the flags name are not those of --model={path}; leave the flags out, or name another run."
+        )
 
 
 def _settings_and_inputs() -> tuple[sst2_jobs.Settings, bert_base.Inputs]:
     """What finetune and predict share, so that the same flags name the same run."""
     main.refuse(("regimes", "ranks", "seeds"), f"with --job={FLAGS.job}, where one model is trained")
-    names = ("regime", "rank", "learning_rate", "seed", "epochs", "batch_size", "train_limit", "max_tokens", "dropout")
-    settings = main.settings_from_flags(sst2_jobs.PRESETS, **{name: FLAGS[name].value for name in names})
+    settings = main.settings_from_flags(sst2_jobs.PRESETS, **{name: FLAGS[name].value for name in SETTINGS})
     if not settings.has_adapter:
         main.refuse(("rank",), f"with --regime={settings.regime}, which has no adapter")
     inputs = _inputs()
@@ -54,11 +98,19 @@ def _settings_and_inputs() -> tuple[sst2_jobs.Settings, bert_base.Inputs]:
 
 
 def _inputs() -> bert_base.Inputs:
-    """The user's own sentences, or SST-2."""
     devices.settle()  # as one device, before load_sst2 would make one of each core: there is one member
+    base = bert_base.load(FLAGS.bert)
+    return bert_base.Inputs(_data(), base)
+
+
+def _data() -> Sst2:
+    """The user's own sentences, or SST-2."""
     if FLAGS.train_file is None:
-        main.refuse(("validation_file",), "without --train_file")
-        return main.load_sst2(FLAGS.bert)
+        main.refuse(("validation_file", "label_field"), "without --train_file")
+        if FLAGS.sentences is None:
+            main.refuse(("text_field",), "without --train_file or --sentences")
+        return sst2_data.load(FLAGS.data_dir, download=FLAGS.download)
     main.refuse(("data_dir", "download"), "with --train_file")
-    data = sentences.load(FLAGS.train_file, FLAGS.validation_file)
-    return bert_base.Inputs(data, bert_base.load(FLAGS.bert))
+    return sentences.load(
+        FLAGS.train_file, FLAGS.validation_file, text_field=FLAGS.text_field, label_field=FLAGS.label_field
+    )

@@ -57,6 +57,11 @@ def _chat() -> None:
     main.refuse(OF_PRETRAINING, "with --job=chat")
     sampling = Sampling(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
     settings, base, material = _of_finetuning()
+    most = base.model.config.max_position_embeddings
+    if FLAGS.max_new_tokens >= most:
+        raise UserError(
+            f"--max_new_tokens: {FLAGS.max_new_tokens} is not below {most}, the positions of {FLAGS.model}."
+        )
     voices = _trained(settings, base, material)
     if "LoRA" in voices:
         voices["off"] = lm_speaker.Voice(lora_jax.scaled(voices["LoRA"].params, 0.0), voices["LoRA"].through)

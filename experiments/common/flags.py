@@ -24,7 +24,7 @@ class _Integer(flags.ArgumentParser):
 
     def parse(self, argument: Any) -> int:
         try:
-            value = int(argument)
+            value = int(argument) if str(argument).isascii() else None
         except ValueError:
             value = None
         if value is None or not self._least <= value <= self._most:
@@ -42,7 +42,7 @@ class _Number(flags.ArgumentParser):
 
     def parse(self, argument: Any) -> float:
         try:
-            value = float(argument)
+            value = float(argument) if str(argument).isascii() else math.nan
         except ValueError:
             value = math.nan
         if not self._least <= value <= self._most and not (self._has_zero and value == 0):
@@ -157,7 +157,7 @@ def _positive(kind: Callable[[str], float], word: str) -> Callable[[str], float]
 
     def parse(item: str) -> float:
         try:
-            value = kind(item)
+            value = kind(item) if item.isascii() else kind("")
         except ValueError:
             raise ValueError(f"{item!r} is not {word}; give a list such as 1,2,4") from None
         if not 0 < value < math.inf:

@@ -30,13 +30,28 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def read_run(path: epath.Path, name: str) -> dict[str, Any] | None:
+    """The summary of a complete run of this name in a folder, which may lie anywhere; None where there is none.
+
+    Raises:
+      UserError: for a summary that this run did not write as it is.
+    """
+    config = read_json(path / "config.json")
+    return read_sealed(path / SUMMARY, run_of(name, config)) if isinstance(config, dict) else None
+
+
+def run_of(name: str, config: dict[str, Any]) -> str:
+    """What all that a run saves is bound to."""
+    return _digest({"name": name, **config})[:16]
+
+
 class RunFolder:
     """`<workdir>/<name>-<hash of config>`: the same command finds its run again, another config never meets it."""
 
     def __init__(self, workdir: str, name: str, config: dict[str, Any]):
         self.config = json.loads(json.dumps(config))
         self.path = path_of(workdir, name, self.config)
-        self.run = _digest({"name": name, **self.config})[:16]  # what all that is saved here is bound to
+        self.run = run_of(name, self.config)
         make_folder(self.path)
         write_json(self.path / "config.json", self.config)
 

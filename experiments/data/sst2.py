@@ -25,7 +25,7 @@ CLASSES = ("negative", "positive")
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """`sentences`, N of them, none empty; `labels` int32 [N], 0 negative and 1 positive."""
+    """`sentences`, N of them, none empty; `labels` int32 [N], 0 negative and 1 positive, or those of a user."""
 
     sentences: tuple[str, ...]
     labels: np.ndarray
@@ -52,6 +52,7 @@ class Sst2:
     source: str
     is_full: bool
     checksum: str
+    classes: tuple[str, ...] = CLASSES  # the words of the labels 0, 1, ...
 
     def record(self) -> dict:
         """What a summary says about the data."""

@@ -13,6 +13,7 @@ from etils import epath
 from experiments.common.errors import UserError
 from lora_jax.files import parse
 
+BLANK = re.compile(r"\n\s*\n")
 SENTENCE_END = re.compile(r"(?<=[.!?])[”’\"']?\s+(?=[“‘\"'A-Z])")
 
 
@@ -41,7 +42,7 @@ def opened(path: epath.Path) -> Iterator[IO[str]]:
 
 
 def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
-    """Every document of `.txt` (the file is one) and `.jsonl` files (one a line, under `field`), gzipped or not.
+    """Every document of `.txt` (blank lines are between them) and `.jsonl` files (one a line, under `field`), gzipped or not.
 
     Raises:
       UserError: for a file that is missing, of another kind, damaged, not UTF-8, or without the field.
@@ -52,11 +53,20 @@ def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
         try:
             with opened(path) as file:
                 if kind == "txt":
-                    yield file.read()
+                    yield from _paragraphs(file.read())
                 else:
                     yield from (_field(path, n, line, field) for n, line in enumerate(file, 1) if line.strip())
         except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
             raise UserError(f"--corpus: {path} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def _paragraphs(text: str) -> list[str]:
+    """What blank lines part.
+
+    >>> _paragraphs("one\\nline\\n\\n  \\nanother\\n")
+    ['one\\nline', 'another']
+    """
+    return [part.strip() for part in BLANK.split(text.removeprefix("\ufeff")) if part.strip()]
 
 
 def _field(path: epath.Path, number: int, line: str, field: str) -> str:

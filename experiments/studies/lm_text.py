@@ -27,7 +27,10 @@ class Source:
         found = list(text.documents(self.corpus, self.field)) if self.corpus else docstrings.documents()
         found = [document.strip() for document in found if document.strip()]
         if len(found) < 2:
-            raise UserError(f"--corpus: {len(found)} documents in {', '.join(self.corpus)}; at least 2 are needed.")
+            raise UserError(
+                f"--corpus: {len(found)} documents in {', '.join(self.corpus)}; at least 2 are needed, one to hold out: "
+                "in a .txt file they are apart by blank lines, in a .jsonl file each has a line."
+            )
         return found
 
     @functools.cached_property

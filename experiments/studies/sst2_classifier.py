@@ -15,6 +15,7 @@ from etils import epath
 import lora_jax
 from experiments.common import recording
 from experiments.data import buckets as length_buckets
+from experiments.data import wordpiece
 from experiments.data.bert_base import Base
 from experiments.data.buckets import Bucket
 from experiments.data.sst2 import CLASSES, Texts
@@ -22,7 +23,7 @@ from experiments.settings.sst2 import TARGETS
 from experiments.settings.sst2_classifier import RATES as RATES
 from experiments.settings.sst2_classifier import Settings
 from experiments.studies.sst2_training import HEAD
-from lora_jax import checkpoint
+from lora_jax import checkpoint, peft
 from lora_jax.models import bert, bert_folder
 
 TRAINED = {"LoRA": HEAD, "head only": HEAD, "full": ("*",), "LoRA all linear": HEAD}  # beside adapters
@@ -38,18 +39,29 @@ class Classifier:
     model: bert.BertForSequenceClassification
     params: dict[str, Any]
     tokenizer: tokenizers.Tokenizer
+    classes: tuple[str, ...] = CLASSES  # the words of the labels 0, 1, ...
+    is_merged: bool = False  # what was trained is in the weights, and no adapter beside them
 
     @classmethod
-    def over(cls, base: Base, settings: Settings) -> "Classifier":
-        model = bert.BertForSequenceClassification(base.folder.config.with_dropout(settings.dropout), len(CLASSES))
+    def over(cls, base: Base, settings: Settings, classes: tuple[str, ...] = CLASSES) -> "Classifier":
+        model = bert.BertForSequenceClassification(base.folder.config.with_dropout(settings.dropout), len(classes))
         loaded = {"bert": base.folder.params["bert"]}  # a classifier of its own
         params, _ = bert_folder.initialised(model, jax.random.key(0), loaded)
-        return cls(settings, model, params, base.tokenizer)
+        return cls(settings, model, params, base.tokenizer, classes)
+
+    @classmethod
+    def merged(cls, path: epath.Path, settings: Settings, classes: tuple[str, ...]) -> "Classifier":
+        """Of the folder that fine-tuning wrote, by itself. Raises ModelError, UserError for one that is damaged."""
+        found = bert_folder.read(path)
+        model = bert.BertForSequenceClassification(found.config, len(classes))
+        tokenizer = wordpiece.of_folder(path, found.config.vocab_size)
+        return cls(settings, model, found.params, tokenizer, classes, is_merged=True)
 
     @functools.cached_property
     def adapted(self) -> nn.Module:
         """What is applied: the model, with adapters where the regime has some."""
-        return lora_jax.LoRA(self.model, self.config) if self.settings.has_adapter else self.model
+        has_adapter = self.settings.has_adapter and not self.is_merged
+        return lora_jax.LoRA(self.model, self.config) if has_adapter else self.model
 
     @property
     def config(self) -> lora_jax.LoRAConfig:
@@ -77,6 +89,11 @@ class Classifier:
             frozen, trained = lora_jax.partition(params, mask)
             checkpoint.save_state(path, trained, frozen, None, step=0, run=run)
 
+    def save_peft(self, path: epath.Path, params: dict[str, Any], base: str) -> None:
+        """The adapter and the trained head as a folder of Hugging Face's PEFT."""
+        layout = lora_jax.layout(self.model, jnp.ones((1, 8), jnp.int32))
+        peft.save(path, params, self.config, layout, mask=self._mask(params), base_model=base, task_type="SEQ_CLS")
+
     def restore(self, path: epath.Path, run: str) -> dict[str, Any]:
         """The parameters that were saved, on this base. Raises CheckpointError where they do not belong together."""
         if self.settings.has_adapter:
@@ -91,7 +108,7 @@ class Classifier:
     def logits(self, params: dict[str, Any], sentences: Sequence[str]) -> np.ndarray:
         """float32 [N, C], in the order of the sentences."""
         texts = Texts(tuple(sentences), np.zeros(len(sentences), np.int32))
-        found = np.zeros((len(sentences), len(CLASSES)), np.float32)
+        found = np.zeros((len(sentences), len(self.classes)), np.float32)
         for bucket in self.encode(texts, "sentences"):
             for start in range(0, len(bucket.rows), CHUNK):
                 rows, ids = bucket.rows[start : start + CHUNK], bucket.input_ids[start : start + CHUNK]

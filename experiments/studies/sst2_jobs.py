@@ -1,9 +1,11 @@
 """One BERT fine-tuned for use, and asked (`bert_sst2.py --job=finetune` and `--job=predict`).
 
-A run's folder holds `adapter/`, what was trained, by orbax and bound to its base; `merged/`, the whole model as a Hugging
-Face folder that `transformers` loads; summary.json, and predictions.json once it was asked. Letters: N sentences, C classes.
+A run's folder holds `adapter/`, what was trained, by orbax and bound to its base; with adapters `peft/`, the same as a folder of Hugging Face's
+PEFT; `merged/`, the whole model as a Hugging Face folder that `transformers` loads; id2label.json, the words of its labels; summary.json, and
+predictions.json once it was asked. Letters: N sentences, C classes.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from etils import epath
 import lora_jax
 from experiments.common import memory, phases, processes
 from experiments.common.errors import UserError
-from experiments.common.recording import RunFolder, write_json
+from experiments.common.recording import RunFolder, read_run, write_json
 from experiments.data import buckets as length_buckets
 from experiments.data.bert_base import Base, Inputs
 from experiments.data.buckets import Bucket
@@ -26,12 +28,13 @@ from experiments.studies import sst2_training as training
 from experiments.studies.sst2 import limited
 from experiments.studies.sst2_classifier import Classifier
 from experiments.studies.sst2_training import STEPS, Outcome, Recipe, Task
-from lora_jax import sweep
+from lora_jax import checkpoint, sweep
 from lora_jax.models import bert_folder
 
 BATCH_SIZES = (32, 16, 8, 4, 2, 1)
 MOST_LEFT_OUT = 0.25  # of an epoch, before batches become smaller
 MEASUREMENTS = 10  # per epoch, and at most as many saves: a large BERT's epoch takes hours
+RUN = "bert_sst2_finetune"  # begins the names of the runs' folders
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 EXAMPLES = (
     "a gorgeous, witty, seductive movie.",
@@ -47,14 +50,18 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
     Raises:
       UserError: for too few sentences, or training that diverged.
     """
-    classifier = Classifier.over(inputs.base, settings)
+    classes = inputs.data.classes
+    classifier = Classifier.over(inputs.base, settings, classes)
     trained = memory.bytes_of(classifier.params) if settings.regime == "full" else 0
     memory.require(
         memory.of_training(1, trained), "full fine-tuning of this model", "take --regime=LoRA, or a smaller --bert"
     )
     chosen = limited(inputs.data.train, settings.train_limit)
-    if len(np.unique(chosen.labels)) < len(CLASSES):
-        raise UserError(f"--train_limit={settings.train_limit}: the sentences drawn all have one label; take more.")
+    absent = sorted(set(range(len(classes))) - set(chosen.labels.tolist()))
+    if absent:
+        raise UserError(
+            f"--train_limit={settings.train_limit}: no sentence that is drawn has the label {classes[absent[0]]!r}; take more."
+        )
     train = classifier.encode(chosen, "training sentences")
     score = classifier.encode(inputs.data.validation, "validation sentences")
     batch_size, train, left_out = _batches(settings, train)
@@ -66,8 +73,11 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
     params = sweep.member_params(outcome.state, outcome.shared, 0)
     classifier.save(folder.path / "adapter", params, folder.run)
     merged = lora_jax.merge(params) if settings.has_adapter else params
-    _write_merged(folder.path / "merged", inputs.base, merged)
-    positive = float(np.mean(inputs.data.validation.labels))
+    _write_merged(folder.path / "merged", inputs.base, merged, classes)
+    if settings.has_adapter and processes.is_first():
+        classifier.save_peft(folder.path / "peft", params, _named(inputs.base))
+    write_json(folder.path / "id2label.json", dict(enumerate(classes)))
+    counts = np.bincount(inputs.data.validation.labels, minlength=len(classes))
     return {
         "regime": settings.regime,
         "sentences": sum(len(bucket.rows) for bucket in train),
@@ -78,11 +88,14 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
         "accuracy": float(outcome.accuracy[-1, 0]),
         "accuracies": outcome.accuracy[:, 0].tolist(),
         "losses": outcome.loss[:, 0].tolist(),
-        "majority": max(positive, 1 - positive),
+        "majority": float(counts.max() / counts.sum()),
         "spectrum": jax.tree.map(np.ndarray.tolist, lora_jax.spectrum(params)) if settings.has_adapter else None,
-        "examples": _predictions(EXAMPLES, classifier.logits(params, EXAMPLES)),
+        "classes": list(classes),
+        "examples": _predictions(classifier, params, EXAMPLES),
         "adapter": "adapter",
+        "peft": "peft" if settings.has_adapter else None,
         "merged": "merged",
+        "merged_weights": checkpoint.fingerprint(merged),
         "data": inputs.record(),
     }
 
@@ -119,11 +132,17 @@ def _train(folder: RunFolder, classifier: Classifier, train, score, batch_size: 
     return training.train_group(folder, "finetune", task, s.regime, members, recipe, "sequential")
 
 
-def _write_merged(path: epath.Path, base: Base, params: dict[str, Any]) -> None:
-    """A Hugging Face folder: the base's own config and tokenizer, so that it cuts words as the base does."""
+def _named(base: Base) -> str:
+    """As PEFT's automatic classes find it: a folder, or a name on the hub."""
+    return str(base.folder.path) if base.folder.path.is_absolute() else str(epath.Path(base.folder.path).resolve())
+
+
+def _write_merged(path: epath.Path, base: Base, params: dict[str, Any], classes: tuple[str, ...]) -> None:
+    """A Hugging Face folder: the base's own config and tokenizer, so that it cuts words as the base does; its config has the labels' words."""
     if processes.is_first():
         tokenizer = [file for file in (base.folder.path / name for name in TOKENIZER_FILES) if file.is_file()]
-        bert_folder.write(path, base.folder.config, params, beside={file.name: file.read_bytes() for file in tokenizer})
+        beside = {file.name: file.read_bytes() for file in tokenizer}
+        bert_folder.write(path, base.folder.config, params, labels=classes, beside=beside)
     processes.wait("merged")
 
 
@@ -137,20 +156,57 @@ def predict(folder: RunFolder, settings: Settings, base: Base, sentences: Sequen
         raise UserError(
             f"--job=predict: {folder.path} holds no fine-tuned model yet; run --job=finetune with the same flags first."
         )
-    classifier = Classifier.over(base, settings)
+    classifier = Classifier.over(base, settings, _classes(folder.summary()))
     path = folder.path / "adapter"
     with phases.mending(f"remove {folder.path / 'summary.json'}, then run --job=finetune with the same flags"):
         params = classifier.restore(path, folder.run)
-    predictions = _predictions(sentences, classifier.logits(params, sentences))
-    write_json(folder.path / "predictions.json", {"regime": settings.regime, "predictions": predictions})
+    return _asked(folder.path, classifier, params, sentences)
+
+
+def finished(path: epath.Path) -> dict[str, Any]:
+    """The summary of a finished run of `finetune`. Raises UserError where the folder is none, or not as the run wrote it."""
+    summary = read_run(path, RUN) if (path / "merged").is_dir() else None
+    if summary is None:
+        raise UserError(
+            f"--model={path}: it is no folder of a finished run of --job=finetune, which has config.json, summary.json and merged/; "
+            "name the folder that such a run printed."
+        )
+    return summary
+
+
+def predict_by(path: epath.Path, sentences: Sequence[str]) -> list[dict[str, Any]]:
+    """As `predict`, by the folder of the run alone: nothing else need be there."""
+    summary = finished(path)
+    known = {field.name for field in dataclasses.fields(Settings)}
+    settings = Settings(**{name: value for name, value in summary["settings"].items() if name in known})
+    classifier = Classifier.merged(path / "merged", settings, _classes(summary))
+    if checkpoint.fingerprint(classifier.params) != summary["merged_weights"]:
+        raise UserError(f"{path / 'merged'} does not hold the weights that its run wrote; run --job=finetune again.")
+    return _asked(path, classifier, classifier.params, sentences)
+
+
+def _classes(summary: dict[str, Any]) -> tuple[str, ...]:
+    """The words of the labels; of a run from before they were recorded, SST-2's."""
+    return tuple(summary.get("classes", CLASSES))
+
+
+def _asked(path: epath.Path, classifier: Classifier, params: dict[str, Any], sentences) -> list[dict[str, Any]]:
+    predictions = _predictions(classifier, params, sentences)
+    write_json(path / "predictions.json", {"regime": classifier.settings.regime, "predictions": predictions})
     return predictions
 
 
-def _predictions(sentences: Sequence[str], logits: np.ndarray) -> list[dict[str, Any]]:
+def _predictions(classifier: Classifier, params: dict[str, Any], sentences: Sequence[str]) -> list[dict[str, Any]]:
     """One dict per sentence; `probability` is that of the label said."""
+    logits = classifier.logits(params, sentences)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     return [
-        {"sentence": sentence, "label": CLASSES[p.argmax()], "probability": float(p.max()), "logits": line.tolist()}
+        {
+            "sentence": sentence,
+            "label": classifier.classes[p.argmax()],
+            "probability": float(p.max()),
+            "logits": line.tolist(),
+        }
         for sentence, p, line in zip(sentences, probabilities, logits, strict=True)
     ]

@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -169,6 +169,7 @@ def write(
     params: Mapping[str, Any],
     *,
     dtype: Any = jnp.float32,
+    labels: Sequence[str] | None = None,
     beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes config.json and model.safetensors, which `transformers` and `read` load.
@@ -176,6 +177,7 @@ def write(
     Args:
       params: as in `BertFolder.params`; no leaf beside a BERT's own (adapters: `lora_jax.merge` folds them in).
       dtype: of the tensors in the file, e.g. jnp.bfloat16.
+      labels: the words of the classifier's labels, in order; by default LABEL_0, LABEL_1 ...
       beside: other files that belong to the model, as its tokenizer's, by name; all are written together, or none.
 
     Raises:
@@ -190,6 +192,12 @@ def write(
     about = {"model_type": "bert", **dataclasses.asdict(config), "pad_token_id": 0}
     about["architectures"] = [next((name for head, name in ARCHITECTURES.items() if head in params), "BertModel")]
     if "classifier/kernel" in shapes:
-        labels = {i: f"LABEL_{i}" for i in range(_labels(shapes))}
-        about |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
+        about |= _words(_labels(shapes), labels)
     weight_files.write(folder, tensors, about, beside or {})
+
+
+def _words(count: int, labels: Sequence[str] | None) -> dict[str, Any]:
+    words = [f"LABEL_{i}" for i in range(count)] if labels is None else list(labels)
+    if len(words) != count or len(set(words)) < count:
+        raise ModelError(f"labels are {words}; the classifier has {count}, and each has a word of its own.")
+    return {"id2label": dict(enumerate(words)), "label2id": {word: i for i, word in enumerate(words)}}

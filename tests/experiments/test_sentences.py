@@ -40,7 +40,7 @@ def file(tmp_path):
 @pytest.mark.parametrize(("name", "write"), [("a.tsv", as_tsv), ("a.csv", as_csv), ("a.jsonl", as_jsonl)])
 def test_every_kind_gives_the_same_texts(name, write, file, capsys):
     for path in (file(name, write(ROWS)), file(name.upper(), "\ufeff" + write(ROWS))):  # as spreadsheets save it
-        texts = sentences.read(path)
+        texts, _ = sentences.read(path)
         assert texts.sentences == tuple(sentence for sentence, _ in ROWS)
         assert texts.labels.tolist() == [1, 0, 1, 0] and texts.labels.dtype == np.int32
     assert capsys.readouterr().out == ""
@@ -48,44 +48,50 @@ def test_every_kind_gives_the_same_texts(name, write, file, capsys):
 
 def test_other_columns_blank_lines_and_windows_line_ends_are_no_matter(file):
     path = file("a.tsv", "id\tlabel\tsentence \r\n7\t1\t a joy \r\n\r\n8\t0\tdull\r\n\r\n")
-    texts = sentences.read(path)
+    texts, _ = sentences.read(path)
     assert (texts.sentences, texts.labels.tolist()) == (("a joy", "dull"), [1, 0])
 
 
 def test_labels_may_be_digits_in_json(file):
-    texts = sentences.read(file("a.jsonl", '{"sentence": "a", "label": "1"}\n\n{"sentence": "b", "label": 0}'))
+    texts, _ = sentences.read(file("a.jsonl", '{"sentence": "a", "label": "1"}\n\n{"sentence": "b", "label": 0}'))
     assert texts.labels.tolist() == [1, 0]
 
 
 def test_a_line_of_csv_may_hold_a_line_break(file):
-    assert sentences.read(file("a.csv", 'sentence,label\n"two\nlines",1\n')).sentences == ("two\nlines",)
+    assert sentences.read(file("a.csv", 'sentence,label\n"two\nlines",1\n'))[0].sentences == ("two\nlines",)
 
 
 @pytest.mark.parametrize(("name", "write"), [("a.tsv", as_tsv), ("a.csv", as_csv), ("a.jsonl", as_jsonl)])
 def test_empty_sentences_are_counted_and_skipped(name, write, file, capsys):
     path = file(name, write([("", 1), ("a", 1), ("  ", "?"), ("b", 0)]))
-    assert sentences.read(path).labels.tolist() == [1, 0]
+    assert sentences.read(path)[0].labels.tolist() == [1, 0]
     assert capsys.readouterr().out == f"--train_file: {path}: 2 empty sentences skipped\n"
 
 
 FLAWS = [
-    ("a.txt", "a joy", "is of no known kind; give .tsv, .csv, .jsonl with columns sentence and label"),
-    ("a.tsv", "", "there is no column 'sentence' and no 'label'; the file is empty"),
-    ("a.tsv", "sentence,label\na,1\n", "there is no column 'sentence' and no 'label'; its first line names 'sentence,label'"),
-    ("a.csv", "text,label\na,1\n", "there is no column 'sentence'; its first line names 'text', 'label'"),
+    ("a.txt", "a joy", "is of no known kind; give .tsv, .csv, .jsonl with a column of texts and one of labels"),
+    ("a.tsv", "", "the file is empty"),
+    ("a.tsv", "sentence,label\na,1\n", "nor 'text' or the like; there are 'sentence,label': say which by --text_field"),
+    ("a.csv", "words,label\na,1\n", "nor 'text' or the like; there are 'words', 'label': say which by --text_field"),
+    ("a.csv", "text,kind\na,1\n", "nor 'labels' or the like; there are 'text', 'kind': say which by --label_field"),
+    ("a.csv", "Text,Review,label\na,b,1\n", "'Text' and 'Review' may both be the texts; say which by --text_field"),
+    ("a.csv", "sentence,label,label\na,1,0\n", "the column 'label' comes 2 times; give each a name of its own"),
+    ("a.jsonl", '{"sentence": "a", "label": 1, "label": 0}', "line 1 is no JSON ('label' comes 2 times in one object)"),
+    ("a.csv", "sentence,label\na,Yes\nb,yes\n", "the labels 'Yes' and 'yes' differ in case alone; write them alike"),
+    ("a.csv", "sentence,label\na,1.5\nb,2.5\n", "the label of line 2 is '1.5'; it must be a word, or a whole number from 0"),
+    ("a.csv", "sentence,label\n" + "".join(f"a,{n}\n" for n in range(9)), "9 labels in 9 sentences are too many for classes"),
     ("a.tsv", "sentence\tlabel\na\t1\nb\n", "line 3 has 1 columns, and the header has 2"),
     ("a.csv", "sentence,label\na, b,1\n", "line 2 has 3 columns, and the header has 2"),
     ("a.csv", 'sentence,label\n"a,1\n', "line 2 cannot be read as a table (unexpected end of data)"),
-    ("a.tsv", "sentence\tlabel\na\t1\nb\t2\n", "the label of line 3 is '2'; it must be 0 (negative) or 1 (positive)"),
-    ("a.csv", "sentence,label\na,\n", "the label of line 2 is ''; it must be 0"),
-    ("a.csv", "sentence,label\n" + "a," + "9" * 99 + "\n", "the label of line 2 is '" + "9" * 39 + "...; it must"),
+    ("a.csv", "sentence,label\na,\n", "the label of line 2 is ''; it must be a word"),
+    ("a.csv", "sentence,label\n" + "a,9." + "9" * 99 + "\n", "the label of line 2 is '9." + "9" * 37 + "...; it must"),
     ("a.jsonl", '{"sentence": "a", "label": 1}\n{"sentence": "b", "label": true}', "the label of line 2 is True; it must"),
     ("a.jsonl", '{"sentence": "a", "label": 0.5}', "the label of line 1 is 0.5; it must be"),
     ("a.jsonl", '{"sentence": 5, "label": 1}', "the sentence of line 1 is 5, and no text"),
     ("a.jsonl", '{"sentence": "\\ud83d", "label": 1}', "the sentence of line 1 holds half a surrogate pair"),
-    ("a.jsonl", '\n{"sentence": "a"}', "line 2 has no 'label'; it has 'sentence'"),
-    ("a.jsonl", "{}", "line 1 has no 'sentence' and no 'label'; it has nothing"),
-    ("a.jsonl", "[1]", "line 1 is no object with sentence and label"),
+    ("a.jsonl", '{"sentence": "a", "label": 1}\n{"sentence": "a"}', "line 2 has no 'label'; it has 'sentence'"),
+    ("a.jsonl", "{}", "line 1: there is no column 'sentence' with the texts"),
+    ("a.jsonl", "[1]", "line 1 is no object with a text and a label"),
     ("a.jsonl", '{"sentence": "a"', "line 1 is no JSON (Expecting ',' delimiter"),
     ("a.jsonl", "\n", "there is no sentence in it"),
     ("a.tsv", "sentence\tlabel\n \t1\n\t0\n", "there is no sentence in it, only 2 empty ones"),
@@ -182,8 +188,12 @@ def test_sentences_on_both_sides_are_told(file, capsys):
 
 
 @pytest.mark.parametrize(
-    ("rows", "part"), [(MANY[::2], "all 18 training sentences have label 0"), (MANY[:1], "none is left")]
+    ("rows", "part"),
+    [
+        (MANY[::2], "all 18 training sentences have the label '0'"),
+        (MANY[:1], "all 0 training sentences have the label '0'"),
+    ],
 )
 def test_training_needs_both_labels(rows, part, file):
-    with pytest.raises(UserError, match=f"{part}; a classifier is trained on sentences of both labels, 0 and 1"):
+    with pytest.raises(UserError, match=f"{part}; a classifier is trained on sentences of two labels or more"):
         sentences.load(file("a.tsv", as_tsv(rows)))

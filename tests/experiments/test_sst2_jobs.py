@@ -166,7 +166,7 @@ def test_a_complete_run_is_skipped_and_defaults_are_the_same_run(run, job):
     }
     status, stdout, _ = job("finetune", "--rank=8", "--seed=0", "--max_tokens=16")
     assert status == 0 and f"run: {folder} is complete" in stdout and "validation accuracy" in stdout
-    assert {path: path.stat().st_mtime_ns for path in before} == before and len(before) == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before and len(before) == 3
 
 
 def test_an_interrupted_run_goes_on(run, job, monkeypatch):
@@ -234,7 +234,7 @@ MISTAKES = [
     ("finetune", ["--max_tokens=17"], "--max_tokens: 17 is above 16, the positions that this model has"),
     ("finetune", ["--batch_size=5"], "10 batches of 5 run as one, and there are 48 sentences to train on; 4 is the most"),
     ("finetune", ["--train_limit=9"], "there are 9 sentences to train on, which is too few; 10 or more are needed"),
-    ("finetune", ["--train_limit=1"], "--train_limit=1: the sentences drawn all have one label; take more"),
+    ("finetune", ["--train_limit=1"], "--train_limit=1: no sentence that is drawn has the label '"),
     ("finetune", ["--sentences=a.txt"], "--sentences has no meaning with --job=finetune, only with predict"),
     ("finetune", ["--seeds=2"], "--seeds has no meaning with --job=finetune, where one model is trained"),
     ("predict", ["--ranks=1,2"], "--ranks has no meaning with --job=predict"),
