@@ -37,7 +37,7 @@ def rate_of(value: Any) -> float:
     0.001
     """
     rate = number(value)
-    if rate is None or not 1e-30 < rate < 1e30:
+    if rate is None or not 1e-30 < rate < 3e38:
         raise ConfigError(f"learning_rates has {value!r}; a learning rate is a positive number, 1e-3 say.")
     return float(rate)
 
