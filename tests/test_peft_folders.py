@@ -681,10 +681,10 @@ def of_value(value):
     ("change", "message"),
     [
         (without_a, "q_proj/lora_b and no lora_a beside it"),
-        (of_value(None), "q_proj/bias is None, expected an array of numbers"),
-        (of_value("zeros"), "q_proj/bias is 'zeros', expected an array"),
-        (of_value(np.array([None])), "q_proj/bias is an array of object, expected"),
-        (of_value(np.array(["a"])), "q_proj/bias is an array of <U1, expected"),
+        (of_value(None), "params has None at q_proj/bias, where an array was expected"),
+        (of_value("zeros"), "params has a str at q_proj/bias"),
+        (of_value(np.array([None])), "an array of objects at q_proj/bias"),
+        (of_value(np.array(["a"])), "an array of strings at q_proj/bias"),
     ],
 )
 def test_b12_a_tree_that_is_not_whole_is_refused(change, message, tmp_path):
@@ -694,10 +694,18 @@ def test_b12_a_tree_that_is_not_whole_is_refused(change, message, tmp_path):
     assert not (tmp_path / "folder").exists()
 
 
+def test_b12_norms_of_another_base_are_refused(tmp_path):
+    """PEFT takes the norms of its own base; ours are kept."""
+    _, params, config_, layout = tied(("q_proj",), dora=True)
+    params["q_proj"]["kernel"] = 2 * params["q_proj"]["kernel"]
+    with pytest.raises(LoRAError, match="peft.save: .*q_proj"):
+        peft.save(tmp_path / "folder", params, config_, layout, mask=None)
+
+
 def test_b12_a_base_that_is_not_whole_is_refused():
     m = model("untied")
     base = {**flat(m.params), "lm_head/kernel": None}
-    with pytest.raises(LoRAError, match="lm_head/kernel is None, expected an array"):
+    with pytest.raises(LoRAError, match="base_params has None at lm_head/kernel"):
         peft.load(MORE / "untied_layers", lora_jax.tree.nested(base), m.layout, names_of=m.names_of)
 
 
