@@ -113,6 +113,7 @@ def _beside(values: Mapping[str, Any], found: Found, read: Mapping[str, Layer], 
     """Leaf path -> value of what the file has beside its adapters: heads, biases, rows of tables."""
     kept = _kept(found.others, model.places, model.leaves, model.layout)
     kept |= _biases(read, model, kept)
+    tokens.warn_of_ties(found.rows, model.places, model.leaves, model.layout)
     rows = tokens.filled(values, found.rows, model.places, model.leaves, kept, model.layout)
     return kept | {path: jnp.asarray(value, opened(model.leaves[path]).dtype) for path, value in rows.items()}
 
