@@ -294,6 +294,25 @@ def test_c5_a_task_without_its_head_is_refused(tmp_path):
     peft.save(tmp_path / "folder", params, config_, layout, mask=None, task_type="CAUSAL_LM")
 
 
+class Stacked(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        heads = nn.vmap(
+            nn.Dense, in_axes=None, out_axes=0, axis_size=2, variable_axes={"params": 0}, split_rngs={"params": True}
+        )
+        return heads(3, name="score")(nn.Dense(6, name="body")(x))
+
+
+def test_c5_a_head_in_a_stack_is_refused(tmp_path):
+    x, config_ = jnp.ones((2, 6)), LoRAConfig(rank=2, targets="body")
+    params = LoRA(Stacked(), config_).init(jax.random.key(0), x)["params"]
+    names = {"names_of": lambda path: {"score": "heads.{}.score"}.get(path, path)}
+    with pytest.raises(LoRAError, match="PEFT ask for heads.0.score, a layer of a stack"):
+        peft.save(
+            tmp_path / "folder", params, config_, lora_jax.layout(Stacked(), x), mask=None, task_type="SEQ_CLS", **names
+        )
+
+
 # C6: dtype
 
 
@@ -388,6 +407,20 @@ def test_c6_rows_replace_those_of_the_base():
     np.testing.assert_array_equal(flat(found.params)["model/embed_tokens/embedding"], table)
     assert found.token_rows == {"model/embed_tokens/embedding": (1, 5), "lm_head/kernel": (2,)}
     assert found.train == ("lm_head/kernel", "model/embed_tokens/embedding")
+
+
+def test_c6_rows_that_may_be_meant_for_two_layers_are_told(tmp_path):
+    m = model("untied")
+    leaves = flat(m.params)
+    leaves["lm_head/kernel"] = leaves["model/embed_tokens/embedding"].T
+    folder = copied("untied_rows", tmp_path)
+    respelt(folder, lambda found: {key: t for key, t in found.items() if "lm_head" not in key})
+    reset(folder, trainable_token_indices=[1, 5])
+    with pytest.warns(
+        UserWarning,
+        match="lm_head.weight is equal to model.embed_tokens.weight: where torch's two are one, PEFT means both",
+    ):
+        peft.load(folder, lora_jax.tree.nested(leaves), m.layout, names_of=m.names_of)
 
 
 @pytest.mark.parametrize("name", ["untied_rows", "tied_rows"])
@@ -681,10 +714,10 @@ def of_value(value):
     ("change", "message"),
     [
         (without_a, "q_proj/lora_b and no lora_a beside it"),
-        (of_value(None), "q_proj/bias is None, expected an array of numbers"),
-        (of_value("zeros"), "q_proj/bias is 'zeros', expected an array"),
-        (of_value(np.array([None])), "q_proj/bias is an array of object, expected"),
-        (of_value(np.array(["a"])), "q_proj/bias is an array of <U1, expected"),
+        (of_value(None), "params has None at q_proj/bias, where an array was expected"),
+        (of_value("zeros"), "params has a str at q_proj/bias"),
+        (of_value(np.array([None])), "an array of objects at q_proj/bias"),
+        (of_value(np.array(["a"])), "an array of strings at q_proj/bias"),
     ],
 )
 def test_b12_a_tree_that_is_not_whole_is_refused(change, message, tmp_path):
@@ -694,10 +727,18 @@ def test_b12_a_tree_that_is_not_whole_is_refused(change, message, tmp_path):
     assert not (tmp_path / "folder").exists()
 
 
+def test_b12_norms_of_another_base_are_refused(tmp_path):
+    """PEFT takes the norms of its own base; ours are kept."""
+    _, params, config_, layout = tied(("q_proj",), dora=True)
+    params["q_proj"]["kernel"] = 2 * params["q_proj"]["kernel"]
+    with pytest.raises(LoRAError, match="peft.save: .*q_proj"):
+        peft.save(tmp_path / "folder", params, config_, layout, mask=None)
+
+
 def test_b12_a_base_that_is_not_whole_is_refused():
     m = model("untied")
     base = {**flat(m.params), "lm_head/kernel": None}
-    with pytest.raises(LoRAError, match="lm_head/kernel is None, expected an array"):
+    with pytest.raises(LoRAError, match="base_params has None at lm_head/kernel"):
         peft.load(MORE / "untied_layers", lora_jax.tree.nested(base), m.layout, names_of=m.names_of)
 
 

@@ -149,6 +149,11 @@ def _add_task_heads(found: Beside, tree: Tree, task: str | None) -> set[str]:
         if above:
             _add_module(found, tree, module, above[0])
             written |= {path for path in tree.leaves if path.rpartition("/")[0] == module}
+    stacked = [head for head in sorted(heads) if not any(key.startswith(f"{head}.") for key in found.stored)]
+    if stacked:
+        raise PeftError(
+            f"task_type={task!r} makes PEFT ask for {stacked[0]}, a layer of a stack, which cannot be written alone; leave task_type out."
+        )
     return written
 
 

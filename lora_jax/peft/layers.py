@@ -70,6 +70,10 @@ def are_dora(layers: Mapping[str, Layer]) -> bool:
 
 
 def require_scales(layers: Mapping[str, Layer]) -> None:
+    """Raises PeftError for a scale that no alpha gives.
+
+    >>> require_scales({"head": Layer(np.ones((2, 1)), np.ones((1, 2)), 0.5)})
+    """
     for path, layer in layers.items():
         if not layer.scale > 0:
             raise PeftError(

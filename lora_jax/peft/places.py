@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from lora_jax.errors import PeftError
 from lora_jax.peft import names, tensors
 from lora_jax.peft.names import Names
 from lora_jax.products.site import Site
@@ -34,22 +31,3 @@ def places(leaves: Mapping[str, Any], layout: Mapping[str, Site], names_of: Name
             key = f"{place}.{name}" if place else name
             found[key] = Place(path, index, place, tensors.parameter_shape(site, leaf, shape[len(index) :]))
     return found
-
-
-def require_arrays(leaves: Mapping[str, Any]) -> None:
-    """Raises PeftError for a leaf that is no array of numbers.
-
-    >>> require_arrays({"head/kernel": np.ones((2, 2))})
-    """
-    for path, leaf in leaves.items():
-        leaf = opened(leaf)
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not hasattr(leaf, "shape") or (isinstance(dtype, np.dtype) and dtype.kind in "OSUM"):
-            raise PeftError(
-                f"{path} is {_said(leaf)}, expected an array of numbers; give it its value, or leave it out."
-            )
-
-
-def _said(leaf: Any) -> str:
-    kind = getattr(leaf, "dtype", None)
-    return f"an array of {kind}" if kind is not None else f"{leaf!r:.60}"

@@ -12,6 +12,7 @@ from etils import epath
 from lora_jax import axes, dora, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
+from lora_jax.intake import tree_of
 from lora_jax.leaves import Adapter, as_leaves, is_adapter_leaf
 from lora_jax.peft import adapter_config, experts, keys, names, tensors, ties, tokens
 from lora_jax.peft.experts import Parameters
@@ -19,11 +20,11 @@ from lora_jax.peft.keys import Found
 from lora_jax.peft.misfits import misfits
 from lora_jax.peft.model import Model, model_of
 from lora_jax.peft.names import Names, dotted
-from lora_jax.peft.places import Place, require_arrays
+from lora_jax.peft.places import Place
 from lora_jax.peft.tensors import Layer
 from lora_jax.products.places import kernel_at
 from lora_jax.products.site import Site
-from lora_jax.tree import Params, flat, nested, opened
+from lora_jax.tree import Params, nested, opened
 
 SHOWN = 8  # problems in one message
 
@@ -76,7 +77,8 @@ def load(
     (('head',), 2.0)
     """
     folder, names_of = epath.Path(folder), names.checked(names_of)
-    values, leaves = adapter_config.read(folder), _base(base_params)
+    values, leaves = adapter_config.read(folder), tree_of(base_params, "peft.load: base_params")
+    leaves = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}
     model = model_of(values, leaves, layout, names_of, parameters)
     found = keys.read(folder)
     adapters, lines = experts.resolved(values, found.adapters, model.slots, parameters)
@@ -99,13 +101,6 @@ def load(
     )
 
 
-def _base(params: Params) -> dict[str, Any]:
-    """The flat tree without adapters, each leaf of it an array."""
-    leaves = {path: leaf for path, leaf in flat(params).items() if not is_adapter_leaf(path)}
-    require_arrays(leaves)
-    return leaves
-
-
 def _layer(values: Mapping[str, Any], path: str, adapter: Mapping[str, np.ndarray], model: Model) -> Layer:
     slot, site = model.slots[path], model.site(path)
     scale = adapter_config.scale(values, model.called(path), model.rank(path, adapter))
@@ -118,6 +113,7 @@ def _beside(values: Mapping[str, Any], found: Found, read: Mapping[str, Layer], 
     """Leaf path -> value of what the file has beside its adapters: heads, biases, rows of tables."""
     kept = _kept(found.others, model.places, model.leaves, model.layout)
     kept |= _biases(read, model, kept)
+    tokens.warn_of_ties(found.rows, model.places, model.leaves, model.layout)
     rows = tokens.filled(values, found.rows, model.places, model.leaves, kept, model.layout)
     return kept | {path: jnp.asarray(value, opened(model.leaves[path]).dtype) for path, value in rows.items()}
 

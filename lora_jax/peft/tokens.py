@@ -1,12 +1,15 @@
 """Rows of a table that train alone: PEFT's `trainable_token_indices`, a list for the input embedding or one for each of some modules.
 
 The file has those rows, and they replace the base's. Here they are written into the table, whose other rows are the base's; nothing trains
-a part of a leaf, so that a mask trains the whole table, and what is written again are the rows that differ from the base's.
+a part of a leaf, so that a mask trains the whole table, and what is written again are the rows that differ from the base's. Of a tied table
+PEFT gives them to both of its uses, where torch's config says that it is tied.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from lora_jax import targets
@@ -67,6 +70,30 @@ def _misfit(path: str, which: Sequence[int], rows: np.ndarray, known: Mapping[st
     return []
 
 
+def warn_of_ties(rows: Mapping[str, np.ndarray], known: Mapping[str, Place], leaves, layout) -> None:
+    """Warns where a table with rows of its own is equal to an output layer that has none: torch's may be tied, and the rows meant for both."""
+    weights = {
+        key: place
+        for key, place in known.items()
+        if key.endswith(".weight") and len(place.shape) == 2 and not place.index
+    }
+    for path in rows.keys() & {key.removesuffix(".weight") for key in weights}:
+        own = weights[f"{path}.weight"]
+        for key, place in weights.items():
+            if place.path == own.path or place.shape != own.shape or key.removesuffix(".weight") in rows:
+                continue
+            if np.array_equal(*(_weight(each.path, leaves, layout) for each in (own, place))):
+                warnings.warn(
+                    f"the rows of {path} are read into it alone, and {key} is equal to {path}.weight: where torch's two are one, PEFT means both.",
+                    stacklevel=3,
+                )
+
+
+def _weight(path: str, leaves, layout) -> np.ndarray:
+    module, _, leaf = path.rpartition("/")
+    return tensors.parameter_to_torch(layout.get(module), leaf, leaves[path])
+
+
 def filled(
     values, rows: Mapping[str, np.ndarray], known: Mapping[str, Place], leaves, kept, layout
 ) -> dict[str, np.ndarray]:
@@ -75,7 +102,7 @@ def filled(
     for module, which in indices(values, rows).items():
         path, index, _, _ = known[f"{module}.weight"]
         site, leaf = layout.get(path.rpartition("/")[0]), path.rpartition("/")[2]
-        value = found.get(path, np.array(kept.get(path, opened(leaves[path])), np.float32))
+        value = found.get(path, np.array(nn.meta.unbox(kept.get(path, leaves[path])), np.float32))
         weight = tensors.parameter_to_torch(site, leaf, value[index])
         weight = np.array(weight)
         weight[which] = np.asarray(rows[module], np.float32)
@@ -122,7 +149,7 @@ def changed(
             f"token_rows asks for the rows of {path} that differ from the base's: pass base_params= with that leaf."
         )
     name = tensors.parameter_name(site, leaf)
-    if "{}" in torch_path or mark or name is None or opened(leaves[path]).ndim != 2:
+    if "{}" in torch_path or mark or name is None or len(opened(leaves[path]).shape) != 2:
         raise PeftError(
             f"token_rows: {path} {tuple(opened(leaves[path]).shape)} is not one table of torch; name an embedding or an output layer."
         )

@@ -12,17 +12,18 @@ import numpy as np
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
 from lora_jax.files import as_safetensors, write_folder
-from lora_jax.leaves import require_whole
+from lora_jax.intake import adapted, tree_of
+from lora_jax.norms import require_norms
 from lora_jax.partition import Mask
 from lora_jax.peft import adapter_config, beside, experts, names, tensors, ties, tokens
 from lora_jax.peft import layers as layering
 from lora_jax.peft.experts import Parameters
 from lora_jax.peft.keys import TENSORS
 from lora_jax.peft.names import PREFIX, Names, Slot, dotted
-from lora_jax.peft.places import places, require_arrays
+from lora_jax.peft.places import places
 from lora_jax.peft.tensors import Layer
 from lora_jax.products.site import Site
-from lora_jax.tree import Params, flat
+from lora_jax.tree import Params
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -82,13 +83,12 @@ def save(
     >>> layout = {"head": lora_jax.layout(base, x)[""]}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(folder, params, model.config, layout, mask=None)
-    ...     sorted(path.name for path in epath.Path(folder).iterdir())
+    ...     sorted(os.listdir(folder))
     ['adapter_config.json', 'adapter_model.safetensors']
     """
-    dtype, names_of, leaves = _dtype(dtype), names.checked(names_of), flat(params)
-    require_arrays(leaves)
-    require_whole(leaves)
-    base = None if base_params is None else flat(base_params)
+    dtype, names_of, leaves = _dtype(dtype), names.checked(names_of), adapted(params, "peft.save: params")
+    require_norms(leaves, "peft.save")
+    base = None if base_params is None else tree_of(base_params, "peft.save: base_params")
     every = names.universe(leaves, names_of)
     layers = layering.layers_of(leaves, layout, names_of, output_layer)
     biased = set()
