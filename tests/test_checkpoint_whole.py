@@ -341,3 +341,15 @@ def test_c7_a_checkpoint_is_old_or_new_between_every_two_calls(tmp_path, overwri
         shutil.rmtree(laid)
     assert set(seen) == {old, new} and seen == sorted(seen, key=[old, new].index)
     assert len(content(folder)) > 3 and len(checkpoint.steps(folder)) == 2
+
+
+def test_d5_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    """orbax would print tracebacks of its threads first."""
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+    with pytest.raises(
+        CheckpointError,
+        match=r"^cannot write a checkpoint to .*: No space left on device: [\d,]+ bytes are needed, and 1,000 are free\.$",
+    ):
+        checkpoint.save_adapter(tmp_path, adapted(Plain()), CONFIG, mask=None)
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 """Steps in a folder: written by orbax, and read back only where all is as it was written."""
 
 import contextlib
+import errno
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -25,6 +27,7 @@ COMMITTED = "commit_success.txt"  # what orbax writes last in a bucket
 _TENSORSTORE = re.compile(r": ([^:]+) \[os_error_code=")  # how orbax's writer ends its message
 _STEP = re.compile("0|[1-9][0-9]*")
 KEPT = 2  # the newest
+BESIDE_ARRAYS = 100_000  # bytes that a checkpoint takes beside its arrays, at most
 
 
 class Saved(NamedTuple):
@@ -82,6 +85,7 @@ def write(
         directory.mkdir(parents=True, exist_ok=True)
         if not is_remote(directory):
             replacing.remove_abandoned(Path(directory))
+            _require_room(Path(directory), arrays)
         if step in there:
             _replace(directory, step, arrays, about)
         else:
@@ -90,6 +94,14 @@ def write(
         reason = _TENSORSTORE.search(str(error))
         why = reason[1] if reason else getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"cannot write a checkpoint to {directory}: {why}.") from error
+
+
+def _require_room(directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises OSError where the disk is too full: orbax finds that out in the midst of its threads, and says it at length."""
+    needed = sum(array.nbytes for array in arrays.values()) + BESIDE_ARRAYS
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed:,} bytes are needed, and {free:,} are free")
 
 
 def _require_step(step: Any) -> int:
