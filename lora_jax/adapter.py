@@ -170,7 +170,7 @@ def scaled(params: Params, factor: int | float | jax.Array) -> dict:
     (1.0, 0.0)
     """
     adapter_of(params, "scaled: params")  # raises where there is nothing to scale
-    leaves = adapted(params, "scaled: params")
+    leaves = tree_of(params, "scaled: params")  # which may be the frozen part alone, where the scales are
     if not isinstance(factor, jax.core.Tracer) and number(factor) is None:
         raise TreeError(f"scaled: the factor is {factor!r}; it must be a finite number.")
     changed = {}
@@ -178,6 +178,8 @@ def scaled(params: Params, factor: int | float | jax.Array) -> dict:
         if name_of(path) == SCALE:
             changed[path] = leaf * jnp.asarray(factor, leaf.dtype)
         elif name_of(path) == MAGNITUDE:
+            if path.removesuffix(MAGNITUDE) + NORM not in leaves:
+                raise TreeError(f"scaled: params has {path} without the norm that it begins at; pass the whole tree.")
             norm = leaves[path.removesuffix(MAGNITUDE) + NORM]
             changed[path] = norm + (leaf - norm) * jnp.asarray(factor, leaf.dtype)
     return nested({**leaves, **changed})
