@@ -260,7 +260,8 @@ def _told(members: Any, rates: Any, seeds: Any) -> tuple[list[float], list[int]]
         )
     if members is not None:
         rates, seeds = [member.learning_rate for member in members], [member.seed for member in members]
-    return [rate_of(rate) for rate in rates], [seed_of(seed) for seed in seeds]
+    zero = members is None  # a run of one's own that stays where it is, to compare with
+    return [rate_of(rate, zero=zero) for rate in rates], [seed_of(seed) for seed in seeds]
 
 
 def member_params(state: SweepState, shared: Params, index: int) -> dict:

@@ -30,14 +30,14 @@ def alpha_of(value: Any) -> int | float | None:
     return None if value is None else as_alpha("alphas", value)
 
 
-def rate_of(value: Any) -> float:
-    """A learning rate. Raises ConfigError for what is not positive, or so small or large that float32 loses it.
+def rate_of(value: Any, *, zero: bool = False) -> float:
+    """A learning rate. Raises ConfigError for what is not positive, or so small or large that float32 loses it; 0 only where `zero` is true.
 
     >>> rate_of(1e-3)
     0.001
     """
     rate = number(value)
-    if rate is None or not 1e-30 < rate < 3e38:
+    if rate is None or not (1e-30 < rate < 3e38 or (zero and rate == 0)):
         raise ConfigError(f"learning_rates has {value!r}; a learning rate is a positive number, 1e-3 say.")
     return float(rate)
 
