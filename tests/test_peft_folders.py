@@ -181,6 +181,14 @@ def test_c4_an_adapter_that_is_not_the_same_at_both_is_refused(change, values, m
         loaded("tied_adapter", folder)
 
 
+@pytest.mark.parametrize("name", ["tied_whole", "tied_adapter"])
+def test_c4_what_is_tied_in_torch_may_be_two_leaves_here(name):
+    m, leaves = model("untied"), flat(model("tied").params)
+    base = lora_jax.tree.nested({**leaves, "lm_head/kernel": leaves["model/embed_tokens/embedding"].T})
+    found = peft.load(MORE / name, base, m.layout, names_of=m.names_of)
+    assert_torch_s(LoRA(m.module, found.config).apply({"params": found.params}, *m.args), name)
+
+
 # C2
 
 
