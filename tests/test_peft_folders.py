@@ -99,6 +99,26 @@ def tied(targets, name="embed_tokens", **fields):
     return start, params, config_, lora_jax.layout(base, IDS)
 
 
+class TiedByHand(nn.Module):
+    """A table that is a parameter of its own."""
+
+    @nn.compact
+    def __call__(self, ids):
+        table = self.param("table", nn.initializers.normal(), (9, 8))
+        return jnp.tanh(nn.Dense(8, name="q_proj")(jnp.take(table, ids, axis=0))) @ table.T
+
+
+def test_c1_a_tied_table_that_is_no_module(tmp_path):
+    base, config_ = TiedByHand(), LoRAConfig(rank=2, targets="q_proj")
+    start = base.init(jax.random.key(0), IDS)["params"]
+    params = randomised(adapt(jax.random.key(1), start, LoRA(base, config_), IDS), seed=3)
+    layout = lora_jax.layout(base, IDS)
+    peft.save(tmp_path, params, config_, layout, mask=None)
+    assert_same(peft.load(tmp_path, start, layout).params, params)
+    with pytest.raises(LoRAError, match="table is a parameter of the model itself"):
+        peft.save(tmp_path / "folder", params, config_, layout, mask=trainable_mask(params, train="table"))
+
+
 def renamed(path):
     return path.replace("embed_tokens", "table").replace("/", ".")
 

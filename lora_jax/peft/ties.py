@@ -42,7 +42,7 @@ def is_tied_table(site: Site | None) -> bool:
 
 def without_copies(values, found: Found, slots: Mapping[str, Slot], known, leaves, layout) -> tuple[Found, Copies]:
     """The tensors without those that only say again what a tied table has, and what is wrong with these."""
-    tables = [path for path, slot in slots.items() if is_tied_table(layout[slot.module])]
+    tables = [path for path, slot in slots.items() if is_tied_table(layout[slot.module]) and f"{path}.weight" in known]
     copies = Copies(set(), set(tables) if values.get("ensure_weight_tying") else set(), [])
     if len(tables) != 1:
         return found, copies
