@@ -99,6 +99,26 @@ def tied(targets, name="embed_tokens", **fields):
     return start, params, config_, lora_jax.layout(base, IDS)
 
 
+class TiedByHand(nn.Module):
+    """A table that is a parameter of its own."""
+
+    @nn.compact
+    def __call__(self, ids):
+        table = self.param("table", nn.initializers.normal(), (9, 8))
+        return jnp.tanh(nn.Dense(8, name="q_proj")(jnp.take(table, ids, axis=0))) @ table.T
+
+
+def test_c1_a_tied_table_that_is_no_module(tmp_path):
+    base, config_ = TiedByHand(), LoRAConfig(rank=2, targets="q_proj")
+    start = base.init(jax.random.key(0), IDS)["params"]
+    params = randomised(adapt(jax.random.key(1), start, LoRA(base, config_), IDS), seed=3)
+    layout = lora_jax.layout(base, IDS)
+    peft.save(tmp_path, params, config_, layout, mask=None)
+    assert_same(peft.load(tmp_path, start, layout).params, params)
+    with pytest.raises(LoRAError, match="table is a parameter of the model itself"):
+        peft.save(tmp_path / "folder", params, config_, layout, mask=trainable_mask(params, train="table"))
+
+
 def renamed(path):
     return path.replace("embed_tokens", "table").replace("/", ".")
 
@@ -179,6 +199,14 @@ def test_c4_an_adapter_that_is_not_the_same_at_both_is_refused(change, values, m
     reset(folder, **values)
     with pytest.raises(LoRAError, match=message):
         loaded("tied_adapter", folder)
+
+
+@pytest.mark.parametrize("name", ["tied_whole", "tied_adapter"])
+def test_c4_what_is_tied_in_torch_may_be_two_leaves_here(name):
+    m, leaves = model("untied"), flat(model("tied").params)
+    base = lora_jax.tree.nested({**leaves, "lm_head/kernel": leaves["model/embed_tokens/embedding"].T})
+    found = peft.load(MORE / name, base, m.layout, names_of=m.names_of)
+    assert_torch_s(LoRA(m.module, found.config).apply({"params": found.params}, *m.args), name)
 
 
 # C2

@@ -163,6 +163,10 @@ def _add_module(found: Beside, tree: Tree, module: str, name: str | None = None)
     torch_path = tree.names_of(module)
     if any(map(is_adapter_leaf, own)) or owner(f"{module}/x".lstrip("/")) in owners(tree.leaves):
         raise PeftError(f"{module} has an adapter and PEFT saves it whole; its format has one or the other.")
+    if not torch_path:
+        raise PeftError(
+            f"{own[0]} is a parameter of the model itself, and PEFT saves modules by their names: leave it out, or name it by names_of=."
+        )
     if "{}" in torch_path:
         raise PeftError(
             f"{module} is stacked and trains whole; PEFT's modules_to_save is written for single modules only."

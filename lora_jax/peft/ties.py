@@ -42,20 +42,21 @@ def is_tied_table(site: Site | None) -> bool:
 
 def without_copies(values, found: Found, slots: Mapping[str, Slot], known, leaves, layout) -> tuple[Found, Copies]:
     """The tensors without those that only say again what a tied table has, and what is wrong with these."""
-    tables = [path for path, slot in slots.items() if is_tied_table(layout[slot.module])]
+    tables = [path for path, slot in slots.items() if is_tied_table(layout[slot.module]) and f"{path}.weight" in known]
     copies = Copies(set(), set(tables) if values.get("ensure_weight_tying") else set(), [])
     if len(tables) != 1:
         return found, copies
     table, site = tables[0], layout[slots[tables[0]].module]
     weight = f"{table}.weight"
-    base = tensors.parameter_to_torch(site, site.leaf, leaves[known[weight].path])
-    trained = found.others.get(weight)
+    trained, shape = found.others.get(weight), known[weight].shape
+
+    def base() -> np.ndarray:  # tables are large
+        return tensors.parameter_to_torch(site, site.leaf, leaves[known[weight].path])
+
     adapters, others = dict(found.adapters), dict(found.others)
-    for key in [
-        key for key in others if key not in known and key.endswith(".weight") and others[key].shape == base.shape
-    ]:
+    for key in [key for key in others if key not in known and key.endswith(".weight") and others[key].shape == shape]:
         copies.tables.add(table)
-        if not _is_same(others.pop(key), base if trained is None else trained):
+        if not _is_same(others.pop(key), base() if trained is None else trained):
             copies.problems.append(f"{key} is another than {weight}, and the two are one table here")
     for path in [path for path in adapters if path not in slots and table in adapters]:
         if not is_copy(adapters[path], adapters[table]):
@@ -70,7 +71,7 @@ def without_copies(values, found: Found, slots: Mapping[str, Slot], known, leave
             copies.problems.append(
                 f"the rows of {path} are others than those of {table}, and the two are one table here"
             )
-    if table not in copies.tables and trained is not None and not _is_same(trained, base):
+    if table not in copies.tables and trained is not None and not _is_same(trained, base()):
         copies.problems.append(
             f"{weight} is tied here, and PEFT gives it to the input alone: the file must have the output layer's weight too, or "
             "adapter_config.json ensure_weight_tying"
