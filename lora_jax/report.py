@@ -13,6 +13,7 @@ import numpy as np
 from lora_jax import dora, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.intake import adapted
+from lora_jax.keys import plain
 from lora_jax.layout import Layout
 from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, name_of, require_fit
 from lora_jax.merge import update
@@ -120,16 +121,25 @@ def _said(missed: tuple[Missed, ...], share: float) -> list[str]:
         return []
     lines = [f"adapters reach {1 - share:.0%} of the matrices' parameters; these have none:"]
     return lines + [
-        f"  {each.path} {f'({each.kind}) ' if each.kind else ''}{'x'.join(map(str, each.shape))}, {each.share:.1%}: {each.reason}"
+        f"  {plain(each.path)} {f'({each.kind}) ' if each.kind else ''}{'x'.join(map(str, each.shape))}, {each.share:.1%}: {each.reason}"
         for each in missed
     ]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     low, high = row.scale
-    scale = f"{low:g}" if low == high else f"{low:g}..{high:g}"
+    scale = "-" if math.isnan(low) else f"{low:g}" if low == high else f"{low:g}..{high:g}"
     kernel = "x".join(map(str, row.kernel))
-    return row.path, row.kind, kernel, str(row.rank), scale, f"{row.count:,}", f"{row.norm:.4g}", f"{row.b_nonzero:.0%}"
+    return (
+        plain(row.path),
+        row.kind,
+        kernel,
+        str(row.rank),
+        scale,
+        f"{row.count:,}",
+        f"{row.norm:.4g}",
+        f"{row.b_nonzero:.0%}",
+    )
 
 
 def report(
