@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lora_jax import dora
 from lora_jax.errors import ConfigError, TreeError
@@ -25,6 +26,7 @@ from lora_jax.leaves import (
 )  # fmt: skip
 from lora_jax.norms import require_norms
 from lora_jax.scalars import number
+from lora_jax.starts import require_finite
 from lora_jax.tree import Params, differences, flat, nested
 
 
@@ -155,7 +157,9 @@ def rebase(base_params: Params, adapter: Params) -> dict:
         kernel = nn.meta.unbox(leaves[path])
         require_fit(path, kernel.shape, own, module)
         if own.norm is not None:
+            require_finite(path, kernel)
             leaves[module + NORM] = at_place(module, lambda kernel, own: dora.norm_like(own.norm, kernel))(kernel, own)
+    adapted(nested(leaves), "rebase: the result")
     return nested(leaves)
 
 
@@ -171,8 +175,11 @@ def scaled(params: Params, factor: int | float | jax.Array) -> dict:
     """
     adapter_of(params, "scaled: params")  # raises where there is nothing to scale
     leaves = tree_of(params, "scaled: params")  # which may be the frozen part alone, where the scales are
-    if not isinstance(factor, jax.core.Tracer) and number(factor) is None:
-        raise TreeError(f"scaled: the factor is {factor!r}; it must be a finite number.")
+    if (
+        not isinstance(factor, jax.core.Tracer)
+        and not abs(number(factor) if number(factor) is not None else np.inf) < 1e30
+    ):
+        raise TreeError(f"scaled: the factor is {factor!r}; it must be a finite number, which float32 holds.")
     changed = {}
     for path, leaf in leaves.items():
         if name_of(path) == SCALE:

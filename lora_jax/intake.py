@@ -13,7 +13,20 @@ import numpy as np
 from flax import nnx
 
 from lora_jax.errors import ModelError, TreeError
-from lora_jax.leaves import is_adapter_leaf, require_whole
+from lora_jax.leaves import (
+    MAGNITUDE,
+    NAMES,
+    NORM,
+    SCALE,
+    START_A,
+    START_B,
+    A,
+    B,
+    is_adapter_leaf,
+    kernel_paths,
+    modules,
+    require_whole,
+)
 from lora_jax.tree import Params, flat, opened
 
 COLLECTIONS = ("params", "batch_stats", "cache", "intermediates", "losses", "perturbations", "aux_loss", "params_axes")
@@ -57,7 +70,33 @@ def adapted(params: Params, where: str) -> dict[str, Any]:
         if is_adapter_leaf(path) and not is_floating(leaf):
             what = f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else repr(leaf)
             raise TreeError(f"{where} has {what} at {path}; the leaves of an adapter are floating-point arrays.")
+    for module in modules(leaves):
+        _require_fitting(where, module, leaves)
     return leaves
+
+
+def _require_fitting(where: str, module: str, leaves: Mapping[str, Any]) -> None:
+    """Raises TreeError where the parts of an adapter are not of one rank, one stack and one kernel, or the kernel is not of floats."""
+    shapes = {name: tuple(np.shape(opened(leaves[module + name]))) for name in NAMES if module + name in leaves}
+    pairs = [(A, B)] + [(START_A, START_B)] * (START_A in shapes)
+    fits = all(_is_pair(shapes[a], shapes[b], shapes[SCALE]) for a, b in pairs)
+    if (
+        not fits
+        or (START_A in shapes and shapes[START_A][:-1] != shapes[A][:-1])
+        or shapes.get(NORM) != shapes.get(MAGNITUDE)
+    ):
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise TreeError(f"{where} has parts of different adapters at {module.rstrip('/') or 'the root'}: {found}.")
+    kernel = next((path for path in kernel_paths(module) if path in leaves), None)
+    if kernel is not None and not is_floating(leaves[kernel]):
+        raise TreeError(
+            f"{where} has an adapter at {module + A}, and its kernel is no array of floating-point numbers."
+        )
+
+
+def _is_pair(a: tuple[int, ...], b: tuple[int, ...], stack: tuple[int, ...]) -> bool:
+    """Whether a is [*stack, D, R] and b [*stack, R, K]."""
+    return len(a) == len(b) == len(stack) + 2 and a[:-2] == b[:-2] == stack and a[-1] == b[-2]
 
 
 def is_floating(leaf: Any) -> bool:

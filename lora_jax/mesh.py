@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from lora_jax.errors import MeshError
 from lora_jax.intake import tree_of
 from lora_jax.leaves import KERNELS, MAGNITUDE, NORM, is_adapter_leaf, name_of
+from lora_jax.scalars import integer
 from lora_jax.tree import Params, flat, nested
 
 MEMBERS, DATA, MODEL = AXES = ("members", "data", "model")
@@ -33,8 +34,10 @@ def make(
     1
     """
     devices, sizes = jax.devices() if devices is None else devices, (members, data, model)
-    if min(sizes) < 1 or math.prod(sizes) != len(devices):
-        asked = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
+    asked = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
+    if any(integer(size) is None or integer(size) < 1 for size in sizes):
+        raise MeshError(f"a mesh of {asked} has a size that is no integer of at least 1.")
+    if math.prod(sizes) != len(devices):
         raise MeshError(
             f"a mesh of {asked} needs {math.prod(sizes)} devices and JAX has {len(devices)}; choose sizes whose product is {len(devices)}."
         )

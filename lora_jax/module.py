@@ -97,6 +97,25 @@ class LoRA(nn.Module):
             self.scope.put_variable("params", name, value)
 
     @nn.nowrap
+    def __repr__(self) -> str:
+        return f"LoRA({type(self.base_module).__name__}, {self.config})"
+
+    @nn.nowrap
+    def tabulate(self, rngs: Any, *args: Any, **kwargs: Any) -> str:
+        """The base's own table (`nn.Module.tabulate`), and below it what `lora_jax.report` says of fresh adapters; nothing is computed.
+
+        >>> import jax, jax.numpy as jnp
+        >>> table = LoRA(nn.Dense(4), LoRAConfig(rank=2, targets="*")).tabulate(jax.random.key(0), jnp.ones((1, 3)))
+        >>> "Dense Summary" in table, table.splitlines()[-1]
+        (True, 'trainable 14, total 30, 46.667 %')
+        """
+        from lora_jax.report import report  # which imports this
+
+        own = {name: value for name, value in kwargs.items() if name not in _OF_TABULATE}
+        params = jax.eval_shape(lambda: self.init(rngs, *args, **own))["params"]
+        return f"{self.base_module.tabulate(rngs, *args, **kwargs)}\n{report(params, config=self.config)}"
+
+    @nn.nowrap
     def with_config(self, config: LoRAConfig) -> "LoRA":
         """The same model under another config.
 
@@ -234,6 +253,9 @@ def _require_linen(base_module: Any) -> None:
 
 
 _OF_APPLY = ("rngs", "mutable", "capture_intermediates")  # its own arguments, which the model does not see
+_OF_TABULATE = (
+    "depth", "show_repeated", "mutable", "console_kwargs", "table_kwargs", "column_kwargs", "compute_flops", "compute_vjp_flops",
+)  # fmt: skip
 _ADAPTER = 0x10BA  # sets the adapters' stream apart from the model's own
 
 

@@ -36,9 +36,9 @@ def require_norms(leaves: Mapping[str, Any], where: str) -> None:
         kernel = nn.meta.unbox(leaves[path])
         if not all(map(is_known, (kernel, *(leaf for leaf in adapter if leaf is not None)))) or not kernel.ndim:
             continue
-        if not (np.any(adapter.norm) or np.any(adapter.magnitude)):
-            continue  # zeros that are to be filled
         with jax.ensure_compile_time_eval():  # also of arrays that a traced function closes over
+            if not (np.any(adapter.norm) or np.any(adapter.magnitude)):
+                continue  # zeros that are to be filled
             apart = _apart(module, kernel, adapter)
         if not apart <= _tolerance(kernel, adapter.norm):
             raise TreeError(

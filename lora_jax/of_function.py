@@ -46,6 +46,10 @@ class FunctionLoRA:
                 "params(*args), config, like=it), and it as the parameters."
             )
 
+    def __repr__(self) -> str:
+        fn = self.base_module
+        return f"LoRA({getattr(fn, '__qualname__', type(fn).__name__)}, {self.config})"
+
     def with_config(self, config: LoRAConfig) -> "FunctionLoRA":
         """The same function under another config."""
         return dataclasses.replace(self, config=config)

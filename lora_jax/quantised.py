@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, TargetError, TreeError
-from lora_jax.intake import adapted, is_finite
+from lora_jax.intake import adapted, is_finite, is_floating
 from lora_jax.leaves import MAGNITUDE, OPENED, name_of
 from lora_jax.products.site import Site, require_sites
 from lora_jax.products.targeting import chosen
@@ -134,6 +134,10 @@ def quantise(
         if isinstance(leaves[leaf], Quantised):
             raise TreeError(f"{leaf} is quantised already.")
         kernel = nn.meta.unbox(leaves[leaf])
+        if not is_floating(kernel) or tuple(kernel.shape) != tuple(site.shape):
+            raise TreeError(
+                f"quantise: {leaf} is {kernel.dtype}{list(kernel.shape)}, and the layout has {list(site.shape)} of floats; it is of another model."
+            )
         _require_finite(leaf, kernel)
         leaves[leaf] = rounded(kernel, len(site.kernel), method=method, double=double)
     return nested(leaves)

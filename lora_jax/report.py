@@ -12,7 +12,9 @@ import numpy as np
 
 from lora_jax import dora, targets
 from lora_jax.config import LoRAConfig
+from lora_jax.errors import TreeError
 from lora_jax.intake import adapted
+from lora_jax.keys import plain
 from lora_jax.layout import Layout
 from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, name_of, require_fit
 from lora_jax.merge import update
@@ -90,15 +92,15 @@ class Report:
 
     @property
     def share(self) -> float:
-        return self.adapter / self.total
+        return self.adapter / max(1, self.total)
 
     @property
     def ratio(self) -> float:
-        return self.adapter / self.base
+        return self.adapter / max(1, self.base)
 
     @property
     def trainable_share(self) -> float:
-        return self.trainable / self.total
+        return self.trainable / max(1, self.total)
 
     def __str__(self) -> str:
         heads = ("layer", "kind", "kernel", "rank", "scale", "parameters", "norm of update", "b nonzero")
@@ -120,16 +122,25 @@ def _said(missed: tuple[Missed, ...], share: float) -> list[str]:
         return []
     lines = [f"adapters reach {1 - share:.0%} of the matrices' parameters; these have none:"]
     return lines + [
-        f"  {each.path} {f'({each.kind}) ' if each.kind else ''}{'x'.join(map(str, each.shape))}, {each.share:.1%}: {each.reason}"
+        f"  {plain(each.path)} {f'({each.kind}) ' if each.kind else ''}{'x'.join(map(str, each.shape))}, {each.share:.1%}: {each.reason}"
         for each in missed
     ]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     low, high = row.scale
-    scale = f"{low:g}" if low == high else f"{low:g}..{high:g}"
+    scale = "-" if math.isnan(low) else f"{low:g}" if low == high else f"{low:g}..{high:g}"
     kernel = "x".join(map(str, row.kernel))
-    return row.path, row.kind, kernel, str(row.rank), scale, f"{row.count:,}", f"{row.norm:.4g}", f"{row.b_nonzero:.0%}"
+    return (
+        plain(row.path),
+        row.kind,
+        kernel,
+        str(row.rank),
+        scale,
+        f"{row.count:,}",
+        f"{row.norm:.4g}",
+        f"{row.b_nonzero:.0%}",
+    )
 
 
 def report(
@@ -157,13 +168,17 @@ def report(
     require_sites(layout or {}, "report")
     leaves = adapted(params, "report: params")
     require_norms(leaves, "report")
+    if not leaves:
+        raise TreeError("report: the tree is empty.")
     rows = tuple(_row(leaves, module, layout or {}) for module in modules(leaves))
     adapter = sum(row.count for row in rows)
     return Report(
         rows=rows,
         base=sum(math.prod(np.shape(opened(leaf))) for path, leaf in leaves.items() if not is_adapter_leaf(path)),
         adapter=adapter,
-        trainable=adapter if mask is None else sum(math.prod(np.shape(leaves[path])) for path in trainable_paths(mask)),
+        trainable=adapter
+        if mask is None
+        else sum(math.prod(np.shape(leaves[path])) for path in trainable_paths(mask, params)),
         b_nonzero=sum(not row.norm <= ROUNDING * row.kernel_norm for row in rows),
         matches={} if config is None else _matches(config, leaves, layout or {}),
         missed=_missed({row.path for row in rows}, config, layout or {}),

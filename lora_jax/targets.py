@@ -9,7 +9,7 @@ from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError
 from lora_jax.keys import plain
 
-ALL_LINEAR = "all-linear"
+ALL_LINEAR, OUTPUT_LAYERS = RESERVED = "all-linear", "output-layers"
 
 
 def _is_regex(pattern: str) -> bool:
@@ -71,7 +71,7 @@ def exactly(path: str, among: Iterable[str]) -> str:
         if path
         else ["the root has no name"]
     )
-    is_plain = not others and not _is_regex(path)
+    is_plain = not others and not _is_regex(path) and path not in RESERVED
     return path if is_plain else f"re:{re.escape(path)}"
 
 

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from lora_jax import mesh as meshes
-from lora_jax.errors import ConfigError
+from lora_jax import rows
+from lora_jax.errors import ConfigError, TreeError
 from lora_jax.intake import require_key
 from lora_jax.optim import require_transformation
 from lora_jax.partition import combine
+from lora_jax.scalars import integer
 from lora_jax.tree import Params, flat, nested
 
 LossFn = Callable[[Params, Any, jax.Array], tuple[jax.Array, Any]]
@@ -117,7 +119,7 @@ def per_example_gradients(loss_fn: LossFn) -> Callable:
 
             return jax.value_and_grad(loss_of)(trainable)
 
-        return jax.vmap(one)(batch, jax.random.split(key, jax.tree.leaves(batch)[0].shape[0]))
+        return jax.vmap(one)(batch, jax.random.split(key, rows.count(batch, "per_example_gradients")))
 
     return gradients
 
@@ -170,8 +172,10 @@ def scan_steps(step: Callable, state: TrainState, frozen: Params, data: Any, ord
     [1.0, 1.5]
     """
 
-    def body(state, rows):
-        return step(state, frozen, jax.tree.map(lambda leaf: leaf[rows], data))
+    rows.require_order(order, data, "scan_steps")
+
+    def body(state, batch):
+        return step(state, frozen, jax.tree.map(lambda leaf: leaf[batch], data))
 
     return jax.lax.scan(body, state, order)
 
@@ -194,7 +198,25 @@ def make_epoch(loss_fn: LossFn, tx: optax.GradientTransformation, *, mesh: jax.s
     def epoch(state: TrainState, frozen: Params, data: Any, order: jax.Array):
         return scan_steps(step, state, frozen, data, meshes.cut(order, mesh, 1))
 
-    return _jitted(epoch, mesh)
+    return Checked(_jitted(epoch, mesh), "make_epoch")
+
+
+class Checked:
+    """A compiled `run(state, frozen, data, order)` that refuses an order of other rows than the data has; all else is as `run` has it.
+
+    >>> Checked(jax.jit(lambda state, frozen, data, order: data[order]), "run")(None, None, jnp.arange(3), jnp.array([2])).tolist()
+    [2]
+    """
+
+    def __init__(self, run: Callable, where: str):
+        self._run, self._where = run, where
+
+    def __call__(self, state: Any, frozen: Params, data: Any, order: Any) -> Any:
+        rows.require_order(order, data, self._where)
+        return self._run(state, frozen, data, order)
+
+    def __getattr__(self, name: str) -> Any:  # lower, say
+        return getattr(self._run, name)
 
 
 def epoch_order(key: jax.Array, epoch: int | jax.Array, size: int, batch_size: int) -> jax.Array:
@@ -206,7 +228,11 @@ def epoch_order(key: jax.Array, epoch: int | jax.Array, size: int, batch_size: i
     >>> epoch_order(jax.random.key(0), 0, 10, 3).shape
     (3, 3)
     """
-    if not 0 < batch_size <= size:
+    require_key(key, "epoch_order")
+    if not isinstance(epoch, jax.core.Tracer) and (integer(epoch) is None or integer(epoch) < 0):
+        raise ConfigError(f"epoch is {epoch!r}; it must be an integer of at least 0.")
+    size, batch_size = rows.positive("size", size), rows.positive("batch_size", batch_size)
+    if batch_size > size:
         raise ConfigError(f"batch_size is {batch_size}; it must lie between 1 and the {size} examples at hand.")
     steps = size // batch_size
     shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), size)
@@ -225,21 +251,27 @@ def make_evaluation(metric_fn: Callable[[Params, Any], Any], batch_size: int) ->
     2
     """
 
-    def evaluate(params: Params, data: Any):
-        size = jax.tree.leaves(data)[0].shape[0]
-        steps = -(-size // batch_size)
-        rows = jnp.arange(steps * batch_size, dtype=jnp.int32).reshape(steps, batch_size)
+    batch_size = rows.positive("batch_size", batch_size)
 
-        def one_batch(rows):
-            real = rows < size
-            metrics = metric_fn(params, jax.tree.map(lambda leaf: leaf[jnp.where(real, rows, 0)], data))
+    def evaluate(params: Params, data: Any):
+        size = rows.count(data, "make_evaluation")
+        steps = -(-size // batch_size)
+        batches = jnp.arange(steps * batch_size, dtype=jnp.int32).reshape(steps, batch_size)
+
+        def one_batch(batch):
+            real = batch < size
+            metrics = metric_fn(params, jax.tree.map(lambda leaf: leaf[jnp.where(real, batch, 0)], data))
             return jax.tree.map(lambda m: _masked_sum(m, real), metrics)
 
-        return jax.tree.map(lambda sums: sums.sum(axis=0), jax.lax.map(one_batch, rows))
+        return jax.tree.map(lambda sums: sums.sum(axis=0), jax.lax.map(one_batch, batches))
 
     return evaluate
 
 
 def _masked_sum(metric: jax.Array, real: jax.Array) -> jax.Array:
+    if jnp.shape(metric)[:1] != real.shape:
+        raise TreeError(
+            f"make_evaluation: a metric is {jnp.shape(metric)}; it has one entry for each of the {real.size} examples of a batch."
+        )
     mask = real.reshape(-1, *[1] * (metric.ndim - 1))
     return jnp.where(mask, metric, jnp.zeros((), metric.dtype)).sum(axis=0)

@@ -12,6 +12,7 @@ import optax
 
 from lora_jax.errors import TreeError
 from lora_jax.intake import adapted
+from lora_jax.keys import plain
 from lora_jax.leaves import MAGNITUDE, A, B, is_adapter_leaf, modules, name_of
 from lora_jax.merge import merge
 from lora_jax.norms import require_norms
@@ -55,7 +56,9 @@ class Verification:
     def __str__(self) -> str:
         width = max([len("adapter"), *(len(row.path) for row in self.rows)])
         lines = [f"{'adapter'.ljust(width)}  gradient  from merged"]
-        lines += [f"{row.path.ljust(width)}  {row.gradient:8.2g}  {row.apart:11.1e}{_said(row)}" for row in self.rows]
+        lines += [
+            f"{plain(row.path).ljust(width)}  {row.gradient:8.2g}  {row.apart:11.1e}{_said(row)}" for row in self.rows
+        ]
         lines.append(f"outputs, side path against merged kernels: {self.apart:.1e} (at most {self.tolerance:g})")
         lines.append(
             f"the base under a masked optimiser: {'moved at ' + ', '.join(self.moved) if self.moved else 'unchanged, bit for bit'}"
@@ -94,6 +97,10 @@ def verify(
     True
     """
     way = _way(model, collections or {}, args, kwargs)
+    if not (isinstance(tolerance, (int, float)) and 0 <= tolerance < 1) or isinstance(tolerance, bool):
+        raise TreeError(
+            f"verify: the tolerance is {tolerance!r}; it is a share of the largest entry, 1e-4 say, below 1."
+        )
     leaves = adapted(params, "verify: params")
     require_norms(leaves, "verify")
     params = _randomised(leaves)

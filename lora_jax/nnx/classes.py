@@ -35,10 +35,20 @@ def adapted(kind: type) -> type:
 
     def fill(body: dict[str, Any]) -> None:
         body |= {name: _adapted_method(method, name) for name, method in _methods(kind).items()}
-        body |= {KIND: kind, "__module__": kind.__module__, "__doc__": kind.__doc__}
+        body |= {KIND: kind, "__repr__": _told_whole, "__module__": kind.__module__, "__doc__": kind.__doc__}
 
     own = {"metaclass": _metaclass(type(kind)), "pytree": kind._pytree__is_pytree}
     return types.new_class(f"Adapted{kind.__name__}", (kind,), own, fill)
+
+
+def _told_whole(module: nnx.Pytree) -> str:
+    """One line; `print` and `nnx.display` show the whole model."""
+    adapters = held(module)
+    ranks = sorted({one.adapter.a.shape[-1] for one in adapters})
+    places = [named(one.kernel) for one in adapters]
+    shown = ", ".join(places[:3]) + (" ..." if len(places) > 3 else "")
+    rank = "-".join(map(str, ranks[:1] + ranks[-1:] if len(ranks) > 1 else ranks))
+    return f"{type(module).__name__}({vars(type(module))[KIND].__name__} with {len(places)} adapters of rank {rank}: {shown})"
 
 
 @functools.cache

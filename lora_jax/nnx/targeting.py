@@ -10,7 +10,7 @@ from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError
 from lora_jax.nnx import sites
 from lora_jax.products.site import Site
-from lora_jax.products.targeting import OUTPUT_LAYERS, chosen, selects
+from lora_jax.products.targeting import OUTPUT_LAYERS, chosen, part_of_stack, selects
 
 
 def require_matches(
@@ -48,10 +48,6 @@ def _require_own_names(config: LoRAConfig, model: nnx.Module, found: Mapping[str
         for path, kernel in sites.shared(model).items():
             if targets.matches(pattern, path):
                 raise TargetError(f"{pattern!r}: {path} shares its kernel, which NNX keeps as {kernel}; name that.")
-        parts = pattern.split("/")
-        for whole in ("/".join([*parts[:k], *parts[k + 1 :]]) for k, part in enumerate(parts) if part.isdecimal()):
-            stack = next((site for site in found.values() if site.stack and whole and selects(whole, site)), None)
-            if stack is not None:
-                raise TargetError(
-                    f"{pattern!r}: {stack.path} is one array for a stack of {stack.stack[0]} layers, which are adapted together; write {whole!r}."
-                )
+        hint = part_of_stack(pattern, found.values())
+        if hint:
+            raise TargetError(f"{pattern!r}: {hint}.")

@@ -69,6 +69,9 @@ class LoRA:
         self._known, self._others = sites.known(base_module), sites.unknown(base_module)
         targeting.require_matches(config, base_module, self._known, self._others)
 
+    def __repr__(self) -> str:
+        return f"lora_jax.nnx.LoRA({type(self.base_module).__name__}, {self.config})"
+
     @property
     def layout(self) -> Layout:
         """The kernels that are known without a run, by the places of their adapters; `layout_of` an input has all of them, and all of their uses."""

@@ -22,9 +22,12 @@ def module_for(path: str, roles: str) -> str:
 
     >>> module_for("layer/query/kernel", "io"), module_for("layer/query/w", "oio"), module_for("kernel", "iso")
     ('layer/query/', 'layer/query/w:oio/', 'kernel:iso/')
+    >>> module_for("x:io/kernel", "io")
+    'x:io/kernel:io/'
     """
     head, slash, name = path.rpartition("/")
-    if name in KERNELS and axes.are_in_order(roles):
+    is_misread = axes.roles_in(head + slash) is not None  # a module that is called so
+    if name in KERNELS and axes.are_in_order(roles) and not is_misread:
         return head + slash
     return f"{path}{axes.MARK}{roles}/"
 

@@ -136,7 +136,7 @@ class Site:
     @property
     def is_beside(self) -> bool:
         """Whether its adapter lies beside it, in its module's own dict."""
-        return axes.MARK not in places.module_for(self.path, self.roles)
+        return axes.roles_in(places.module_for(self.path, self.roles)) is None
 
     @property
     def size(self) -> int:

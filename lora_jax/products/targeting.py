@@ -1,13 +1,12 @@
 """Which leaves a config selects: its patterns speak of leaves, or of the modules they are in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from lora_jax import targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import TargetError, closest
 from lora_jax.products.site import Site
-
-OUTPUT_LAYERS = "output-layers"
+from lora_jax.targets import OUTPUT_LAYERS
 
 
 def chosen(config: LoRAConfig, sites: Mapping[str, Site]) -> dict[str, Site]:
@@ -66,7 +65,29 @@ def _require_all(field: str, patterns, able: Mapping[str, Site], sites: Mapping[
     )
 
 
+def part_of_stack(pattern: str, sites: Iterable[Site]) -> str:
+    """What to write instead where a pattern names one layer of a stack, by its number; "" where it does not.
+
+    >>> part_of_stack("layers/0/up", [Site("layers/up/kernel", (3, 4, 5), float, "sio")])
+    "layers/up/kernel is one array for a stack of 3 layers, which are adapted together; write 'layers/up'"
+    """
+    parts = pattern.split("/")
+    for whole in ("/".join([*parts[:k], *parts[k + 1 :]]) for k, part in enumerate(parts) if part.isdecimal()):
+        stack = next((site for site in sites if site.stack and whole and _is_within(whole, site)), None)
+        if stack is not None:
+            write = whole if selects(whole, stack) else f"{whole}/*"
+            return f"{stack.path} is one array for a stack of {stack.stack[0]} layers, which are adapted together; write {write!r}"
+    return ""
+
+
+def _is_within(whole: str, site: Site) -> bool:
+    return selects(whole, site) or selects(f"{whole}/*", site)
+
+
 def _hint(pattern: str, able: Mapping[str, Site], sites: Mapping[str, Site]) -> str:
+    stack = part_of_stack(pattern, able.values())
+    if stack:
+        return stack
     missed = [site for site in sites.values() if not site.is_adaptable and selects(pattern, site)]
     if missed:
         return f"of {missed[0].path}: {missed[0].reason} (another input or method may run it)"

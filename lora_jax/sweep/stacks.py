@@ -6,16 +6,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lora_jax import rows
+from lora_jax.errors import TreeError
 from lora_jax.tree import Params
 
 
-@functools.partial(jax.jit, static_argnames="members")  # one program, not one per leaf
 def broadcast(tree: Params, members: int) -> Params:
     """M copies of a tree, e.g. of a base that every member fine-tunes in full.
 
     >>> broadcast({"kernel": jnp.ones((2, 3))}, members=4)["kernel"].shape
     (4, 2, 3)
     """
+    return _broadcast(tree, rows.positive("members", members))
+
+
+@functools.partial(jax.jit, static_argnames="members")  # one program, not one per leaf
+def _broadcast(tree: Params, members: int) -> Params:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (members, *leaf.shape)), tree)
 
 
@@ -25,6 +31,9 @@ def fill(tree: Any, members: int) -> Any:
     >>> fill(jnp.arange(3), 5).tolist()
     [0, 1, 2, 2, 2]
     """
+
+    if members < rows.count(tree, "fill"):
+        raise TreeError(f"fill: there are {rows.count(tree, 'fill')} members, more than {members}.")
 
     def longer(leaf):
         missing = members - leaf.shape[0]
@@ -39,6 +48,8 @@ def first(tree: Any, members: int) -> Any:
     >>> first(jnp.arange(3), 2).tolist()
     [0, 1]
     """
+    if not 0 < members <= rows.count(tree, "first"):
+        raise TreeError(f"first: there are {rows.count(tree, 'first')} members, and {members} are asked for.")
     return jax.tree.map(lambda leaf: leaf[:members], everywhere(tree))
 
 

@@ -185,7 +185,7 @@ class Sweep:
                 state, state, jax.P(MEMBERS)
             ), metrics  # as `_spread` laid it, or a second call would compile again
 
-        return jax.jit(run, donate_argnums=0)
+        return training.Checked(jax.jit(run, donate_argnums=0), "Sweep.run")
 
     def evaluation(self, metric_fn: Callable, batch_size: int) -> Callable:
         """`evaluate(state, shared, data) -> sums [M, ...]`, jitted; see `training.make_evaluation`. Every process has all of the sums.

@@ -129,7 +129,9 @@ def main() -> None:
             shutil.rmtree(home / "whole")
             print(f"{name}: {took[name]:.1f} s", flush=True)
         for number in range(asked.kills):
-            name = asked.only[min(range(len(asked.only)), key=lambda i: (counts[asked.only[i]] + 1) * took[asked.only[i]])]
+            name = asked.only[
+                min(range(len(asked.only)), key=lambda i: (counts[asked.only[i]] + 1) * took[asked.only[i]])
+            ]
             found = killed(name, home, took[name], rng)
             counts[name] += 1
             if found["status"] or found["result"] != whole[name]:
