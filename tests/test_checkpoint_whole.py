@@ -7,11 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 import lora_jax.nnx
-from lora_jax import LoRA, LoRAConfig, adapt, checkpoint, quantised, strip, trainable_mask
+from lora_jax import LoRA, LoRAConfig, adapt, checkpoint, quantised, strip, sweep, trainable_mask
 from lora_jax.checkpoint import store
 from lora_jax.errors import CheckpointError, DamagedError, TreeError
 from tests.cases import randomised
@@ -353,3 +354,36 @@ def test_d5_a_disk_without_room_is_told_before_anything_is_written(tmp_path, mon
     ):
         checkpoint.save_adapter(tmp_path, adapted(Plain()), CONFIG, mask=None)
     assert list(tmp_path.iterdir()) == []
+
+
+# B8: of another rank than the config's
+
+
+def test_b8_an_adapter_of_another_rank_than_the_config_says_is_refused_at_save(tmp_path):
+    other = LoRAConfig(rank=4, alpha=4, targets="hidden")
+    with pytest.raises(TreeError, match=r"hidden has rank 2, and the config says 4; .*lora_jax\.sweep\.member"):
+        checkpoint.save_adapter(tmp_path, adapted(Plain()), other, mask=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_b8_the_best_member_of_a_sweep_is_saved_and_restored(tmp_path):
+    model, base = LoRA(Plain(), CONFIG), variables(Plain())["params"]
+    members = sweep.grid(ranks=(1, 3), learning_rates=(0.1,), seeds=(0,))
+    stacked = sweep.init_adapters(model, members, X, base_params=base)
+
+    def loss_fn(params, batch, key):
+        return jnp.mean(model.apply({"params": params}, batch) ** 2), ()
+
+    trainer = sweep.Sweep(loss_fn, optax.sgd)
+    state = trainer.start(stacked, trainable_mask(stacked), members=members)
+    state, _ = trainer.run(state, base, X, jnp.arange(16).reshape(4, 4))
+    for i, member in enumerate(members):
+        config, params = sweep.member(state, base, members, i)
+        assert config.rank == member.rank
+        checkpoint.save_adapter(tmp_path / str(i), params, config, mask=None)
+        found = checkpoint.load(tmp_path / str(i), base, Plain())
+        assert_equal(found.params, params)
+        padded = sweep.member_params(state, base, i)
+        np.testing.assert_allclose(
+            found.model.apply({"params": found.params}, X), model.apply({"params": padded}, X), rtol=1e-5
+        )

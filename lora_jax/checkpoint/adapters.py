@@ -20,6 +20,7 @@ from lora_jax.nnx import LoRA as of_nnx
 from lora_jax.nnx.trees import as_tree
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.tree import Params, flat, nested, opened
+from lora_jax.tree_config import require_config
 
 BESIDE = "//"  # begins the names of arrays of other collections; no path of a parameter does
 
@@ -64,7 +65,7 @@ def save_adapter(
     Raises:
       CheckpointError: when the folder cannot be written, or holds this step or a later one already; when a leaf of the base has trained and
         `mask` leaves it out; when the model has other collections and `collections` does not say what becomes of them.
-      TreeError: for a tree without an adapter, or one that is not whole.
+      TreeError: for a tree without an adapter, one that is not whole, or one that another config made (another rank say).
 
     >>> import tempfile
     >>> adapter = {"lora_a": np.ones((3, 1), np.float32), "lora_b": np.ones((1, 2), np.float32), "lora_scale": np.ones(())}
@@ -77,6 +78,7 @@ def save_adapter(
     leaves = adapted(params, "save_adapter: params")
     saved, base = _split(leaves, mask)
     _require_adapter(leaves)
+    require_config(params, config)
     _require_nothing_lost(leaves, base, collections)
     arrays = arrays_of({**saved, **_named(collections or {})})
     store.write(directory, step, arrays, store.about(arrays, config, fingerprint(base), run), overwrite=overwrite)
