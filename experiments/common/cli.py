@@ -7,6 +7,7 @@ from experiments.common import interrupts  # first, as it takes over Ctrl-C
 import contextlib
 import difflib
 import errno
+import logging as stdlib_logging
 import os
 import select
 import signal
@@ -40,6 +41,9 @@ def run(main: Callable[[], None], *, needs_jax: bool = True) -> None:
         if len(rest) > 1:
             _fail(f"there is no argument {_printable(repr(rest[1]))}; settings are flags, see --help.")
         logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, too
+        stdlib_logging.getLogger("asyncio").setLevel(
+            stdlib_logging.CRITICAL
+        )  # orbax's tasks that nobody waits for any more
         if needs_jax:
             _load_jax()
         guarded(main)
