@@ -91,8 +91,8 @@ def adapter_alone(params: Params, where: str = "the adapter") -> dict:
     Raises:
       TreeError: when there is no adapter, only a part of one, or one with heads or biases and without its base.
 
-    >>> one = jnp.ones(())
-    >>> sorted(adapter_alone({"kernel": one, "bias": one, "lora_a": one, "lora_b": one, "lora_scale": one}))
+    >>> adapter = {"lora_a": jnp.ones((2, 1)), "lora_b": jnp.ones((1, 3)), "lora_scale": jnp.ones(())}
+    >>> sorted(adapter_alone({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), **adapter}))
     ['lora_a', 'lora_b', 'lora_scale']
     """
     adapter, leaves = adapter_of(params, where), adapted(params, where)

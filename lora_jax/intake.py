@@ -55,13 +55,14 @@ def tree_of(params: Params, where: str) -> dict[str, Any]:
     return leaves
 
 
-def adapted(params: Params, where: str) -> dict[str, Any]:
-    """`tree_of`, and every adapter in it is whole and of floating-point arrays.
+def whole(params: Params, where: str) -> dict[str, Any]:
+    """`tree_of`, and every adapter in it is whole and of floating-point arrays, whatever their shapes.
 
     Raises:
       TreeError: as `tree_of`, and for an adapter of which a part is missing or is no array of floats.
 
-    >>> adapted({"lora_a": np.ones((2, 1)), "lora_b": np.ones((1, 2)), "lora_scale": np.ones(())}, "merge: params").keys()
+    >>> one = np.ones(())
+    >>> whole({"lora_a": one, "lora_b": one, "lora_scale": one}, "trainable_mask: params").keys()
     dict_keys(['lora_a', 'lora_b', 'lora_scale'])
     """
     leaves = tree_of(params, where)
@@ -70,6 +71,19 @@ def adapted(params: Params, where: str) -> dict[str, Any]:
         if is_adapter_leaf(path) and not is_floating(leaf):
             what = f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else repr(leaf)
             raise TreeError(f"{where} has {what} at {path}; the leaves of an adapter are floating-point arrays.")
+    return leaves
+
+
+def adapted(params: Params, where: str) -> dict[str, Any]:
+    """`whole`, and the parts of every adapter are of one rank and one stack.
+
+    Raises:
+      TreeError: as `whole`, and for parts of different adapters, or an adapter of a kernel that is not of floats.
+
+    >>> adapted({"lora_a": np.ones((2, 1)), "lora_b": np.ones((1, 2)), "lora_scale": np.ones(())}, "merge: params").keys()
+    dict_keys(['lora_a', 'lora_b', 'lora_scale'])
+    """
+    leaves = whole(params, where)
     for module in modules(leaves):
         _require_fitting(where, module, leaves)
     return leaves

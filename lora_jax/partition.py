@@ -7,7 +7,7 @@ import numpy as np
 
 from lora_jax import targets
 from lora_jax.errors import ConfigError, TargetError, TreeError, closest
-from lora_jax.intake import adapted, described, require_mapping, require_params
+from lora_jax.intake import described, require_mapping, require_params, whole
 from lora_jax.leaves import MAGNITUDE, TRAINABLE, is_adapter_leaf, kernel_paths, modules, name_of, owner, owners
 from lora_jax.norms import require_norms
 from lora_jax.patterns import all_normalised
@@ -36,7 +36,7 @@ def trainable_mask(params: Params, train: Sequence[str] | str = (), *, bias: str
     {'head': {'kernel': True}, 'body': {'kernel': False}}
     """
     patterns = all_normalised(train, "train")
-    leaves = adapted(params, "trainable_mask: params")
+    leaves = whole(params, "trainable_mask: params")
     chosen = {path: name_of(path) in TRAINABLE for path in leaves}
     for pattern in patterns:
         found = [path for path in leaves if _names(pattern, path)]

@@ -204,7 +204,7 @@ def make_epoch(loss_fn: LossFn, tx: optax.GradientTransformation, *, mesh: jax.s
 class Checked:
     """A compiled `run(state, frozen, data, order)` that refuses an order of other rows than the data has; all else is as `run` has it.
 
-    >>> Checked(jax.jit(lambda state, frozen, data, order: data[order]), "run")(None, None, jnp.arange(3), jnp.array([2])).tolist()
+    >>> Checked(jax.jit(lambda state, frozen, data, order: data[order]), "run")(None, {}, jnp.arange(3), jnp.array([2])).tolist()
     [2]
     """
 

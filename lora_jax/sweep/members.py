@@ -39,9 +39,9 @@ class Member(NamedTuple):
 def grid(
     *,
     ranks: Iterable[int],
-    learning_rates: Iterable[float],
+    learning_rates: Iterable[int | float],
     seeds: Iterable[int],
-    alphas: Iterable[float | None] = (None,),
+    alphas: Iterable[int | float | None] = (None,),
 ) -> list[Member]:
     """Every combination, seeds fastest.
 
