@@ -3,7 +3,7 @@
 python experiments/bert_sst2.py --preset=full --bert=prajjwal1/bert-tiny   # Google's BERT-tiny; needs a network once
 python experiments/bert_sst2.py                                            # the base and the data that lie at hand
 python experiments/bert_sst2.py --job=finetune --bert=bert-base-uncased --train_file=mine.tsv
-python experiments/bert_sst2.py --job=predict --bert=bert-base-uncased --train_file=mine.tsv --sentences=lines.txt
+python experiments/bert_sst2.py --job=predict --model=runs/bert_sst2_finetune-1234 --sentences=lines.txt
 """
 
 import pathlib

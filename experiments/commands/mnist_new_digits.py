@@ -40,6 +40,7 @@ def _new_digits() -> tuple[int, ...] | None:
     if wrong or not 0 < len(set(FLAGS.new_digits)) < 10:
         shown = wrong[0] if wrong else ",".join(FLAGS.new_digits)
         raise UserError(f"--new_digits: {shown!r} is no choice of one to nine digits 0-9; the study takes 8,9.")
+    main.chosen("new_digits")  # each once
     return tuple(sorted({int(text) for text in FLAGS.new_digits}))
 
 

@@ -10,7 +10,7 @@ from experiments.common import paths
 
 MOST = 2**31 - 1  # of an integer flag: JAX counts in 32 bits
 MOST_SEED = 2**32 - 1
-LEAST_RATE, MOST_RATE = 1e-30, 1e30  # float32 holds them, and their squares' roots
+LEAST_RATE, MOST_RATE = 1e-12, 1e30  # a lower one moves no weight in float32, a higher one has no place there
 FLAGS = flags.FLAGS
 
 

@@ -31,27 +31,28 @@ def text(asked: str = "help") -> str:
     entry = pathlib.Path(sys.argv[0]).name
     parts = [(sys.modules["__main__"].__doc__ or "").strip(), f"flags of {entry}:", *map(_flag, own())]
     if asked == "helpfull":
-        parts += ["flags of every program of absl:", *map(_flag, others())]
+        parts += ["flags of every program of absl:", *map(_flag, _of_absl())]
     else:
         parts.append("--helpfull shows absl's flags, too.")
     return "\n\n".join(parts)
 
 
 def own() -> list[flags.Flag]:
-    """The entry's flags, in the order in which they are defined."""
-    return [flag for flag in _all() if not _is_of_absl(flag)]
+    """The entry's flags, in the order in which they are defined; libraries define some, too."""
+    return [flag for flag in _all() if _module(flag).startswith("experiments.") or _module(flag) == sys.argv[0]]
 
 
-def others() -> list[flags.Flag]:
-    return [flag for flag in _all() if _is_of_absl(flag)]
+def _of_absl() -> list[flags.Flag]:
+    return [flag for flag in _all() if _module(flag).startswith("absl.")]
 
 
 def _all() -> list[flags.Flag]:
     return list({id(flags.FLAGS[name]): flags.FLAGS[name] for name in flags.FLAGS}.values())
 
 
-def _is_of_absl(flag: flags.Flag) -> bool:
-    return str(flags.FLAGS.find_module_defining_flag(flag.name)).startswith("absl")
+def _module(flag: flags.Flag) -> str:
+    """Where it is defined; absl calls the program itself by its path."""
+    return str(flags.FLAGS.find_module_defining_flag(flag.name))
 
 
 def _flag(flag: flags.Flag) -> str:

@@ -136,6 +136,8 @@ def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: lm_text
     speeds = [line["steps_per_second"] for line in history[2:]]  # the first block compiles
     speed = float(np.median(speeds)) * settings.batch_size * settings.length if speeds else None
     loss = float(_held_out(measure, state.trainable, held_out, settings.batch_size))
+    if not np.isfinite(loss):
+        raise UserError(f"training diverged at --learning_rate={settings.learning_rate:g}; take a lower one.")
     return state, history, {
         "steps": steps, "held_out_loss": loss, "share_waiting_for_data": share, "tokens_per_second": speed
     }  # fmt: skip

@@ -17,6 +17,7 @@ import optax
 
 import lora_jax
 from experiments.common import memory
+from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import answers
 from experiments.data.questions import Pair, Pairs
@@ -219,6 +220,10 @@ class Study:
             self._tuned[key] = self._group(
                 label, size, data, regime, members, epochs=(1, s.epochs), follow_every=1, judge=judge
             )
+            if not np.isfinite(self._tuned[key].losses["answers"]).all():
+                raise UserError(
+                    f"{label}: training diverged at the learning rate {line['best']:g}; give lower --learning_rates."
+                )
         return self._tuned[key]
 
     def _group(

@@ -16,6 +16,7 @@ import optax
 import lora_jax
 from experiments.common import devices, memory, phases
 from experiments.common.classification import accuracy, class_counts, cross_entropy, errors_by_class
+from experiments.common.errors import UserError
 from experiments.common.pretraining import EVALUATION_BATCH, order_key, train_bases
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
@@ -95,6 +96,7 @@ class Outcome:
     validation: np.ndarray  # [M, C] errors on the validation images at the end
     test: np.ndarray  # [M, C] errors on the test images at the end
     followed: np.ndarray  # [blocks + 1, M, C] errors on the followed images
+    finite: np.ndarray  # bool [M], whose loss stayed so
     parameters: dict[int, int]  # rank -> trainable parameters of a member
     traces: int
 
@@ -130,6 +132,7 @@ def _run_regime(folder, settings: Settings, sets: Arrays, model: MLP, base, regi
         validation=np.asarray(evaluate(state, shared, sets.validation)["errors"]),
         test=np.asarray(evaluate(state, shared, sets.test)["errors"]),
         followed=np.stack([line["errors"] for line in history]),
+        finite=np.isfinite(np.stack([line["loss"] for line in history[1:]])).all(axis=0),
         parameters={rank: _parameters(one, regime, rank, train) for rank in ranks},
         traces=phases.traces(history),
     )
@@ -178,7 +181,10 @@ def _row(outcome: Outcome, rank: int, sets: Arrays, base_parameters: int) -> dic
     rates = sorted({member.learning_rate for member in outcome.members})
     where = {r: [i for i, m in enumerate(outcome.members) if (m.rank, m.learning_rate) == (rank, r)] for r in rates}
     wrong = {rate: float(outcome.validation[rows].sum(axis=-1).mean()) for rate, rows in where.items()}
-    best = min(rates, key=lambda rate: wrong[rate])
+    converged = [rate for rate in rates if outcome.finite[where[rate]].all()]
+    if not converged:
+        raise UserError(f"training diverged at every learning rate of {outcome.regime}; give lower --learning_rates.")
+    best = min(converged, key=lambda rate: wrong[rate])
     parameters = outcome.parameters[rank]
     followed_counts = class_counts(np.asarray(sets.validation["y"][:FOLLOWED]))
     return {

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lora_jax
 from experiments.common.errors import UserError
 from experiments.data import buckets, wordpiece
 from experiments.data.sst2 import CLASSES, Texts
@@ -108,7 +109,8 @@ def logits_of(folder: pathlib.Path, sentences) -> np.ndarray:
     tokenizer.enable_truncation(model.config.max_position_embeddings)
     tokenizer.enable_padding(length=model.config.max_position_embeddings)
     ids = jnp.asarray([encoding.ids for encoding in tokenizer.encode_batch(sentences)])
-    apply = jax.jit(BertForSequenceClassification(model.config).apply)
+    classes = len(model.params["classifier"]["bias"])
+    apply = jax.jit(BertForSequenceClassification(model.config, classes).apply)
     return np.asarray(apply({"params": model.params}, ids, ids != 0))
 
 
@@ -211,6 +213,80 @@ def test_sentences_from_a_file(run, job, home):
     np.testing.assert_allclose([p["probability"] for p in predictions], np.max(probabilities, axis=1), rtol=1e-5)
     right = [CLASSES[label] == p["label"] for p, (_, label) in zip(predictions[2:], ROWS[48:], strict=True)]
     assert np.mean(right) == pytest.approx(read(folder / "summary.json")["accuracy"])
+
+
+def test_e6_the_folder_of_a_run_is_enough_to_ask_it(run, run_entry, home):
+    folder = run("LoRA")
+    trained = read(folder / "summary.json")["examples"]
+    status, stdout, stderr = run_entry(ENTRY, "--job=predict", f"--model={folder}")
+    assert (status, stderr) == (0, "") and stdout.splitlines()[-1] == f"predictions: {folder / 'predictions.json'}"
+    found = read(folder / "predictions.json")["predictions"]
+    assert [line["label"] for line in found] == [line["label"] for line in trained]
+    np.testing.assert_allclose([p["logits"] for p in found], [p["logits"] for p in trained], atol=TOLERANCE)
+    same = (
+        f"--bert={home / 'bert'}",
+        "--rank=8",
+        f"--train_file={home / 'train.tsv'}",
+        f"--validation_file={home / 'validation.jsonl'}",
+    )
+    assert run_entry(ENTRY, "--job=predict", f"--model={folder}", *same)[0] == 0
+
+
+CONTRADICTIONS = [
+    ("--rank=4", "--rank=4 contradicts --model="), ("--regime=full", "--regime=full contradicts --model="), ("--seeds=2", "--seeds has no meaning"),
+    ("--train_file=validation.jsonl", "the sentences that the flags name are not those of --model="),
+    ("--bert=other", "that the flags name are not those of --model="),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flag", "part"), CONTRADICTIONS)
+def test_e6_flags_that_contradict_the_run(flag, part, run, run_entry, home, monkeypatch):
+    folder = run("LoRA")
+    if not (home / "other").exists():
+        tiny_bert.write(home / "other")
+    monkeypatch.chdir(home)
+    status, _, stderr = run_entry(ENTRY, "--job=predict", f"--model={folder}", flag)
+    assert status == 2
+    assert_one_sentence(stderr, part)
+
+
+def test_e6_a_folder_that_is_no_finished_run(run_entry, tmp_path):
+    status, _, stderr = run_entry(ENTRY, "--job=predict", f"--model={tmp_path}")
+    assert status == 2
+    assert_one_sentence(stderr, "it is no folder of a finished run of --job=finetune")
+
+
+def test_e6_three_classes_from_a_table_to_predictions(run_entry, home, tmp_path):
+    words, kinds = (*tiny_bert.GOOD, *tiny_bert.BAD)[:3], ("praise", "blame", "neither")
+    rows = [f"{tiny_bert.WORDS[n % 7]} {words[n % 3]},{kinds[n % 3]}" for n in range(60)]
+    (tmp_path / "mine.csv").write_text("text,category\n" + "\n".join(rows) + "\n")
+    given = f"--bert={home / 'bert'}", f"--train_file={tmp_path / 'mine.csv'}", f"--workdir={tmp_path}"
+    status, stdout, stderr = run_entry(ENTRY, "--job=finetune", *given, "--epochs=2")
+    assert (status, stderr) == (0, "") and "3 classes: blame, neither, praise" in stdout
+    (folder,) = tmp_path.glob("bert_sst2_finetune-*")
+    expected = {"0": "blame", "1": "neither", "2": "praise"}
+    config = read(folder / "merged" / "config.json")
+    assert read(folder / "id2label.json") == config["id2label"] == expected
+    assert config["label2id"] == {word: int(number) for number, word in expected.items()}
+    status, stdout, _ = run_entry(ENTRY, "--job=predict", f"--model={folder}")
+    assert status == 0 and {line.split()[0] for line in stdout.splitlines()[:-1]} <= set(expected.values())
+    logits = [p["logits"] for p in read(folder / "predictions.json")["predictions"]]
+    np.testing.assert_allclose(logits, logits_of(folder / "merged", sst2_jobs.EXAMPLES), atol=TOLERANCE)
+
+
+def test_e6_the_peft_folder_is_what_was_trained(run, home):
+    """Read by `lora_jax.peft`, on a base with another head; tests/interop asks real PEFT."""
+    folder = run("LoRA")
+    base = bert_folder.read(home / "bert")
+    model = BertForSequenceClassification(base.config)
+    ids = jnp.ones((1, 8), jnp.int32)
+    params, _ = bert_folder.initialised(model, jax.random.key(7), {"bert": base.params["bert"]})
+    back = lora_jax.peft.load(folder / "peft", params, lora_jax.layout(model, ids))
+    merged, written = flat(lora_jax.merge(back.params)), flat(bert_folder.read(folder / "merged").params)
+    assert merged.keys() == written.keys()
+    for path, leaf in merged.items():
+        np.testing.assert_allclose(leaf, written[path], atol=1e-6, err_msg=path)
+    assert read(folder / "peft" / "adapter_config.json")["task_type"] == "SEQ_CLS"
 
 
 def test_predict_asks_for_finetune(job, tmp_path):

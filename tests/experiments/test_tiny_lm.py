@@ -73,6 +73,35 @@ def test_from_text_to_a_talk(run, home, model, monkeypatch):
     assert said[2] == said[5] != said[0]  # the adapter off is the base, and the adapter says something else
 
 
+def test_e6_help_and_quit_in_a_talk(run, home, model, monkeypatch):
+    for leave in ("/quit", "/exit"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"/help\n{leave}\n/help\n"))
+        status, stdout, stderr = run("--job=chat", *asking(home, model), "--max_new_tokens=8")
+        assert (status, stderr) == (0, "")
+        lines = stdout.splitlines()
+        (said,) = lines[lines.index("voices: /base; Ctrl-D ends. Now: base.") + 1 :]
+        assert (
+            said.startswith("a line is a question; /base change who answers") and "/quit, /exit or Ctrl-D end" in said
+        )
+
+
+def test_e3_a_byte_that_is_not_utf8_in_a_talk(run, home, model, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a \xff\xfe\n/quit\n"), encoding="utf-8"))
+    status, stdout, stderr = run("--job=chat", *asking(home, model), "--max_new_tokens=8")
+    assert (status, stderr) == (0, "") and "(that is not UTF-8: set the terminal to UTF-8, and ask again)" in stdout
+
+
+def test_e4_a_rank_or_a_batch_that_cannot_fit(run, home, model):
+    status, _, stderr = run("--job=finetune", *asking(home, model), "--rank=1000000000")
+    assert status == 2
+    assert_one_sentence(stderr, "training an adapter of --rank=1,000,000,000 takes ")
+    status, _, stderr = run("--job=pretrain", f"--corpus={home / 'things.jsonl'}", "--batch_size=1000000000")
+    assert status == 2
+    assert_one_sentence(
+        stderr, "--batch_size=1,000,000,000: 10 batches, which run as one, are 10,000,000,000 rows of 32 tokens"
+    )
+
+
 def test_full_fine_tuning_leaves_a_model_that_speaks(run, home, model, monkeypatch):
     status, stdout, _ = run("--job=finetune", *asking(home, model), "--regime=Full")
     folder = pathlib.Path(re.search(r"^summary: (.+)/summary.json$", stdout, re.MULTILINE)[1])
