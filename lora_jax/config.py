@@ -262,3 +262,14 @@ def _as_pairs(field: str, value: Any, told: Callable, what: str = "numbers") -> 
     if twice is not None:
         raise ConfigError(f"{field} has the pattern {twice!r} twice; give it once.")
     return tuple(pairs)
+
+
+def require_a_config(config: Any, where: str) -> None:
+    """Raises ConfigError for what is no LoRAConfig, in a call that takes one.
+
+    >>> require_a_config(LoRAConfig(rank=2), "save_adapter")
+    """
+    if not isinstance(config, LoRAConfig):
+        has_one = isinstance(getattr(config, "config", None), LoRAConfig)
+        advice = "pass its .config" if has_one else "pass the LoRAConfig that the adapter was made with"
+        raise ConfigError(f"{where}: config is a {type(config).__name__}; {advice}.")

@@ -11,7 +11,7 @@ from flax import nnx
 from lora_jax import known, targets
 from lora_jax.checkpoint import store
 from lora_jax.checkpoint.fingerprints import arrays_of, fingerprint
-from lora_jax.config import LoRAConfig
+from lora_jax.config import LoRAConfig, require_a_config
 from lora_jax.errors import CheckpointError, TreeError
 from lora_jax.intake import adapted, tree_of
 from lora_jax.leaves import adapter_at, is_adapter_leaf, kernel_path, modules, require_fit, require_whole
@@ -76,6 +76,7 @@ def save_adapter(
     7
     """
     leaves = adapted(params, "save_adapter: params")
+    require_a_config(config, "save_adapter")
     saved, base = _split(leaves, mask)
     _require_adapter(leaves)
     require_config(params, config)
@@ -126,6 +127,7 @@ def restore_adapter(
     if config is None:
         _config(saved)
     else:
+        require_a_config(config, "restore_adapter")
         store.require_config(saved, config)
     store.require_run(saved, run)
     if any(name.startswith(BESIDE) for name in saved.arrays):

@@ -8,7 +8,7 @@ from etils import epath
 
 from lora_jax.checkpoint import store
 from lora_jax.checkpoint.fingerprints import fingerprint, leaves_of, names_of
-from lora_jax.config import LoRAConfig
+from lora_jax.config import LoRAConfig, require_a_config
 from lora_jax.mesh import is_key
 
 
@@ -37,6 +37,8 @@ def save_state(
     ...     store.latest_step(folder)
     1
     """
+    if config is not None:
+        require_a_config(config, "save_state")
     about = store.about(leaves := leaves_of(state), config, fingerprint(frozen), run)
     store.write(directory, step, leaves, about, overwrite=overwrite)
 

@@ -23,7 +23,7 @@ from lora_jax.peft.names import Names, dotted
 from lora_jax.peft.places import Place
 from lora_jax.peft.tensors import Layer
 from lora_jax.products.places import kernel_at
-from lora_jax.products.site import Site
+from lora_jax.products.site import Site, require_sites
 from lora_jax.tree import Params, nested, opened
 
 SHOWN = 8  # problems in one message
@@ -76,6 +76,7 @@ def load(
     >>> found.config.targets, float(found.params["head"]["lora_scale"])
     (('head',), 2.0)
     """
+    require_sites(layout, "peft.load")
     folder, names_of = epath.Path(folder), names.checked(names_of)
     values, leaves = adapter_config.read(folder), tree_of(base_params, "peft.load: base_params")
     leaves = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax.config import LoRAConfig
+from lora_jax.config import LoRAConfig, require_a_config
 from lora_jax.errors import PeftError
 from lora_jax.files import as_safetensors, write_folder
 from lora_jax.intake import adapted, tree_of
@@ -22,7 +22,7 @@ from lora_jax.peft.keys import TENSORS
 from lora_jax.peft.names import PREFIX, Names, Slot, dotted
 from lora_jax.peft.places import places
 from lora_jax.peft.tensors import Layer
-from lora_jax.products.site import Site
+from lora_jax.products.site import Site, require_sites
 from lora_jax.tree import Params
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -86,6 +86,8 @@ def save(
     ...     sorted(os.listdir(folder))
     ['adapter_config.json', 'adapter_model.safetensors']
     """
+    require_a_config(config, "peft.save")
+    require_sites(layout, "peft.save")
     dtype, names_of, leaves = _dtype(dtype), names.checked(names_of), adapted(params, "peft.save: params")
     require_norms(leaves, "peft.save")
     base = None if base_params is None else tree_of(base_params, "peft.save: base_params")
