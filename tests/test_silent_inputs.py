@@ -69,7 +69,6 @@ def with_leaf(**leaves):
         (lambda: lora_jax.spectrum(BASE), "hold no adapter"),
         (lambda: lora_jax.spectrum(with_leaf(lora_a=jnp.ones((8, 1)))), "parts of different adapters"),
         (lambda: algebra.recompress(adapter_of(with_leaf(lora_a=jnp.ones((8, 1)))), 1), "parts of different adapters"),
-        (lambda: lora_jax.scaled(with_leaf(lora_scale=jnp.ones(3)), 2), "parts of different adapters"),
         (lambda: lora_jax.report(with_leaf(lora_a=PARAMS["lora_a"][:4])), "does not fit"),
         (lambda: lora_jax.merge(with_leaf(kernel=jnp.ones((8, 4), int))), "its kernel is no array of floating-point"),
         (lambda: lora_jax.rebase({**BASE, "kernel": jnp.ones((8, 4), int)}, adapter_of(PARAMS)), "its kernel is no array of floating-point"),
@@ -99,7 +98,7 @@ def with_leaf(**leaves):
         (lambda: lora_jax.swap(lora_jax.adapt(KEY, DOUBLED, DORA, X), adapter_of(DORA_PARAMS)), "swap: kernel has other norms"),
         (lambda: lora_jax.combine(quantised.quantise(BASE, LAYOUT), adapter_of(DORA_PARAMS)), "take them anew by lora_jax.rebase"),
     ],
-    ids=range(44),
+    ids=range(43),
 )  # fmt: skip
 def test_what_passed_in_silence_is_refused(act, message):
     with pytest.raises(LoRAError, match=message):

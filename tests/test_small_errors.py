@@ -54,6 +54,7 @@ TAKERS = {  # what takes a tree of parameters
     "partition": lambda tree: lora_jax.partition(tree, jax.tree.map(lambda _: True, tree)),
 }
 TAKES_ANY = {"combine", "partition", "place"}  # of leaves: any, also a part of an adapter
+TAKES_PARTS = {"strip", "adapter_of", "scaled"}  # also the frozen part of an adapter
 
 
 def refused(call, *words):
@@ -180,7 +181,7 @@ def test_b2_what_is_no_such_number_is_refused(fields):
 
 
 @pytest.mark.parametrize("leaf", ["lora_a", "lora_b", "lora_scale"])
-@pytest.mark.parametrize("taker", sorted(set(TAKERS) - TAKES_ANY - {"strip", "adapter_of"}))
+@pytest.mark.parametrize("taker", sorted(set(TAKERS) - TAKES_ANY - TAKES_PARTS))
 def test_b12_a_part_of_an_adapter_is_missing(taker, leaf):
     head = {name: value for name, value in PARAMS["head"].items() if name != leaf}
     refused(lambda: TAKERS[taker]({**PARAMS, "head": head}), leaf)
@@ -195,7 +196,7 @@ def test_b12_a_leaf_that_is_no_array(taker, value, leaf):
     refused(lambda: TAKERS[taker]({**PARAMS, "head": {**PARAMS["head"], leaf: value}}), f"head/{leaf}")
 
 
-@pytest.mark.parametrize("taker", sorted(set(TAKERS) - TAKES_ANY - {"strip", "adapter_of"}))
+@pytest.mark.parametrize("taker", sorted(set(TAKERS) - TAKES_ANY - TAKES_PARTS))
 def test_b12_integers_where_floats_are_needed(taker):
     head = {**PARAMS["head"], "lora_b": jnp.ones((2, 4), jnp.int32)}
     refused(lambda: TAKERS[taker]({**PARAMS, "head": head}), "head/lora_b")
