@@ -14,7 +14,7 @@ import lora_jax.nnx
 pytestmark = pytest.mark.usefixtures("quick_compile")
 MODULES = ["lora_jax", *(module.name for module in pkgutil.walk_packages(lora_jax.__path__, "lora_jax."))]
 WITH_EXAMPLES = {
-    "adapter", "bert", "checkpoint", "config", "errors", "initializers", "lowrank", "merge", "module",
+    "adapter", "adapters", "bert", "config", "errors", "initializers", "lowrank", "merge", "module",
     "members", "optim", "partition", "report", "stacks", "targets", "trainer", "training", "tree",
 }  # fmt: skip
 
