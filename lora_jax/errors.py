@@ -49,6 +49,10 @@ class ModelError(LoRAError):
     """A model whose configuration, input or files cannot be used."""
 
 
+class UnsavedStateWarning(UserWarning):
+    """A model has state beside its parameters, as batch statistics, and a save is not told what becomes of it."""
+
+
 class CustomDerivativeWarning(UserWarning):
     """An adapted weight goes into a function with a derivative of its own, which holds for the base alone."""
 

@@ -266,7 +266,7 @@ def test_what_should_train_does_and_nothing_else(row, tmp_path):
     still = [path for path, leaf in flat(state.trainable).items() if np.array_equal(leaf, flat(trainable)[path])]
     assert still == []
     trained = combine(frozen, state.trainable)
-    checkpoint.save_adapter(tmp_path, trained, CONFIGS[row.config], mask=mask)
+    checkpoint.save_adapter(tmp_path, trained, CONFIGS[row.config], mask=mask, collections={})
     again = checkpoint.restore_adapter(tmp_path, fresh, CONFIGS[row.config], mask=mask)
     jax.tree.map(np.testing.assert_array_equal, again, trained)
 

@@ -44,7 +44,7 @@ def test_b1_a_slash_in_a_name_is_part_of_the_name(tmp_path):
     assert "head" in str(lora_jax.report(params, mask, model.config, lora_jax.layout(model.base_module, X)))
     frozen, trainable = lora_jax.partition(params, mask)
     assert jax.tree.structure(lora_jax.combine(frozen, trainable)) == jax.tree.structure(params)
-    checkpoint.save_adapter(tmp_path, params, model.config, mask=mask)
+    checkpoint.save_adapter(tmp_path, params, model.config, mask=mask, collections={})
     fresh = adapt(jax.random.key(3), variables["params"], model, X)
     back = checkpoint.restore_adapter(tmp_path, fresh, model.config, mask=mask)
     assert jax.tree.all(jax.tree.map(jnp.array_equal, back, params))

@@ -257,6 +257,8 @@ def read_sealed(
     if found is None:
         return None
     said = found.pop(SEAL, None) if isinstance(found, dict) else None
+    if isinstance(found, dict) and said is None:
+        raise _damaged(path, "it has no seal: an earlier version of this suite wrote it, or it was changed")
     if said is None or said != _digest([owner, found]):
         raise _damaged(path, "it is not what this run wrote, or was changed since then")
     return found

@@ -1,5 +1,6 @@
 """Adapters in checkpoints: saved with the heads and collections that training changed, restored onto their base."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from lora_jax import known, targets
 from lora_jax.checkpoint import store
 from lora_jax.checkpoint.fingerprints import arrays_of, fingerprint
 from lora_jax.config import LoRAConfig, require_a_config
-from lora_jax.errors import CheckpointError, TreeError
+from lora_jax.errors import CheckpointError, TreeError, UnsavedStateWarning
 from lora_jax.intake import adapted, tree_of
 from lora_jax.leaves import adapter_at, is_adapter_leaf, kernel_path, modules, require_fit, require_whole
 from lora_jax.module import LoRA
@@ -68,7 +69,8 @@ def save_adapter(
 
     Raises:
       CheckpointError: when the folder cannot be written, or holds this step or a later one already; when a leaf of the base has trained and
-        `mask` leaves it out; when the model has other collections and `collections` does not say what becomes of them.
+        `mask` leaves it out.
+      UnsavedStateWarning: when the model has other collections and `collections` does not say what becomes of them; the adapter is saved.
       TreeError: for a tree without an adapter, one that is not whole, or one that another config made (another rank say).
 
     >>> import tempfile
@@ -236,7 +238,10 @@ def _require_adapter(leaves: Mapping[str, Any]) -> None:
 
 
 def _require_nothing_lost(leaves: Mapping[str, Any], base: Mapping[str, Any], collections: Any) -> None:
-    """Raises CheckpointError for what training changed and this save would leave out, as far as it is known what `adapt` was given."""
+    """Raises CheckpointError for a leaf that training changed and this save would leave out, as far as it is known what `adapt` was given.
+
+    Of other collections nobody knows whether they changed, and a script that ends without a save has lost more: they are a warning.
+    """
     origin = known.base_of(leaves)
     if origin is None:
         return
@@ -249,9 +254,12 @@ def _require_nothing_lost(leaves: Mapping[str, Any], base: Mapping[str, Any], co
         )
     if origin.others and collections is None:
         first = origin.others[0]
-        raise CheckpointError(
-            f"the model has {', '.join(origin.others)} beside its parameters, which training changes; pass collections={{{first!r}: ...}}, or "
-            "collections={} where they are the base's own."
+        warnings.warn(
+            UnsavedStateWarning(
+                f"the model has {', '.join(origin.others)} beside its parameters, and they are not saved: if training changed them, save again "
+                f"with collections={{{first!r}: ...}}; if they are the base's own, collections={{}} says so."
+            ),
+            stacklevel=3,
         )
 
 

@@ -148,7 +148,7 @@ class Bars:
         assert losses[-1] < losses[0], losses
         base = flat(lora_jax.strip(params))
         assert all(np.array_equal(leaf, base[path]) for path, leaf in flat(lora_jax.strip(trained)).items())
-        lora_jax.checkpoint.save_adapter(tmp_path / "adapter", trained, model.config, mask=mask)
+        lora_jax.checkpoint.save_adapter(tmp_path / "adapter", trained, model.config, mask=mask, collections={})
         back = lora_jax.checkpoint.restore_adapter(tmp_path / "adapter", params, model.config, mask=mask)
         for path, leaf in flat(trained).items():
             np.testing.assert_array_equal(flat(back)[path], leaf)

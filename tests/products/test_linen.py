@@ -133,7 +133,7 @@ def test_four_steps_train_the_adapters_and_nothing_else(model, params, x, tmp_pa
         for new, old in zip(jax.tree.leaves(state.trainable), jax.tree.leaves(trainable), strict=True)
     )
     trained = lora_jax.combine(frozen, state.trainable)
-    lora_jax.checkpoint.save_adapter(tmp_path / "adapter", trained, model.config, mask=mask)
+    lora_jax.checkpoint.save_adapter(tmp_path / "adapter", trained, model.config, mask=mask, collections={})
     back = lora_jax.checkpoint.restore_adapter(tmp_path / "adapter", params, model.config, mask=mask)
     np.testing.assert_array_equal(model.apply({"params": back}, x), model.apply({"params": trained}, x))
     assert len(lora_jax.report(trained).rows) == len(flat(trainable)) / 2

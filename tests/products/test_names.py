@@ -86,7 +86,7 @@ def test_swap_combine_and_checkpoint(params, base, tmp_path):
     np.testing.assert_array_equal(lora(fn)(lora_jax.swap(fresh, lora_jax.adapter_of(params)), X), lora(fn)(params, X))
     whole = lora_jax.combine(*lora_jax.partition(params, mask))
     assert jax.tree.structure(whole) == jax.tree.structure(nested(flat(params)))
-    checkpoint.save_adapter(tmp_path / "adapter", params, config, mask=mask)
+    checkpoint.save_adapter(tmp_path / "adapter", params, config, mask=mask, collections={})
     back = checkpoint.restore_adapter(tmp_path / "adapter", fresh, config, mask=mask)
     assert jax.tree.structure(back) == jax.tree.structure(fresh)
     np.testing.assert_array_equal(lora(fn)(back, X), lora(fn)(params, X))
