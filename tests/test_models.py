@@ -350,7 +350,7 @@ def test_layers_that_cannot_be_adapted_may_stay_as_they_are(fields):
     [
         (
             lambda: layout(NNXMLP(None, nnx.Rngs(0)), jnp.ones((1, 5))),
-            "this is NNXMLP of tests.test_models; an NNX model",
+            "this is a NNXMLP of flax.nnx; an NNX model's layout",
         ),
         (lambda: layout(nn.Embed(7, 4), IDS, method="atend"), "Embed has no such method; closest: attend"),
     ],

@@ -139,7 +139,7 @@ def test_a_model_with_such_parameters(wrapper, pattern, tmp_path):
     merged = model.apply({**others, "params": lora_jax.merge(params)}, x)
     np.testing.assert_allclose(got, merged, atol=1e-5)
     assert np.abs(got - model.apply(variables, x)).max() > 1e-2
-    checkpoint.save_adapter(tmp_path / "adapter", params, config, mask=None)
+    checkpoint.save_adapter(tmp_path / "adapter", params, config, mask=None, collections={})
     back = checkpoint.restore_adapter(tmp_path / "adapter", lora_jax.adapt(KEY, base, adapted, x), config)
     np.testing.assert_array_equal(adapted.apply({**others, "params": back}, x), got)
 
