@@ -4,17 +4,18 @@ import dataclasses
 import itertools
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lora_jax import initializers
-from lora_jax.errors import ConfigError, closest
-from lora_jax.patterns import Pattern, all_normalised, normalised
+from lora_jax.errors import ConfigError, closest, shown
+from lora_jax.patterns import Pattern, all_normalised, is_iterable, normalised
 from lora_jax.scalars import integer, number
 
 SCALING_RULES = ("alpha/r", "alpha/sqrt(r)", "constant")
 INITS = ("lora", "orthogonal", "pissa", "olora")
 _SMALLEST = 1e-30  # an alpha, and the inverse of the largest: a scale is kept in float32
+MOST = 2**31 - 1  # of a rank, as of any axis
 OURS = {  # what other libraries call it -> what to write here
     "r": "rank=",
     "lora_alpha": "alpha=",
@@ -53,7 +54,7 @@ def scale_of(alpha: int | float, rank: int, scaling: str) -> float:
         return alpha / math.sqrt(rank)
     if scaling == "constant":
         return float(alpha)
-    raise ConfigError(f"scaling is {scaling!r}; it must be one of {', '.join(map(repr, SCALING_RULES))}.")
+    raise ConfigError(f"scaling is {shown(scaling)}; it must be one of {', '.join(map(repr, SCALING_RULES))}.")
 
 
 @typing.no_type_check  # it validates itself, and says more than a type checker
@@ -111,11 +112,15 @@ class LoRAConfig:
 
     def __new__(cls, *args, **kwargs):
         _require_own(kwargs)
+        if kwargs and not args and "rank" not in kwargs:
+            raise ConfigError("a LoRAConfig needs its rank.")
         return super().__new__(cls)
 
     def __post_init__(self):
-        if self.scaling not in SCALING_RULES:
-            scale_of(1, 1, self.scaling)
+        if not _is_one_of(SCALING_RULES, self.scaling):
+            raise ConfigError(
+                f"scaling is {shown(self.scaling)}; it must be one of {', '.join(map(repr, SCALING_RULES))}."
+            )
         settled = {
             "rank": as_rank("rank", self.rank),
             "alpha": None if self.alpha is None else as_alpha("alpha", self.alpha),
@@ -134,10 +139,10 @@ class LoRAConfig:
     def _check_values(self) -> None:
         if not self.targets:
             raise ConfigError('targets is empty; name the layers to adapt, e.g. ("query", "value") or "all-linear".')
-        if self.init not in INITS:
-            raise ConfigError(f"init is {self.init!r}; it must be one of {', '.join(map(repr, INITS))}.")
+        if not _is_one_of(INITS, self.init):
+            raise ConfigError(f"init is {shown(self.init)}; it must be one of {', '.join(map(repr, INITS))}.")
         if not isinstance(self.dora, bool):
-            raise ConfigError(f"dora is {self.dora!r}; it must be True or False.")
+            raise ConfigError(f"dora is {shown(self.dora)}; it must be True or False.")
         odd = [rank for rank in (self.rank, *dict(self.rank_pattern).values()) if rank % 2]
         if self.init == "orthogonal" and odd:
             raise ConfigError(f"init is 'orthogonal', which halves the rank; it must be even, and {odd[0]} is not.")
@@ -146,8 +151,8 @@ class LoRAConfig:
         """The rank, and the fields that are not their defaults."""
         told = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         usual = {f.name: getattr(type(self)(1), f.name) for f in dataclasses.fields(self) if f.name != "rank"}
-        shown = [f"{name}={value!r}" for name, value in told.items() if name not in usual or value != usual[name]]
-        return f"LoRAConfig({', '.join(shown)})"
+        differing = [f"{name}={value!r}" for name, value in told.items() if name not in usual or value != usual[name]]
+        return f"LoRAConfig({', '.join(differing)})"
 
     def scale(self, *, rank: int, alpha: float | None) -> float:
         """The scale of a layer of this `rank` and `alpha` under the config's rule; alpha None as for the config.
@@ -190,11 +195,17 @@ class LoRAConfig:
         >>> LoRAConfig.from_dict({"rank": 2}).rank
         2
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a LoRAConfig is read from a dict of its fields, and this is {shown(values)}.")
         _require_own(values)
         if "rank" not in values:
             raise ConfigError("a LoRAConfig needs its rank.")
         init_a = {"init_a": initializers.from_dict(values["init_a"])} if "init_a" in values else {}
         return cls(**{**values, **init_a})
+
+
+def _is_one_of(names: tuple[str, ...], value: Any) -> bool:
+    return isinstance(value, str) and value in names
 
 
 def _require_own(given: Mapping[str, Any]) -> None:
@@ -216,8 +227,9 @@ def as_rank(name: str, value: Any) -> int:
     8
     """
     rank = integer(value)
-    if rank is None or rank < 1:
-        raise ConfigError(f"{name} is {value!r}; a rank must be an integer of at least 1.")
+    if rank is None or not 1 <= rank <= MOST:
+        most = f", and at most {MOST:,}" if rank is not None and rank > MOST else ""
+        raise ConfigError(f"{name} is {shown(value)}; a rank must be an integer of at least 1{most}.")
     return rank
 
 
@@ -230,37 +242,37 @@ def as_alpha(name: str, value: Any) -> int | float:
     alpha = number(value)
     if alpha is None or not _SMALLEST <= alpha <= 1 / _SMALLEST:
         why = "" if alpha is None or alpha <= 0 else ", and not so far from 1 that float32 loses the scale"
-        raise ConfigError(f"{name} is {value!r}; alpha must be a positive number{why}.")
+        raise ConfigError(f"{name} is {shown(value)}; alpha must be a positive number{why}.")
     return alpha
 
 
 def _dropout(value: Any) -> int | float:
     dropout = number(value)
     if dropout is None or not 0 <= dropout < 1:
-        raise ConfigError(f"dropout is {value!r}; it must be a number in [0, 1).")
+        raise ConfigError(f"dropout is {shown(value)}; it must be a number in [0, 1).")
     return dropout
 
 
 def _letters(name: str, letters: Any) -> str:
     if not (isinstance(letters, str) and set(letters) <= set("sio") and {"i", "o"} <= set(letters)):
         raise ConfigError(
-            f'{name} is {letters!r}; it must be a letter for each axis, "i" (summed over), "o" (free) or "s" (factors of its own for each index), '
-            'with an "i" and an "o" among them.'
+            f'{name} is {shown(letters)}; it must be a letter for each axis, "i" (summed over), "o" (free) or "s" (factors of its own for each '
+            'index), with an "i" and an "o" among them.'
         )
     return letters
 
 
 def _as_pairs(field: str, value: Any, told: Callable, what: str = "numbers") -> tuple[tuple[str, Any], ...]:
     """Pairs of a pattern and what is told of it, sorted; the same pattern twice is refused."""
-    if not isinstance(value, Iterable) or isinstance(value, str):
-        raise ConfigError(f"{field} is {value!r}; it must be a dict from patterns to {what}.")
+    if not is_iterable(value) or isinstance(value, str):
+        raise ConfigError(f"{field} is {shown(value)}; it must be a dict from patterns to {what}.")
     items = list(value.items() if isinstance(value, Mapping) else value)
     if any(not isinstance(item, (tuple, list)) or len(item) != 2 for item in items):
-        raise ConfigError(f"{field} is {value!r}; it must be a dict from patterns to {what}.")
-    pairs = sorted((normalised(pattern, field), told(f"{field}[{pattern!r}]", each)) for pattern, each in items)
+        raise ConfigError(f"{field} is {shown(value)}; it must be a dict from patterns to {what}.")
+    pairs = sorted((normalised(pattern, field), told(f"{field}[{shown(pattern)}]", each)) for pattern, each in items)
     twice = next((one for (one, _), (other, _) in itertools.pairwise(pairs) if one == other), None)
     if twice is not None:
-        raise ConfigError(f"{field} has the pattern {twice!r} twice; give it once.")
+        raise ConfigError(f"{field} has the pattern {shown(twice)} twice; give it once.")
     return tuple(pairs)
 
 

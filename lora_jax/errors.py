@@ -2,15 +2,18 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from lora_jax.keys import plain
+
+LONGEST = 1500  # characters of a sentence
 
 
 class LoRAError(ValueError):
     """Base class of every error that lora_jax raises on purpose. Paths in its message are as patterns have them (`lora_jax.keys`)."""
 
     def __str__(self) -> str:
-        return printable(plain(super().__str__()))
+        return sentence(plain(super().__str__()))
 
 
 class ConfigError(LoRAError):
@@ -57,13 +60,30 @@ class CustomDerivativeWarning(UserWarning):
     """An adapted weight goes into a function with a derivative of its own, which holds for the base alone."""
 
 
-def printable(text: str) -> str:
-    """A text whose signs a terminal only shows: control characters, as a tensor's name in a file may have them, are spelt out.
+def sentence(text: str) -> str:
+    """A text on one line, which a terminal only shows, however odd and long what it quotes: control characters, as a tensor's name in a file may
+    have them, are spelt out, and the midst of what is too long is left out.
 
-    >>> print(printable("layer\x1b[2J"))
+    >>> print(sentence("layer\x1b[2J"))
     layer\\x1b[2J
     """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    if len(text) > 4 * LONGEST:
+        text = f"{text[: 2 * LONGEST]}{text[-2 * LONGEST :]}"
+    told = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return told if len(told) <= LONGEST else f"{told[: LONGEST // 2]} ... {told[-LONGEST // 2 :]}"
+
+
+def shown(value: Any) -> str:
+    """A caller's value as a message quotes it, whatever it is: cut where it is long.
+
+    >>> shown("text"), shown("a" * 500)[-6:]
+    ("'text'", 'aaa...')
+    """
+    try:
+        text = repr(value)
+    except Exception:  # an integer of 5,000 digits, an array that is deleted, a user's class
+        return f"of {type(value).__name__}"
+    return text if len(text) <= LONGEST // 10 else f"{text[: LONGEST // 10]}..."
 
 
 def first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lora_jax.errors import ConfigError
+from lora_jax.errors import ConfigError, shown
 from lora_jax.scalars import number
 
 
@@ -81,7 +81,7 @@ def _size(what: str, value: Any) -> int | float:
     """Of a draw. With 0 both factors would be zero, and never move."""
     found = number(value)
     if found is None or found <= 0:
-        raise ConfigError(f"init_a {what} {value!r}; it must be a positive number.")
+        raise ConfigError(f"init_a {what} {shown(value)}; it must be a positive number.")
     return found
 
 
@@ -102,7 +102,7 @@ def named(init: Any) -> Initializer:
         return init
     if not isinstance(init, str) or init not in BY_NAME:
         raise ConfigError(
-            f"init_a is {init!r}; it must be one of {', '.join(BY_NAME)} or an initialiser of lora_jax.initializers."
+            f"init_a is {shown(init)}; it must be one of {', '.join(BY_NAME)} or an initialiser of lora_jax.initializers."
         )
     return BY_NAME[init]()
 

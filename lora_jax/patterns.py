@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from lora_jax.errors import ConfigError
+from lora_jax.errors import ConfigError, shown
 
 Pattern = str | re.Pattern[str]
 REGEX = "re:"  # how a regex begins
@@ -28,7 +28,7 @@ def normalised(pattern: Any, field: str) -> str:
         flags = "".join(letter for flag, letter in _FLAGS.items() if pattern.flags & flag)
         return f"{REGEX}(?{flags}){pattern.pattern}" if flags else f"{REGEX}{pattern.pattern}"
     if not isinstance(pattern, str) or not pattern.strip("/"):
-        raise ConfigError(f"{field} holds {pattern!r}; a pattern is a non-empty string or a compiled regex.")
+        raise ConfigError(f"{field} holds {shown(pattern)}; a pattern is a non-empty string or a compiled regex.")
     if pattern.startswith(REGEX):
         _require_regex(pattern, field)
         return pattern
@@ -41,7 +41,16 @@ def _require_regex(pattern: str, field: str) -> None:
             warnings.simplefilter("ignore")  # what Python will read otherwise one day, it reads today
             re.compile(pattern.removeprefix(REGEX))
     except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{field} holds {pattern!r}, which is not a regular expression: {error}.") from error
+        raise ConfigError(f"{field} holds {shown(pattern)}, which is not a regular expression: {error}.") from error
+
+
+def is_iterable(value: Any) -> bool:
+    """Whether a value has entries to go through; an array without axes says that it has and has none.
+
+    >>> is_iterable([1]), is_iterable(1)
+    (True, False)
+    """
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
 
 
 def all_normalised(value: Any, field: str) -> tuple[str, ...]:
@@ -50,7 +59,7 @@ def all_normalised(value: Any, field: str) -> tuple[str, ...]:
     >>> all_normalised("query", "train"), all_normalised(["query", "value"], "train")
     (('query',), ('query', 'value'))
     """
-    if not isinstance(value, (str, re.Pattern, Iterable)):
-        raise ConfigError(f"{field} is {value!r}; it must be a pattern or a sequence of patterns.")
+    if not isinstance(value, (str, re.Pattern)) and not is_iterable(value):
+        raise ConfigError(f"{field} is {shown(value)}; it must be a pattern or a sequence of patterns.")
     patterns = (value,) if isinstance(value, (str, re.Pattern)) else tuple(value)
     return tuple(normalised(pattern, field) for pattern in patterns)

@@ -31,13 +31,16 @@ def number(value: Any) -> int | float | None:
     whole = integer(value)
     if whole is not None:
         return whole
-    is_scalar = np.ndim(value) == 0 and np.issubdtype(getattr(value, "dtype", type(value)), np.floating)
-    if isinstance(value, jax.core.Tracer) or not (isinstance(value, float) or is_scalar or _is_narrow(value)):
+    if isinstance(value, jax.core.Tracer) or not (isinstance(value, float) or _is_floating_scalar(value)):
         return None
     found = float(value)
     return found if math.isfinite(found) else None
 
 
-def _is_narrow(value: Any) -> bool:
-    """Whether it is a number of a narrow format that numpy itself does not know, bfloat16 say."""
-    return np.ndim(value) == 0 and hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, np.floating)
+def _is_floating_scalar(value: Any) -> bool:
+    """Whether it is numpy's or JAX's, of a narrow format that numpy itself does not know too, bfloat16 say."""
+    return (
+        getattr(value, "ndim", None) == 0
+        and hasattr(value, "dtype")
+        and jax.dtypes.issubdtype(value.dtype, np.floating)
+    )

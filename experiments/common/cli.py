@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import flags, logging  # noqa: E402
 
 from experiments.common import processes, usage  # noqa: E402
-from experiments.common.errors import UserError  # noqa: E402
+from experiments.common.errors import UserError, sentence  # noqa: E402
 
 INTERRUPTED = interrupts.INTERRUPTED
 CLOSED = 141  # 128 + SIGPIPE
@@ -39,7 +39,7 @@ def run(main: Callable[[], None], *, needs_jax: bool = True) -> None:
             return
         rest = _parse(sys.argv)
         if len(rest) > 1:
-            _fail(f"there is no argument {_printable(repr(rest[1]))}; settings are flags, see --help.")
+            _fail(f"there is no argument {rest[1]!r}; settings are flags, see --help.")
         logging.set_verbosity(logging.FATAL)  # what goes wrong is raised, too
         stdlib_logging.getLogger("asyncio").setLevel(
             stdlib_logging.CRITICAL
@@ -157,17 +157,9 @@ def _unknown(name: str) -> str:
 
 
 def _refuse(problem: str) -> NoReturn:
-    said = _printable(problem)
-    if len(said) > LONGEST:
-        said = f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
-    print(f"error: {said}; see --help.", file=sys.stderr)
+    print(f"error: {sentence(problem, LONGEST)}; see --help.", file=sys.stderr)
     sys.exit(1)
 
 
-def _printable(text: str) -> str:
-    """On one line."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def _fail(sentence: str) -> NoReturn:
-    processes.leave(f"error: {_printable(sentence)}", 2)
+def _fail(problem: str) -> NoReturn:
+    processes.leave(f"error: {sentence(problem)}", 2)

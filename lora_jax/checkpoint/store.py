@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -14,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from lora_jax.checkpoint import unfinished
 from lora_jax.checkpoint.fingerprints import SHOWN, fingerprint
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import CheckpointError, DamagedError, first_line
@@ -21,7 +24,8 @@ from lora_jax.files import is_remote, replacing, require_fields
 from lora_jax.tree import differences
 
 FORMAT = 1
-FIELDS = {"format": int, "config": dict | None, "base": str, "content": str, "run": str | None}
+SEAL = "seal"  # a digest of all else that it says of itself; checkpoints of the first versions have none
+FIELDS = {"format": int, "config": dict | None, "base": str, "content": str, "run": str | None, SEAL: str}
 REQUIRED = ("format", "config", "base", "content")
 COMMITTED = "commit_success.txt"  # what orbax writes last in a bucket
 _TENSORSTORE = re.compile(r": ([^:]+) \[os_error_code=")  # how orbax's writer ends its message
@@ -47,7 +51,13 @@ def about(arrays: Mapping[str, np.ndarray], config: LoRAConfig | None, base: str
         "base": base,
         "content": fingerprint(arrays),
     }
-    return found if run is None else {**found, "run": run}
+    found = found if run is None else {**found, "run": run}
+    return {**found, SEAL: _seal(found)}
+
+
+def _seal(about: Mapping[str, Any]) -> str:
+    said = {name: value for name, value in about.items() if name != SEAL}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def steps(directory: str | epath.PathLike) -> list[int]:
@@ -182,14 +192,15 @@ def _below(directory: epath.Path) -> str:
 
 
 def _read(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndarray]]:
-    try:
-        with _manager(directory) as manager:
-            found = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        arrays = ocp.StandardCheckpointer().restore(directory / str(step) / "arrays")
-        arrays = {path: np.asarray(leaf) for path, leaf in arrays.items()}
-        content = fingerprint(arrays)
-    except Exception as error:  # orbax and tensorstore raise many kinds; each means that this step cannot be read
-        raise damaged(directory, step, f"{type(error).__name__}") from error
+    with unfinished.dropped():
+        try:
+            found, arrays, why = *_restored(directory, step), ""
+            content = fingerprint(arrays)
+        except Exception as error:  # orbax and tensorstore raise many kinds; each means that this step cannot be read
+            why = type(error).__name__
+            unfinished.drop(error)
+    if why:
+        raise damaged(directory, step, why)
     where = f"what the checkpoint {directory / str(step)} says of itself"
     require_fields(found, where, {"format": int}, required=("format",), error=DamagedError)
     if found["format"] != FORMAT:
@@ -199,7 +210,18 @@ def _read(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndarray]
     require_fields(found, where, FIELDS, required=REQUIRED, error=DamagedError)
     if found["content"] != content:
         raise damaged(directory, step, "its arrays do not have the digest they were saved with")
+    config_of(Saved(arrays, found, f"the checkpoint {directory / str(step)}", step))  # says what is wrong, where it can
+    strange = sorted(found.keys() - FIELDS.keys())
+    if strange or found.get(SEAL, _seal(found)) != _seal(found):
+        raise damaged(directory, step, "what it says of its config, base and run is not what was saved")
     return found, arrays
+
+
+def _restored(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndarray]]:
+    with _manager(directory) as manager:
+        found = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+    arrays = ocp.StandardCheckpointer().restore(directory / str(step) / "arrays")
+    return found, {path: np.asarray(leaf) for path, leaf in arrays.items()}
 
 
 def damaged(directory: epath.Path, step: int, why: str) -> DamagedError:

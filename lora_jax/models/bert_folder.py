@@ -114,7 +114,7 @@ def _path(name: str) -> str:
 
 
 def _problems(expected: Mapping[str, torch_names.Shape], found: Mapping[str, torch_names.Shape]) -> list[str]:
-    """Every leaf of the encoder must be there, none beside, and all must fit; the pooler and heads may be absent."""
+    """Every leaf of the encoder must be there, none beside, and all must fit; the pooler and heads may be absent, each as a whole."""
     return torch_names.problems(expected, found, optional=("bert/pooler/", *(f"{head}/" for head in ARCHITECTURES)))
 
 

@@ -78,9 +78,10 @@ def problems(expected: Mapping[str, Shape], found: Mapping[str, Shape], *, optio
 
     Args:
       expected, found: path -> shape, as Flax has it.
-      optional: prefixes of paths that may be absent.
+      optional: prefixes of paths that may be absent; all that begins with one is there, or nothing is.
     """
-    missing = [f"missing {name(path)}" for path in expected if path not in found and not path.startswith(optional)]
+    absent = tuple(part for part in optional if not any(path.startswith(part) for path in found))
+    missing = [f"missing {name(path)}" for path in expected if path not in found and not path.startswith(absent)]
     unexpected = [f"unexpected {name(path)}" for path in found if path not in expected]
     return [
         *missing,

@@ -168,3 +168,15 @@ def test_d6_a_config_of_another_shape_is_one_sentence(tmp_path, kind, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError, match=r"config\.json (holds|cannot be read)"):
         folders.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["classifier.bias", "classifier.weight", "bert.pooler.dense.bias"])
+def test_half_a_head_is_refused(tmp_path, name):
+    """It would have been filled up with a fresh other half."""
+    folders, config, params = of("bert")
+    folders.write(tmp_path, config, params)
+    tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    del tensors[name]
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=f"missing {name}"):
+        folders.read(tmp_path)
