@@ -1,6 +1,7 @@
 """Files of a folder that belong together: a reader never meets the old one of the one beside the new one of the other."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -12,7 +13,9 @@ from lora_jax.errors import ModelError
 from lora_jax.files import replacing
 from lora_jax.files.exchange import exchanged
 from lora_jax.files.paths import is_remote
-from lora_jax.files.replacing import TEMPORARY, flush, make_folder, temporary_name, write_temporary
+from lora_jax.files.replacing import flush, is_temporary, make_folder, temporary_name, write_temporary
+
+_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS}  # of a folder into which nothing may be put
 
 
 def write_folder(folder: str | epath.PathLike, contents: Mapping[str, bytes]) -> None:
@@ -20,8 +23,8 @@ def write_folder(folder: str | epath.PathLike, contents: Mapping[str, bytes]) ->
 
     The last file is the one without which a reader takes none of them (a config.json). Where it is not there yet, it comes last. Where it
     is, and more than one file changes, the folder is built anew beside the old one, and the two exchange their names in one step:
-    a shell whose working directory it is has to enter it again. A disk that cannot exchange folders, or a bucket, is without the last file
-    while the others change.
+    a shell whose working directory it is has to enter it again. A disk that cannot exchange folders, a folder above it that takes none, or a
+    bucket: there the last file is away while the others change.
 
     Args:
       contents: file name -> content; the last one names the others.
@@ -102,8 +105,25 @@ def _at_once(folder: pathlib.Path, changed: Mapping[str, bytes], last: str) -> N
     for name in changed:
         _require_no_folder(folder / name)
     new = temporary_name(folder.parent, folder.name)
+    done = _is_made(new) and _is_exchanged(new, folder, changed)
+    if not done:
+        _one_by_one(folder, {**changed, last: changed.get(last, (folder / last).read_bytes())}, without=last)
+
+
+def _is_made(new: pathlib.Path) -> bool:
+    """Makes the folder; False where the one above takes none, as that of a volume that is mounted for a user."""
     try:
         os.mkdir(new, 0o700)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        return False
+    return True
+
+
+def _is_exchanged(new: pathlib.Path, folder: pathlib.Path, changed: Mapping[str, bytes]) -> bool:
+    """Builds the folder anew and exchanges the two; False, and all is as before, where the disk cannot."""
+    try:
         _mirror(folder, new, leave_out=changed)
         for name, content in changed.items():
             temporary = write_temporary(new, name, content)
@@ -119,8 +139,7 @@ def _at_once(folder: pathlib.Path, changed: Mapping[str, bytes], last: str) -> N
         flush(folder.parent)
         _bring_latecomers(new, folder)
     shutil.rmtree(new, ignore_errors=True)
-    if not done:
-        _one_by_one(folder, {**changed, last: changed.get(last, (folder / last).read_bytes())}, without=last)
+    return done
 
 
 def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
@@ -131,7 +150,7 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
 def _mirror(old: pathlib.Path, new: pathlib.Path, *, leave_out: Mapping[str, bytes]) -> None:
     """What else a folder holds, under the same names in another: the same files, not copies, where the disk can."""
     for entry in _entries(old):
-        if entry.name in leave_out or entry.name.endswith(TEMPORARY):
+        if entry.name in leave_out or is_temporary(entry.name):
             continue
         target = new / entry.name
         if entry.is_dir(follow_symlinks=False):
@@ -150,8 +169,10 @@ def _link(old: str, new: pathlib.Path) -> None:
 
 
 def _bring_latecomers(old: pathlib.Path, new: pathlib.Path) -> None:
-    """Moves what others put into the folder while it was built anew."""
+    """Moves what others put into the folder, or into one in it, while it was built anew."""
     for entry in _entries(old):
         if not os.path.lexists(new / entry.name):
             with contextlib.suppress(OSError):
                 os.rename(entry.path, new / entry.name)
+        elif entry.is_dir(follow_symlinks=False) and (new / entry.name).is_dir():
+            _bring_latecomers(pathlib.Path(entry.path), new / entry.name)

@@ -8,6 +8,7 @@ write of the same file.
 import contextlib
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import stat
@@ -19,7 +20,8 @@ from lora_jax.errors import ModelError
 from lora_jax.files import exchange
 from lora_jax.files.paths import is_remote
 
-TEMPORARY = ".tmp"  # how names end of what is being written
+_TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}\.tmp", re.DOTALL)  # the names of what is being written
+_LONGEST = 200  # bytes of a name that a temporary's has of it: all in all a name has 255 at most
 ABANDONED_S = 3600.0  # a temporary that nobody has written to for so long is a killed process's
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -136,18 +138,29 @@ def removed_on_error(temporary: pathlib.Path):
 
 def temporary_name(folder: pathlib.Path, name: str) -> pathlib.Path:
     """A name that nobody has and nobody can guess; a long one is cut, as names have 255 bytes at most."""
-    return folder / f".{name[:100]}.{secrets.token_hex(8)}{TEMPORARY}"
+    return folder / f".{_cut(name)}.{secrets.token_hex(8)}.tmp"
 
 
-def remove_abandoned(folder: pathlib.Path, name: str = "") -> None:
+def is_temporary(found: str, name: str | None = None) -> bool:
+    """Whether a name is one of `temporary_name`'s, for this name or for any; a user's own "notes.tmp" or ".cache.tmp" is none.
+
+    >>> is_temporary(".config.0123456789abcdef.tmp", "config"), is_temporary(".config.old.tmp"), is_temporary("notes.tmp")
+    (True, False, False)
+    """
+    parts = _TEMPORARY.fullmatch(found)
+    return parts is not None and (name is None or parts[1] == _cut(name))
+
+
+def _cut(name: str) -> str:
+    found = os.fsencode(name)
+    return found[:_LONGEST].decode(errors="ignore") if len(found) > _LONGEST else name
+
+
+def remove_abandoned(folder: pathlib.Path, name: str | None = None) -> None:
     """Removes what a process that was killed long ago left of a file or folder of this name, or of any."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            if (
-                path.name.startswith(f".{name[:100]}.".replace("..", "."))
-                and path.name.endswith(TEMPORARY)
-                and _is_abandoned(path)
-            ):
+            if is_temporary(path.name, name) and _is_abandoned(path):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 

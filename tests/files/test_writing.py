@@ -1,6 +1,7 @@
 """Is every file and folder whole or as before, whenever its writer is killed and whichever call of it fails?"""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -101,18 +102,29 @@ def test_access_rights_of_the_old_file_stay(tmp_path):
 
 
 def test_what_a_process_left_that_was_killed_long_ago_is_removed(tmp_path):
-    left, recent, other = (tmp_path / name for name in (".file.0123.tmp", ".file.4567.tmp", ".others.0123.tmp"))
-    for path in (left, recent, other):
+    left, recent = (replacing.temporary_name(tmp_path, "file") for _ in range(2))
+    others = [replacing.temporary_name(tmp_path, "others"), tmp_path / ".file.mine.tmp", tmp_path / ".cache.tmp"]
+    for path in (left, recent, *others):
         path.write_bytes(b"half")
-    for path in (left, other):
+    for path in (left, *others):
         os.utime(path, (time.time() - 2 * replacing.ABANDONED_S,) * 2)
     files.write_atomically(tmp_path / "file", NEW)
-    assert sorted(content(tmp_path)) == [".file.4567.tmp", ".others.0123.tmp", "file"]
+    assert set(content(tmp_path)) == {path.name for path in (recent, *others)} | {"file"}
+    replacing.remove_abandoned(tmp_path)  # of any name, and still none of a user's
+    assert set(content(tmp_path)) == {path.name for path in (recent, *others[1:])} | {"file"}
 
 
-def test_a_name_as_long_as_names_can_be_is_written(tmp_path):
-    files.write_atomically(tmp_path / ("n" * 255), NEW)
-    assert (tmp_path / ("n" * 255)).read_bytes() == NEW
+@pytest.mark.parametrize(
+    "name",
+    ["n" * 255, "\u9069" * 80, "\U0001f600" * 60 + "n" * 15, "..", ".a"],
+    ids=["letters", "three bytes", "four bytes", "dots", "hidden"],
+)
+def test_a_name_as_long_as_names_can_be_is_written(tmp_path, name):
+    assert replacing.is_temporary(temporary := replacing.temporary_name(tmp_path, name).name, name)
+    assert len(temporary.encode()) <= 255
+    if name != "..":
+        files.write_atomically(tmp_path / name, NEW)
+        assert (tmp_path / name).read_bytes() == NEW
 
 
 # Lines
@@ -229,12 +241,33 @@ def test_what_others_put_into_the_folder_meanwhile_stays(tmp_path, monkeypatch):
     swap = folders.exchanged
 
     def late(new, old):
-        (old / "late").write_bytes(b"late")
+        for place in (old, old / "sub"):
+            (place / "late").write_bytes(b"late")
         return swap(new, old)
 
     monkeypatch.setattr(folders, "exchanged", late)
     files.write_folder(folder, PAIR)
-    assert content(folder) == {**AFTER, "late": b"late"}
+    assert content(folder) == {**AFTER, "late": b"late", "sub/late": b"late"}
+
+
+def test_files_of_a_user_that_end_as_temporary_ones_do_stay_wherever_they_are(tmp_path):
+    own = {"notes.tmp": b"mine", "sub/notes.tmp": b"mine", "sub/.cache.tmp": b"mine"}
+    folder = lay(tmp_path / "folder", {**BEFORE, **own})
+    files.write_folder(folder, PAIR)
+    assert content(folder) == {**AFTER, **own}
+
+
+def test_a_folder_is_written_where_the_one_above_it_takes_nothing(tmp_path, monkeypatch):
+    folder, mkdir = lay(tmp_path / "folder", BEFORE), os.mkdir
+
+    def refused(path, *args, **kwargs):
+        if pathlib.Path(path).parent == tmp_path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        mkdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", refused)
+    files.write_folder(folder, PAIR)
+    assert content(folder) == AFTER
 
 
 def read_at(folder, name):
