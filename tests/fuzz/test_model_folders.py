@@ -1,5 +1,6 @@
 """Is a Hugging Face folder of which a word, a tensor's name, type or shape is another refused, or read as it is?"""
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -89,10 +90,8 @@ def test_words_of_the_config(data, kind):
 def test_bytes_of_the_config(data, kind):
     old = written(kind)[CONFIG]
     new = data.draw(broken_bytes(old))
-    try:
+    with contextlib.suppress(LoRAError):
         hypothesis.assume(not is_another_model(parse(old, ""), parse(new, "")))
-    except LoRAError:
-        pass
     ask(kind, {CONFIG: new}, new)
 
 
