@@ -26,6 +26,7 @@ from experiments.common.errors import UserError, sentence  # noqa: E402
 INTERRUPTED = interrupts.INTERRUPTED
 CLOSED = 141  # 128 + SIGPIPE
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+LONGEST_NAME = 100  # of a flag
 LONGEST = 600  # characters of a sentence about flags
 
 
@@ -133,9 +134,12 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         for argument in argv[1:]:
             _require_utf8(argument)
+            _require_short(argument)
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         _refuse(_unknown(error.flagname))
+    except RecursionError:  # of absl's search for a name like it, in a --flagfile
+        _refuse("there is no flag of so long a name in a --flagfile")
     except (flags.Error, OSError, UnicodeError) as error:  # the last two: of --flagfile
         _refuse(str(error).strip().rstrip("."))
 
@@ -145,6 +149,13 @@ def _require_utf8(argument: str) -> None:
         argument.encode()
     except UnicodeEncodeError:
         raise flags.Error(f"{ascii(argument)} is not UTF-8; give names that are") from None
+
+
+def _require_short(argument: str) -> None:
+    """Absl looks for a name like it letter by letter, and each within the one before."""
+    name = argument.split("=")[0]
+    if name.startswith("-") and len(name) > LONGEST_NAME:
+        raise flags.Error(f"there is no flag {name[:LONGEST_NAME]}...")
 
 
 def _unknown(name: str) -> str:

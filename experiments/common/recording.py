@@ -71,23 +71,18 @@ class RunFolder:
     def write(self, name: str, value: Any) -> None:
         """A part of the run's results, which `read` knows to be of this run."""
         make_folder((self.path / name).parent)
-        write_json(self.path / name, {"run": self.run, "value": value})
+        write_sealed(self.path / name, {"run": self.run, "value": value}, self.run)
 
     def read(self, name: str) -> Any:
-        """What `write` wrote; None where there is nothing. Raises UserError for what is another run's."""
-        path = self.path / name
-        found = processes.agreed_by_first(lambda: read_json(path))
-        if found is None:
-            return None
-        if not isinstance(found, dict) or found.get("run") != self.run or "value" not in found:
-            raise _damaged(path, "it is not of this run")
-        return found["value"]
+        """What `write` wrote; None where there is nothing. Raises UserError for what is another run's, or was changed since then."""
+        found = read_sealed(self.path / name, self.run)
+        return None if found is None else found["value"]
 
     def record(self, **values: Any) -> None:
         """Appends a line to metrics.jsonl, apart from half a line that a killed run may have left there."""
         if not processes.is_first():
             return
-        path, line = self.path / "metrics.jsonl", json.dumps({**values, "run": self.run}).encode()
+        path, line = self.path / "metrics.jsonl", json.dumps(_sealed({**values, "run": self.run}, self.run)).encode()
         if is_remote(path):  # an object of a bucket is written whole
             path.write_bytes((path.read_bytes() if path.exists() else b"") + line + b"\n")
             return
@@ -105,14 +100,14 @@ class RunFolder:
         return iter([last[step] for step in sorted(last)])
 
     def _record(self, line: str) -> dict[str, Any] | None:
-        """What a line of metrics.jsonl says; None where it is not whole, or not this run's."""
+        """What a line of metrics.jsonl says; None where it is not as it was written, or not this run's."""
         from lora_jax.files import fits, parse
 
         try:
             value = parse(line, "metrics.jsonl", error=UserError, nan=True)
         except UserError:
             return None
-        is_ours = isinstance(value, dict) and value.pop("run", None) == self.run
+        is_ours = isinstance(value, dict) and _is_sealed(value, self.run) and value.pop("run", None) == self.run
         is_whole = is_ours and fits(value.get("phase"), str) and fits(value.get("step"), int)
         return value if is_whole else None
 
@@ -238,8 +233,18 @@ def copy(files: Sequence[epath.Path], folder: epath.Path) -> None:
 
 def write_sealed(path: epath.Path, value: dict[str, Any], owner: str = "") -> None:
     """As `write_json`, with a digest of it and its owner in it: what another wrote, or changed since then, `read_sealed` refuses."""
+    write_json(path, _sealed(value, owner))
+
+
+def _sealed(value: dict[str, Any], owner: str) -> dict[str, Any]:
     plain = json.loads(json.dumps(value))
-    write_json(path, {**plain, SEAL: _digest([owner, plain])})
+    return {**plain, SEAL: _digest([owner, plain])}
+
+
+def _is_sealed(value: dict[str, Any], owner: str) -> bool:
+    """Whether it is as it was sealed; takes the seal off."""
+    said = value.pop(SEAL, None)
+    return said is not None and said == _digest([owner, value])
 
 
 def read_sealed(
@@ -256,10 +261,9 @@ def read_sealed(
     found = processes.agreed_by_first(lambda: (look or read_json)(path))
     if found is None:
         return None
-    said = found.pop(SEAL, None) if isinstance(found, dict) else None
-    if isinstance(found, dict) and said is None:
+    if isinstance(found, dict) and SEAL not in found:
         raise _damaged(path, "it has no seal: an earlier version of this suite wrote it, or it was changed")
-    if said is None or said != _digest([owner, found]):
+    if not isinstance(found, dict) or not _is_sealed(found, owner):
         raise _damaged(path, "it is not what this run wrote, or was changed since then")
     return found
 
@@ -271,9 +275,12 @@ def read_json(path: epath.Path) -> Any:
     from lora_jax import files
 
     try:
-        return files.read_json(path, error=UserError)
+        found = files.read_json(path, error=UserError)
     except UserError as error:
         raise _damaged(path, str(error).removeprefix(f"{path} ").rstrip(".")) from error
+    if found is None:
+        raise _damaged(path, "it says null")
+    return found
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ BAD_FLAGS = [
     (SWEEP, ["--learning_rates=nan"], "'nan' is not positive"),
     (SWEEP, ["--learning_rates=1e-3,fast"], "'fast' is not a number"),
     (SWEEP, ["--seeds=0"], "--seeds=0: expected an integer from 1 to 2,147,483,647"),
+    (SWEEP, ["--" + "a" * 3000], "there is no flag --aaa"),
     (SWEEP, ["--rank=3"], "there is no flag --rank (did you mean --ranks?)"),
     (SWEEP, ["--preset=huge"], "smoke|quick|full"),
     (SWEEP, ["--accelerator=npu"], "auto|cpu|gpu|tpu"),

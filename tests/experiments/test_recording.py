@@ -149,3 +149,18 @@ def test_a_bucket_that_cannot_be_reached():
         UserError, match=r"^cannot write to gs://no-such-bucket/run-\w+: .*\[gcs\].*choose another --workdir\.$"
     ):
         RunFolder("gs://no-such-bucket", "run", {})
+
+
+def test_d8_a_line_or_a_part_that_was_changed_is_not_taken(folder):
+    for step in range(3):
+        folder.record(phase="a", step=step, loss=0.5)
+    folder.write("part.json", {"loss": 0.5})
+    for name in ("metrics.jsonl", "part.json"):
+        path = folder.path / name
+        path.write_text(path.read_text().replace("0.5", "0.6", 1))
+    assert [line["step"] for line in folder.records("a")] == [1, 2]
+    with pytest.raises(UserError, match="is damaged .it is not what this run wrote"):
+        folder.read("part.json")
+    (folder.path / "part.json").write_text("null")
+    with pytest.raises(UserError, match="is damaged .it says null"):
+        folder.read("part.json")
