@@ -17,12 +17,24 @@ from etils import epath
 from lora_jax.checkpoint.fingerprints import SHOWN, fingerprint
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import CheckpointError, DamagedError, first_line
-from lora_jax.files import is_remote, replacing, require_fields
+from lora_jax.files import is_remote, replacing, require_fields, require_path
 from lora_jax.tree import differences
 
 FORMAT = 1
-FIELDS = {"format": int, "config": dict | None, "base": str, "content": str, "run": str | None}
+FIELDS = {
+    "format": int,
+    "config": dict | None,
+    "base": str,
+    "content": str,
+    "run": str | None,
+    "keys": dict[str, str],
+    "empty": dict[str, list],
+}
 REQUIRED = ("format", "config", "base", "content")
+PARTS = (
+    "arrays",
+    "about",
+)  # what is in a step's folder; a folder of a user's that is called by a number has none of them
 COMMITTED = "commit_success.txt"  # what orbax writes last in a bucket
 _TENSORSTORE = re.compile(r": ([^:]+) \[os_error_code=")  # how orbax's writer ends its message
 _STEP = re.compile("0|[1-9][0-9]*")
@@ -39,15 +51,32 @@ class Saved(NamedTuple):
     step: int
 
 
-def about(arrays: Mapping[str, np.ndarray], config: LoRAConfig | None, base: str, run: str | None) -> dict[str, Any]:
-    """What a checkpoint says of its arrays."""
+def about(
+    arrays: Mapping[str, np.ndarray],
+    config: LoRAConfig | None,
+    base: str,
+    run: str | None,
+    keys: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What a checkpoint says of its arrays.
+
+    Args:
+      keys: those that are the words of PRNG keys, with the algorithm's name.
+
+    Raises:
+      CheckpointError: for a run that is no string.
+    """
+    if run is not None and not (run and isinstance(run, str)):
+        raise CheckpointError(f"run is {run!r}; it is a string that names the run, or None.")
     found = {
         "format": FORMAT,
         "config": None if config is None else config.to_dict(),
         "base": base,
         "content": fingerprint(arrays),
     }
-    return found if run is None else {**found, "run": run}
+    empty = {path: [str(array.dtype), *array.shape] for path, array in arrays.items() if not array.size}
+    more = {"run": run, "keys": dict(keys or {}) or None, "empty": empty or None}
+    return {**found, **{name: value for name, value in more.items() if value is not None}}
 
 
 def steps(directory: str | epath.PathLike) -> list[int]:
@@ -56,7 +85,7 @@ def steps(directory: str | epath.PathLike) -> list[int]:
     >>> steps("/no/such/folder")
     []
     """
-    return sorted(_steps(epath.Path(directory)))
+    return sorted(_steps(epath.Path(require_path(directory, CheckpointError))))
 
 
 def latest_step(directory: str | epath.PathLike) -> int | None:
@@ -65,7 +94,7 @@ def latest_step(directory: str | epath.PathLike) -> int | None:
     >>> print(latest_step("/no/such/folder"))
     None
     """
-    return max(_steps(epath.Path(directory)), default=None)
+    return max(_steps(epath.Path(require_path(directory, CheckpointError))), default=None)
 
 
 def write(
@@ -79,6 +108,12 @@ def write(
     directory = _absolute(directory)
     step = _require_step(step)
     there = _steps(directory)
+    if all(not array.size for array in arrays.values()):
+        raise CheckpointError("there is nothing to save: the tree has no array with an entry.")
+    if step not in there and not is_remote(directory) and os.path.lexists(directory / str(step)):
+        raise CheckpointError(
+            f"{directory / str(step)} is there and is no checkpoint, so that step {step} has no place; give another step, or another folder."
+        )
     if there and step <= max(there) and not (overwrite and step in there):
         _refuse(directory, step, there)
     try:
@@ -118,9 +153,12 @@ def _refuse(directory: epath.Path, step: int, there: set[int]) -> None:
 
 
 def _save(directory: epath.Path, step: int, arrays: Mapping[str, np.ndarray], about: dict) -> None:
+    full = {path: array for path, array in arrays.items() if array.size}  # orbax takes no empty ones
     with _manager(directory) as manager:
         manager.save(
-            step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(dict(arrays)), about=ocp.args.JsonSave(about))
+            step,
+            args=ocp.args.Composite(arrays=ocp.args.StandardSave(full), about=ocp.args.JsonSave(about)),
+            force=True,  # also beside folders of a user's that are called by numbers
         )
     if not is_remote(directory) and jax.process_index() == 0:
         replacing.flush_tree(Path(directory / str(step)))
@@ -160,7 +198,7 @@ def read(directory: str | epath.PathLike, step: int | None) -> Saved:
     """
     directory = _absolute(directory)
     there = _steps(directory)
-    step = max(there, default=None) if step is None else step
+    step = max(there, default=None) if step is None else _require_step(step)
     if step not in there:
         raise CheckpointError(
             f"no checkpoint {'' if step is None else f'of step {step} '}in {directory}; "
@@ -187,6 +225,7 @@ def _read(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndarray]
             found = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         arrays = ocp.StandardCheckpointer().restore(directory / str(step) / "arrays")
         arrays = {path: np.asarray(leaf) for path, leaf in arrays.items()}
+        arrays |= {path: np.zeros(shape, jax.numpy.dtype(dtype)) for path, (dtype, *shape) in _empty(found).items()}
         content = fingerprint(arrays)
     except Exception as error:  # orbax and tensorstore raise many kinds; each means that this step cannot be read
         raise damaged(directory, step, f"{type(error).__name__}") from error
@@ -200,6 +239,11 @@ def _read(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndarray]
     if found["content"] != content:
         raise damaged(directory, step, "its arrays do not have the digest they were saved with")
     return found, arrays
+
+
+def _empty(found: Any) -> dict[str, list]:
+    """dtype and shape of the arrays without an entry, by path."""
+    return found.get("empty", {}) if isinstance(found, dict) else {}
 
 
 def damaged(directory: epath.Path, step: int, why: str) -> DamagedError:
@@ -265,7 +309,7 @@ def require_config(saved: Saved, config: LoRAConfig | None) -> None:
 
 def _absolute(directory: str | epath.PathLike) -> epath.Path:
     """As orbax wants it; a bucket's path (gs://...) is so already."""
-    directory = epath.Path(directory)
+    directory = epath.Path(require_path(directory, CheckpointError))
     return directory if is_remote(directory) else directory.absolute()
 
 
@@ -277,7 +321,7 @@ def _steps(directory: epath.Path) -> set[int]:
 
 
 def _is_whole(step: epath.Path) -> bool:
-    return (step / COMMITTED).exists() if is_remote(step) else step.is_dir()
+    return (step / COMMITTED).exists() if is_remote(step) else any((step / part).is_dir() for part in PARTS)
 
 
 def _manager(directory: epath.Path) -> ocp.CheckpointManager:
