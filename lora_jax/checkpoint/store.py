@@ -16,17 +16,30 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lora_jax.checkpoint import unfinished
+from lora_jax.checkpoint import digests
 from lora_jax.checkpoint.fingerprints import SHOWN, fingerprint
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import CheckpointError, DamagedError, first_line
-from lora_jax.files import is_remote, replacing, require_fields
+from lora_jax.files import is_remote, read_json, replacing, require_fields, require_path
 from lora_jax.tree import differences
 
 FORMAT = 1
 SEAL = "seal"  # a digest of all else that it says of itself; checkpoints of the first versions have none
-FIELDS = {"format": int, "config": dict | None, "base": str, "content": str, "run": str | None, SEAL: str}
+FIELDS = {
+    "format": int,
+    "config": dict | None,
+    "base": str,
+    "content": str,
+    "run": str | None,
+    "keys": dict[str, str],
+    "empty": dict[str, list],
+    SEAL: str,
+}
 REQUIRED = ("format", "config", "base", "content")
+PARTS = (
+    "arrays",
+    "about",
+)  # what is in a step's folder; a folder of a user's that is called by a number has none of them
 COMMITTED = "commit_success.txt"  # what orbax writes last in a bucket
 _TENSORSTORE = re.compile(r": ([^:]+) \[os_error_code=")  # how orbax's writer ends its message
 _STEP = re.compile("0|[1-9][0-9]*")
@@ -43,15 +56,32 @@ class Saved(NamedTuple):
     step: int
 
 
-def about(arrays: Mapping[str, np.ndarray], config: LoRAConfig | None, base: str, run: str | None) -> dict[str, Any]:
-    """What a checkpoint says of its arrays."""
+def about(
+    arrays: Mapping[str, np.ndarray],
+    config: LoRAConfig | None,
+    base: str,
+    run: str | None,
+    keys: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What a checkpoint says of its arrays.
+
+    Args:
+      keys: those that are the words of PRNG keys, with the algorithm's name.
+
+    Raises:
+      CheckpointError: for a run that is no string.
+    """
+    if run is not None and not (run and isinstance(run, str)):
+        raise CheckpointError(f"run is {run!r}; it is a string that names the run, or None.")
     found = {
         "format": FORMAT,
         "config": None if config is None else config.to_dict(),
         "base": base,
         "content": fingerprint(arrays),
     }
-    found = found if run is None else {**found, "run": run}
+    empty = {path: [str(array.dtype), *array.shape] for path, array in arrays.items() if not array.size}
+    more = {"run": run, "keys": dict(keys or {}) or None, "empty": empty or None}
+    found |= {name: value for name, value in more.items() if value is not None}
     return {**found, SEAL: _seal(found)}
 
 
@@ -66,7 +96,7 @@ def steps(directory: str | epath.PathLike) -> list[int]:
     >>> steps("/no/such/folder")
     []
     """
-    return sorted(_steps(epath.Path(directory)))
+    return sorted(_steps(epath.Path(require_path(directory, CheckpointError))))
 
 
 def latest_step(directory: str | epath.PathLike) -> int | None:
@@ -75,7 +105,7 @@ def latest_step(directory: str | epath.PathLike) -> int | None:
     >>> print(latest_step("/no/such/folder"))
     None
     """
-    return max(_steps(epath.Path(directory)), default=None)
+    return max(_steps(epath.Path(require_path(directory, CheckpointError))), default=None)
 
 
 def write(
@@ -89,6 +119,12 @@ def write(
     directory = _absolute(directory)
     step = _require_step(step)
     there = _steps(directory)
+    if all(not array.size for array in arrays.values()):
+        raise CheckpointError("there is nothing to save: the tree has no array with an entry.")
+    if step not in there and not is_remote(directory) and os.path.lexists(directory / str(step)):
+        raise CheckpointError(
+            f"{directory / str(step)} is there and is no checkpoint, so that step {step} has no place; give another step, or another folder."
+        )
     if there and step <= max(there) and not (overwrite and step in there):
         _refuse(directory, step, there)
     try:
@@ -128,10 +164,15 @@ def _refuse(directory: epath.Path, step: int, there: set[int]) -> None:
 
 
 def _save(directory: epath.Path, step: int, arrays: Mapping[str, np.ndarray], about: dict) -> None:
+    full = {path: array for path, array in arrays.items() if array.size}  # orbax takes no empty ones
     with _manager(directory) as manager:
         manager.save(
-            step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(dict(arrays)), about=ocp.args.JsonSave(about))
+            step,
+            args=ocp.args.Composite(arrays=ocp.args.StandardSave(full), about=ocp.args.JsonSave(about)),
+            force=True,  # also beside folders of a user's that are called by numbers
         )
+    if jax.process_index() == 0:
+        digests.write(directory / str(step))
     if not is_remote(directory) and jax.process_index() == 0:
         replacing.flush_tree(Path(directory / str(step)))
         replacing.flush(Path(directory))
@@ -170,7 +211,7 @@ def read(directory: str | epath.PathLike, step: int | None) -> Saved:
     """
     directory = _absolute(directory)
     there = _steps(directory)
-    step = max(there, default=None) if step is None else step
+    step = max(there, default=None) if step is None else _require_step(step)
     if step not in there:
         raise CheckpointError(
             f"no checkpoint {'' if step is None else f'of step {step} '}in {directory}; "
@@ -192,15 +233,26 @@ def _below(directory: epath.Path) -> str:
 
 
 def _read(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndarray]]:
-    with unfinished.dropped():
-        try:
-            found, arrays, why = *_restored(directory, step), ""
-            content = fingerprint(arrays)
-        except Exception as error:  # orbax and tensorstore raise many kinds; each means that this step cannot be read
-            why = type(error).__name__
-            unfinished.drop(error)
-    if why:
-        raise damaged(directory, step, why)
+    found = _said(directory, step)
+    changed = digests.changed(directory / str(step))
+    if changed:
+        raise damaged(directory, step, f"{digests.ARRAYS}/{changed} is missing or changed")
+    try:
+        arrays = _arrays(directory, step, found)
+        content = fingerprint(arrays)
+    except Exception as error:  # orbax and tensorstore raise many kinds; each means that this step cannot be read
+        raise damaged(directory, step, f"{type(error).__name__}") from error
+    if found["content"] != content:
+        raise damaged(directory, step, "its arrays do not have the digest they were saved with")
+    return found, arrays
+
+
+def _said(directory: epath.Path, step: int) -> dict[str, Any]:
+    """What a step says of itself, as orbax keeps it, once it is as it was saved."""
+    try:
+        found = read_json(directory / str(step) / "about" / "metadata", error=DamagedError)
+    except DamagedError as error:
+        raise damaged(directory, step, first_line(error).rstrip(".")) from error
     where = f"what the checkpoint {directory / str(step)} says of itself"
     require_fields(found, where, {"format": int}, required=("format",), error=DamagedError)
     if found["format"] != FORMAT:
@@ -208,20 +260,19 @@ def _read(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndarray]
             f"{directory / str(step)} is of format {found['format']}, and this version of lora_jax reads format {FORMAT}; use the one that wrote it."
         )
     require_fields(found, where, FIELDS, required=REQUIRED, error=DamagedError)
-    if found["content"] != content:
-        raise damaged(directory, step, "its arrays do not have the digest they were saved with")
-    config_of(Saved(arrays, found, f"the checkpoint {directory / str(step)}", step))  # says what is wrong, where it can
+    config_of(Saved({}, found, f"the checkpoint {directory / str(step)}", step))  # says what is wrong, where it can
     strange = sorted(found.keys() - FIELDS.keys())
     if strange or found.get(SEAL, _seal(found)) != _seal(found):
         raise damaged(directory, step, "what it says of its config, base and run is not what was saved")
-    return found, arrays
+    return found
 
 
-def _restored(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndarray]]:
-    with _manager(directory) as manager:
-        found = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+def _arrays(directory: epath.Path, step: int, found: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """By path, those without an entry from what the step says of them."""
+    empty = found.get("empty", {})
     arrays = ocp.StandardCheckpointer().restore(directory / str(step) / "arrays")
-    return found, {path: np.asarray(leaf) for path, leaf in arrays.items()}
+    read = {path: np.asarray(leaf) for path, leaf in arrays.items()}
+    return read | {path: np.zeros(shape, jax.numpy.dtype(dtype)) for path, (dtype, *shape) in empty.items()}
 
 
 def damaged(directory: epath.Path, step: int, why: str) -> DamagedError:
@@ -287,7 +338,7 @@ def require_config(saved: Saved, config: LoRAConfig | None) -> None:
 
 def _absolute(directory: str | epath.PathLike) -> epath.Path:
     """As orbax wants it; a bucket's path (gs://...) is so already."""
-    directory = epath.Path(directory)
+    directory = epath.Path(require_path(directory, CheckpointError))
     return directory if is_remote(directory) else directory.absolute()
 
 
@@ -299,7 +350,7 @@ def _steps(directory: epath.Path) -> set[int]:
 
 
 def _is_whole(step: epath.Path) -> bool:
-    return (step / COMMITTED).exists() if is_remote(step) else step.is_dir()
+    return (step / COMMITTED).exists() if is_remote(step) else any((step / part).is_dir() for part in PARTS)
 
 
 def _manager(directory: epath.Path) -> ocp.CheckpointManager:
