@@ -234,7 +234,10 @@ def _below(directory: epath.Path) -> str:
 
 def _read(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndarray]]:
     found = _said(directory, step)
-    changed = digests.changed(directory / str(step))
+    try:
+        changed = digests.changed(directory / str(step))
+    except DamagedError as error:
+        raise damaged(directory, step, first_line(error).rstrip(".")) from error
     if changed:
         raise damaged(directory, step, f"{digests.ARRAYS}/{changed} is missing or changed")
     try:

@@ -51,9 +51,10 @@ def rows_of(content, kind):
     said = content.decode("utf-8-sig")
     if kind == ".jsonl":
         found = [json.loads(line) for line in said.split("\n") if line.strip()]
-        column = lambda row, known: (
-            row[known[0]] if known[0] in row else row[next(n for n in row if n.lower() in known)]
-        )  # noqa: E731
+
+        def column(row, known):
+            return row[known[0]] if known[0] in row else row[next(n for n in row if n.lower() in known)]
+
         return [
             (column(row, tables.TEXTS).strip(), str(column(row, tables.LABELS)).strip())
             for row in found
