@@ -10,7 +10,7 @@ import numpy as np
 
 from lora_jax import dora
 from lora_jax.errors import ConfigError, TreeError
-from lora_jax.intake import adapted, described, is_key, tree_of
+from lora_jax.intake import adapted, described, is_key, parts, require_values, tree_of
 from lora_jax.leaves import (
     MAGNITUDE,
     NORM,
@@ -174,12 +174,15 @@ def scaled(params: Params, factor: int | float | jax.Array) -> dict:
     (1.0, 0.0)
     """
     adapter_of(params, "scaled: params")  # raises where there is nothing to scale
-    leaves = tree_of(params, "scaled: params")  # which may be the frozen part alone, where the scales are
+    leaves = parts(params, "scaled: params")  # which may be the frozen part alone, where the scales are
     if (
         not isinstance(factor, jax.core.Tracer)
         and not abs(number(factor) if number(factor) is not None else np.inf) < 1e30
     ):
         raise TreeError(f"scaled: the factor is {factor!r}; it must be a finite number, which float32 holds.")
+    require_values(
+        {path: leaf for path, leaf in leaves.items() if name_of(path) in (SCALE, MAGNITUDE, NORM)}, "scaled: params"
+    )
     changed = {}
     for path, leaf in leaves.items():
         if name_of(path) == SCALE:

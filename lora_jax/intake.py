@@ -65,8 +65,20 @@ def whole(params: Params, where: str) -> dict[str, Any]:
     >>> whole({"lora_a": one, "lora_b": one, "lora_scale": one}, "trainable_mask: params").keys()
     dict_keys(['lora_a', 'lora_b', 'lora_scale'])
     """
+    require_whole(tree_of(params, where))
+    return parts(params, where)
+
+
+def parts(params: Params, where: str) -> dict[str, Any]:
+    """`tree_of`, and every part of an adapter is of floating-point arrays; those that are whole are of one rank, one stack and one kernel.
+
+    Raises:
+      TreeError: as `adapted`, but for a part that is missing: a tree may be the trainable or the frozen part alone.
+
+    >>> parts({"lora_scale": np.ones(())}, "scaled: params").keys()
+    dict_keys(['lora_scale'])
+    """
     leaves = tree_of(params, where)
-    require_whole(leaves)
     for path, leaf in leaves.items():
         if is_adapter_leaf(path) and not is_floating(leaf):
             what = f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else repr(leaf)
@@ -85,8 +97,21 @@ def adapted(params: Params, where: str) -> dict[str, Any]:
     """
     leaves = whole(params, where)
     for module in modules(leaves):
-        _require_fitting(where, module, leaves)
+        if all(module + name in leaves for name in (A, B, SCALE)):
+            _require_fitting(where, module, leaves)
     return leaves
+
+
+def require_values(leaves: Mapping[str, Any], where: str) -> None:
+    """Raises TreeError for a leaf of which there is only the shape, as jax.eval_shape gives it.
+
+    >>> require_values({"kernel": np.ones(2)}, "merge: params")
+    """
+    path = next((path for path, leaf in leaves.items() if isinstance(opened(leaf), jax.ShapeDtypeStruct)), None)
+    if path is not None:
+        raise TreeError(
+            f"{where} has a shape without values at {path}; where shapes are asked for, call the function in jax.eval_shape."
+        )
 
 
 def _require_fitting(where: str, module: str, leaves: Mapping[str, Any]) -> None:

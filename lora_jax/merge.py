@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from lora_jax import axes, dora, lowrank
 from lora_jax.adapter import strip
 from lora_jax.errors import TreeError
-from lora_jax.intake import adapted
-from lora_jax.leaves import Adapter, adapter_at, kernel_path, modules, require_fit
+from lora_jax.intake import adapted, require_values
+from lora_jax.leaves import Adapter, adapter_at, is_adapter_leaf, kernel_path, modules, require_fit
 from lora_jax.norms import require_norms
 from lora_jax.products import places
 from lora_jax.products.marked import total
@@ -34,9 +34,10 @@ def merge(params: Params) -> dict:
     require_norms(leaves, "merge")
     if not modules(leaves):
         raise TreeError("merge: these parameters hold no adapter; they are a base, or merged already.")
+    own = {module: kernel_path(leaves, module) for module in modules(leaves)}
+    require_values({p: leaf for p, leaf in leaves.items() if is_adapter_leaf(p) or p in own.values()}, "merge: params")
     merged = flat(strip(params))
-    for module in modules(leaves):
-        path = kernel_path(leaves, module)
+    for module, path in own.items():
         kernel = nn.meta.unbox(leaves[path])  # a quantised kernel is merged in the dtype it had
         value = _merged_kernel(path, kernel, adapter_at(leaves, module), module)
         merged[path] = reboxed(leaves[path], value)

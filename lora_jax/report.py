@@ -208,7 +208,9 @@ def _row(leaves: dict, module: str, layout: Mapping[str, Site]) -> Row:
     path, adapter = kernel_path(leaves, module), adapter_at(leaves, module)
     kernel, name = leaves[path], module.rstrip("/")
     require_fit(path, np.shape(opened(kernel)), adapter, module)
-    is_abstract = isinstance(adapter.a, jax.ShapeDtypeStruct)  # from jax.eval_shape: there are sizes and nothing else
+    is_abstract = any(
+        isinstance(leaf, jax.ShapeDtypeStruct) for leaf in (*adapter, opened(kernel))
+    )  # from jax.eval_shape: there are sizes and nothing else
     scale = np.full(1, np.nan) if is_abstract else np.asarray(adapter.scale)
     kind = (layout[name].kind if name in layout else "") or name_of(path)
     trained = [leaf for leaf in (adapter.a, adapter.b, adapter.magnitude) if leaf is not None]

@@ -31,9 +31,10 @@ def spectrum(params: Params) -> dict[str, np.ndarray]:
 def singular_values(adapter: Adapter) -> np.ndarray:
     """With a = Q T and b^T = P S, those of `a @ b` are those of the small matrix T S^T; nan if it is not finite."""
     a, b = (np.asarray(factor, np.float64) for factor in adapter.factors())
-    t = np.linalg.qr(a, mode="r")
-    s = np.linalg.qr(b.swapaxes(-1, -2), mode="r")
-    product = t @ s.swapaxes(-1, -2)
+    with np.errstate(invalid="ignore", over="ignore"):  # of what is not finite
+        t = np.linalg.qr(a, mode="r")
+        s = np.linalg.qr(b.swapaxes(-1, -2), mode="r")
+        product = t @ s.swapaxes(-1, -2)
     if not np.isfinite(product).all():  # an adapter that diverged still has its report
         return np.full(product.shape[:-2] + (min(product.shape[-2:]),), np.nan)
     values = np.linalg.svd(product, compute_uv=False)

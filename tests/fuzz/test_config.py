@@ -42,7 +42,7 @@ KINDS = (
 
 
 @fuzzed(
-    0.1,
+    0.08,
     given=st.dictionaries(st.sampled_from(FIELDS), KINDS | ANYTHING, max_size=3),
     rank=st.sampled_from([1, 2, None]),
     more=NAMES,
@@ -64,6 +64,6 @@ def through_dict(changed):
     return LoRAConfig.from_dict(parse(text_of(config.to_dict()), "config")), config
 
 
-@fuzzed(0.02, value=ANYTHING)
+@fuzzed(0.01, value=ANYTHING)
 def test_what_is_no_dict_at_all(value):
     judged("config", lambda: through_dict(value), same=equal, of=value)

@@ -70,7 +70,7 @@ def is_another_model(old, new):
     return isinstance(new, dict) and any(new.get(name) != old.get(name) for name in FREE if name in old)
 
 
-@fuzzed(0.06, data=st.data(), kind=KINDS)
+@fuzzed(0.04, data=st.data(), kind=KINDS)
 def test_words_of_the_config(data, kind):
     said = parse(written(kind)[CONFIG], CONFIG)
     path = data.draw(st.sampled_from(places(said)))
@@ -86,7 +86,7 @@ def test_words_of_the_config(data, kind):
     ask(kind, {CONFIG: text_of(changed)}, changed)
 
 
-@fuzzed(0.03, data=st.data(), kind=KINDS)
+@fuzzed(0.02, data=st.data(), kind=KINDS)
 def test_bytes_of_the_config(data, kind):
     old = written(kind)[CONFIG]
     new = data.draw(broken_bytes(old))
@@ -95,7 +95,7 @@ def test_bytes_of_the_config(data, kind):
     ask(kind, {CONFIG: new}, new)
 
 
-@fuzzed(0.03, data=st.data(), kind=KINDS)
+@fuzzed(0.02, data=st.data(), kind=KINDS)
 def test_bytes_of_the_tensors_header(data, kind):
     size = int.from_bytes(written(kind)[TENSORS][:8], "little")
     header, rest = written(kind)[TENSORS][8 : 8 + size], written(kind)[TENSORS][8 + size :]
@@ -119,7 +119,7 @@ def are_exchanged(old, new):
     )
 
 
-@fuzzed(0.03, data=st.data(), kind=KINDS)
+@fuzzed(0.02, data=st.data(), kind=KINDS)
 def test_the_index(data, kind):
     said = parse(written(kind, True)[INDEX], INDEX)
     path = data.draw(st.sampled_from(places(said)))
@@ -131,7 +131,7 @@ def test_the_index(data, kind):
     ask(kind, {INDEX: content}, content, sharded=True)
 
 
-@fuzzed(0.03, data=st.data(), kind=KINDS)
+@fuzzed(0.02, data=st.data(), kind=KINDS)
 def test_tensors_of_other_names_types_and_shapes(data, kind):
     tensors = safetensors.numpy.load(written(kind)[TENSORS])
     name = data.draw(st.sampled_from(sorted(tensors)))

@@ -77,7 +77,7 @@ def may_mean_another_adapter(path, new):
     return path[0] in ("use_rslora", "use_dora", "fan_in_fan_out") and isinstance(new, bool)
 
 
-@fuzzed(0.07, data=st.data())
+@fuzzed(0.05, data=st.data())
 def test_words_of_the_config(data):
     said = parse(written()[0][CONFIG], CONFIG)
     path = data.draw(st.sampled_from(places(said)))
@@ -94,7 +94,7 @@ def test_words_of_the_config(data):
     ask(CONFIG, text_of(changed), changed)
 
 
-@fuzzed(0.04, data=st.data())
+@fuzzed(0.03, data=st.data())
 def test_bytes_of_the_config(data):
     """Bytes that leave the JSON as it is, or make none of it, or another whose words are not PEFT's; numbers that are others are not told."""
     content = written()[0][CONFIG]
@@ -119,7 +119,7 @@ def header_of(content):
     return content[8 : 8 + size], content[8 + size :]
 
 
-@fuzzed(0.04, data=st.data())
+@fuzzed(0.03, data=st.data())
 def test_bytes_of_the_tensors_header(data):
     header, rest = header_of(written()[0][TENSORS])
     new = data.draw(broken_bytes(header))
@@ -137,7 +137,7 @@ def are_exchanged(old, new):
     return isinstance(new, dict) and new.keys() == old.keys() and new != old
 
 
-@fuzzed(0.05, data=st.data())
+@fuzzed(0.04, data=st.data())
 def test_tensors_of_other_names_types_and_shapes(data):
     tensors = safetensors.numpy.load(written()[0][TENSORS])
     name = data.draw(st.sampled_from(sorted(tensors)))

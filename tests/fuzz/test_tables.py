@@ -46,15 +46,15 @@ def placed(content, name):
     return folder, str(path)
 
 
+def column(row, known):
+    return row[known[0]] if known[0] in row else row[next(name for name in row if name.lower() in known)]
+
+
 def rows_of(content, kind):
     """(sentence, label) of every row that has a sentence, by the plainest reader there is."""
     said = content.decode("utf-8-sig")
     if kind == ".jsonl":
         found = [json.loads(line) for line in said.split("\n") if line.strip()]
-
-        def column(row, known):
-            return row[known[0]] if known[0] in row else row[next(n for n in row if n.lower() in known)]
-
         return [
             (column(row, tables.TEXTS).strip(), str(column(row, tables.LABELS)).strip())
             for row in found
@@ -89,13 +89,13 @@ def agrees(content, kind):
 KINDS = st.sampled_from(sorted(GOOD))
 
 
-@fuzzed(0.06, data=st.data(), kind=KINDS)
+@fuzzed(0.05, data=st.data(), kind=KINDS)
 def test_bytes_of_a_table(data, kind):
     content = data.draw(broken_bytes(GOOD[kind]))
     judged(f"tables ({kind})", lambda: labelled(content, kind), same=agrees(content, kind), of=content)
 
 
-@fuzzed(0.04, rows=st.lists(st.tuples(CELLS, CELLS | st.sampled_from(["0", "1", "a"])), max_size=6), kind=KINDS)
+@fuzzed(0.03, rows=st.lists(st.tuples(CELLS, CELLS | st.sampled_from(["0", "1", "a"])), max_size=6), kind=KINDS)
 def test_cells_of_any_text(rows, kind):
     rows = rows + ROWS if len(rows) % 2 else rows
     lines = {".csv": lambda: csv_of(rows), ".tsv": lambda: "\n".join(["sentence\tlabel", *map("\t".join, rows)]).encode("utf-8", "surrogatepass"),
@@ -108,7 +108,7 @@ def test_cells_of_any_text(rows, kind):
 
 
 @fuzzed(
-    0.03,
+    0.02,
     lines=st.lists(JUNK, max_size=4),
     names=st.lists(st.sampled_from(["sentence", "label", "text", "class"]) | NAMES, max_size=3),
 )
@@ -138,12 +138,10 @@ def number_of(content, kind):
     return len(found) if isinstance(found, list) else 1
 
 
-@fuzzed(0.05, data=st.data(), kind=st.sampled_from(sorted(QUESTIONS)), is_packed=st.booleans())
+@fuzzed(0.04, data=st.data(), kind=st.sampled_from(sorted(QUESTIONS)), is_packed=st.booleans())
 def test_questions(data, kind, is_packed):
-    content = data.draw(
-        broken_bytes(QUESTIONS[kind])
-        | st.lists(JUNK, max_size=3).map(lambda rows: QUESTIONS[kind] + b"\n" + b"\n".join(map(text_of, rows)))
-    )
+    more = st.lists(JUNK, max_size=3).map(lambda rows: b"\n".join([QUESTIONS[kind], *map(text_of, rows)]))
+    content = data.draw(broken_bytes(QUESTIONS[kind]) | more)
     written = gzip.compress(content, mtime=0) if is_packed else content
     if is_packed and data.draw(st.booleans()):
         written = data.draw(broken_bytes(gzip.compress(QUESTIONS[kind], mtime=0)))
@@ -160,7 +158,7 @@ def test_questions(data, kind, is_packed):
 CORPUS = b"One document of words.\nIts second line.\n\nAnother document. It has more.\n"
 
 
-@fuzzed(0.04, data=st.data(), kind=st.sampled_from([".txt", ".jsonl", ".txt.gz"]))
+@fuzzed(0.03, data=st.data(), kind=st.sampled_from([".txt", ".jsonl", ".txt.gz"]))
 def test_corpora(data, kind):
     good = b"\n".join(text_of({"text": part}) for part in ("one", "two")) if kind == ".jsonl" else CORPUS
     content = data.draw(broken_bytes(gzip.compress(good, mtime=0) if kind.endswith("gz") else good))
