@@ -30,9 +30,10 @@ class Base:
     def __init__(self, leaves: Mapping[str, Any], others: Iterable[str]):
         self.others = tuple(sorted(set(others) - set(PASSING)))
         self.leaves: dict[str, weakref.ref] = {}
+        self.kinds: dict[str, Any] = {}  # shape and dtype, which are known of an array that is gone, too
         for path, leaf in leaves.items():
             if isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, jax.core.Tracer):
-                self.leaves[path] = weakref.ref(leaf)
+                self.leaves[path], self.kinds[path] = weakref.ref(leaf), (leaf.shape, leaf.dtype)
 
     def shares(self, leaves: Mapping[str, Any]) -> bool:
         """Whether a tree has one of these very arrays, or an array of equal values that no other base would have."""
@@ -45,7 +46,11 @@ class Base:
 
     def changed(self, leaves: Mapping[str, Any]) -> list[str]:
         """The paths at which a tree has other values than the base; of an array that is gone, that it was replaced by one like it."""
-        return [path for path, ref in self.leaves.items() if path in leaves and _is_other(ref(), leaves[path])]
+        return [
+            path
+            for path, ref in self.leaves.items()
+            if path in leaves and _is_other(ref(), self.kinds[path], leaves[path])
+        ]
 
 
 _bases: collections.deque[Base] = collections.deque(maxlen=MOST)
@@ -57,18 +62,28 @@ def remember(leaves: Mapping[str, Any], others: Iterable[str] = ()) -> None:
         _bases.append(base)
 
 
-def base_of(leaves: Mapping[str, Any]) -> Base | None:
-    """The base that a flat tree was made from, if it is known: the newest of those that share an array with it."""
+def base_of(leaves: Mapping[str, Any], frozen: Mapping[str, Any]) -> Base | None:
+    """The base that a flat tree was made from, if it is known.
+
+    Of those that share an array with it (as a base and what a merge made of it do), the newest whose other arrays are those of `frozen`, too,
+    the part of the tree that is said not to have trained; where there is none, the one from which fewest are other.
+    """
     own = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}
-    return next((base for base in reversed(_bases) if base.leaves.keys() <= own.keys() and base.shares(own)), None)
+    best, fewest = None, len(own) + 1
+    for base in reversed(_bases):
+        if base.leaves.keys() <= own.keys() and base.shares(own):
+            changed = len(base.changed(frozen))
+            best, fewest = (base, changed) if changed < fewest else (best, fewest)
+        if not fewest:
+            break
+    return best
 
 
-def _is_other(old: Any, new: Any) -> bool:
-    if old is new:
+def _is_other(old: Any, kind: tuple, new: Any) -> bool:
+    """Whether an array has other values than the one it was, which may be gone; one that was cast or quantised has not."""
+    if old is new or not isinstance(new, (jax.Array, np.ndarray)) or (new.shape, new.dtype) != kind:
         return False
-    if not isinstance(new, (jax.Array, np.ndarray)):
-        return False  # quantised since then
-    return old is None or (old.shape == new.shape and old.dtype == new.dtype and not _equal(old, new))
+    return old is None or not _equal(old, new)
 
 
 def _is_telling(leaf: Any) -> bool:

@@ -137,6 +137,25 @@ def test_b4_two_bases_of_one_model_are_told_apart(tmp_path):
     checkpoint.save_adapter(tmp_path, params, CONFIG, mask=None)
 
 
+def test_b4_a_base_that_was_cast_and_is_gone_is_no_base_that_trained(tmp_path):
+    base = Plain().init(jax.random.key(8), X)["params"]
+    params = adapt(jax.random.key(1), base, LoRA(Plain(), CONFIG), X)
+    params["head"] = {**params["head"], "kernel": params["head"]["kernel"].astype(jnp.bfloat16)}
+    del base
+    checkpoint.save_adapter(tmp_path, params, CONFIG, mask=None)
+
+
+@pytest.mark.parametrize("newer", ["a merged base", "another head"])
+def test_b4_bases_that_share_arrays_are_told_apart(tmp_path, newer):
+    params = adapted(Plain())
+    own_head = {**strip(params), "head": Plain().init(jax.random.key(9), X)["params"]["head"]}
+    other = lora_jax.merge(params) if newer == "a merged base" else own_head
+    adapt(jax.random.key(2), other, LoRA(Plain(), CONFIG), X)
+    checkpoint.save_adapter(tmp_path, params, CONFIG, mask=None)
+    with pytest.raises(CheckpointError, match="head/kernel has changed"):
+        checkpoint.save_adapter(tmp_path, with_head(params), CONFIG, mask=None, step=1)
+
+
 # B10: a step that is there
 
 

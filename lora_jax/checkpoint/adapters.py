@@ -4,23 +4,23 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 from flax import nnx
 
 from lora_jax import known, targets
 from lora_jax.checkpoint import store
-from lora_jax.checkpoint.fingerprints import arrays_of, fingerprint
+from lora_jax.checkpoint.fingerprints import arrays_of, fingerprint, keys_of, restored
 from lora_jax.config import LoRAConfig, require_a_config
 from lora_jax.errors import CheckpointError, TreeError, UnsavedStateWarning
 from lora_jax.intake import adapted, tree_of
+from lora_jax.keys import escaped
 from lora_jax.leaves import adapter_at, is_adapter_leaf, kernel_path, modules, require_fit, require_whole
 from lora_jax.module import LoRA
 from lora_jax.nnx import LoRA as of_nnx
 from lora_jax.nnx.trees import as_tree
 from lora_jax.partition import Mask, trainable_paths
-from lora_jax.tree import Params, flat, nested, opened
+from lora_jax.tree import Params, nested, opened, reboxed
 from lora_jax.tree_config import require_config
 
 BESIDE = "//"  # begins the names of arrays of other collections; no path of a parameter does
@@ -87,8 +87,10 @@ def save_adapter(
     _require_adapter(leaves)
     require_config(params, config)
     _require_nothing_lost(leaves, base, collections)
-    arrays = arrays_of({**saved, **_named(collections or {})})
-    store.write(directory, step, arrays, store.about(arrays, config, fingerprint(base), run), overwrite=overwrite)
+    beside = _named(collections or {})
+    arrays = arrays_of({**saved, **beside})
+    about = store.about(arrays, config, fingerprint(base), run, keys_of(beside))
+    store.write(directory, step, arrays, about, overwrite=overwrite)
 
 
 def restore_adapter(
@@ -147,7 +149,7 @@ def restore_adapter(
     expected = {path: leaf for path, leaf in leaves.items() if is_adapter_leaf(path) or path in heads}
     store.require_leaves(saved, expected)
     store.require_base(saved, fingerprint({path: leaf for path, leaf in leaves.items() if path not in expected}))
-    return nested({**leaves, **{path: jax.numpy.asarray(leaf) for path, leaf in saved.arrays.items()}})
+    return nested({**leaves, **{path: reboxed(leaves[path], restored(leaf)) for path, leaf in saved.arrays.items()}})
 
 
 def load(
@@ -170,7 +172,7 @@ def load(
     Raises:
       CheckpointError: as `restore_adapter`.
 
-    >>> import tempfile, flax.linen as nn, lora_jax
+    >>> import tempfile, flax.linen as nn, jax, lora_jax
     >>> base, x = nn.Dense(4), np.ones((1, 3), np.float32)
     >>> base_params = base.init(jax.random.key(0), x)["params"]
     >>> config = LoRAConfig(rank=2, targets="*")
@@ -194,7 +196,7 @@ def load(
     ]
     if problems:
         raise CheckpointError(f"{saved.where} does not fit: {'; '.join(problems[:3])}.")
-    params = {**base, **{path: jax.numpy.asarray(leaf) for path, leaf in own.items()}}
+    params = {**base, **{path: reboxed(base.get(path), restored(leaf)) for path, leaf in own.items()}}
     _require_places(saved, params)
     store.require_base(saved, fingerprint({path: leaf for path, leaf in base.items() if path not in heads}))
     train = tuple(targets.exactly(path, base) for path in sorted(heads))
@@ -242,7 +244,7 @@ def _require_nothing_lost(leaves: Mapping[str, Any], base: Mapping[str, Any], co
 
     Of other collections nobody knows whether they changed, and a script that ends without a save has lost more: they are a warning.
     """
-    origin = known.base_of(leaves)
+    origin = known.base_of(leaves, base)
     if origin is None:
         return
     changed = origin.changed(base)
@@ -268,12 +270,16 @@ def _named(collections: Mapping[str, Any]) -> dict[str, Any]:
         raise TreeError(
             f"collections has {sorted(collections)}; pass a dict of what the model has beside its parameters, {{'batch_stats': ...}}."
         )
-    return {f"{BESIDE}{name}/{path}": leaf for name, tree in collections.items() for path, leaf in flat(tree).items()}
+    odd = next((name for name in collections if not isinstance(name, str)), None)
+    if odd is not None:
+        raise TreeError(f"collections has the name {odd!r}; names of collections are strings.")
+    trees = {name: tree_of(tree, f"collections: {name}") for name, tree in collections.items()}
+    return {f"{BESIDE}{escaped(name)}/{path}": leaf for name, tree in trees.items() for path, leaf in tree.items()}
 
 
 def _collections(saved: store.Saved) -> dict[str, Any]:
     found = {
-        name.removeprefix(BESIDE): jax.numpy.asarray(leaf)
+        name.removeprefix(BESIDE): restored(leaf, saved.about.get("keys", {}).get(name))
         for name, leaf in saved.arrays.items()
         if name.startswith(BESIDE)
     }

@@ -9,7 +9,8 @@ import numpy as np
 
 from lora_jax.errors import TreeError
 from lora_jax.keys import escaped
-from lora_jax.mesh import fetch
+from lora_jax.mesh import fetch, is_key
+from lora_jax.tree import opened
 
 SHOWN = 12  # characters of a fingerprint in a message
 
@@ -41,10 +42,30 @@ def arrays_of(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """`leaves_of` a flat tree."""
     found = {}
     for path, leaf in leaves.items():
-        found[path] = fetch(leaf)
+        found[path] = fetch(opened(leaf))
         if found[path].dtype.kind in "OUSMm":
             raise TreeError(f"{path} is {type(leaf).__name__} and no array of numbers; it cannot be saved.")
     return found
+
+
+def keys_of(leaves: Mapping[str, Any]) -> dict[str, str]:
+    """The algorithm of each leaf that is of typed PRNG keys, by path.
+
+    >>> keys_of({"rng": jax.random.key(0), "count": np.ones(2)})
+    {'rng': 'threefry2x32'}
+    """
+    return {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if is_key(leaf)}
+
+
+def restored(array: np.ndarray, impl: str | None = None) -> Any:
+    """An array of a checkpoint in JAX, PRNG keys again of their algorithm; in numpy where JAX would round it (int64, float64).
+
+    >>> restored(np.asarray(2**40)).item() == 2**40
+    True
+    """
+    if impl is not None:
+        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=impl)
+    return jax.numpy.asarray(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
 
 
 def names_of(leaves: list[tuple[tuple, Any]]) -> list[str]:

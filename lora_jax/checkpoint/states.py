@@ -7,8 +7,9 @@ import numpy as np
 from etils import epath
 
 from lora_jax.checkpoint import store
-from lora_jax.checkpoint.fingerprints import fingerprint, leaves_of, names_of
+from lora_jax.checkpoint.fingerprints import fingerprint, keys_of, leaves_of, names_of, restored
 from lora_jax.config import LoRAConfig, require_a_config
+from lora_jax.errors import CheckpointError
 from lora_jax.mesh import is_key
 
 
@@ -39,7 +40,8 @@ def save_state(
     """
     if config is not None:
         require_a_config(config, "save_state")
-    about = store.about(leaves := leaves_of(state), config, fingerprint(frozen), run)
+    leaves = leaves_of(state)
+    about = store.about(leaves, config, fingerprint(frozen), run, _keys(state))
     store.write(directory, step, leaves, about, overwrite=overwrite)
 
 
@@ -70,12 +72,30 @@ def restore_state(
     store.require_run(saved, run)
     store.require_leaves(saved, leaves_of(like))
     store.require_base(saved, fingerprint(frozen))
+    _require_keys(saved, _keys(like))
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     values = [_as_leaf(saved.arrays[name], leaf) for name, (_, leaf) in zip(names_of(leaves), leaves, strict=True)]
     return jax.tree_util.tree_unflatten(structure, values)
 
 
-def _as_leaf(value: np.ndarray, like: Any) -> jax.Array:
-    if is_key(like):
-        return jax.random.wrap_key_data(jax.numpy.asarray(value), impl=jax.random.key_impl(like))
-    return jax.numpy.asarray(value)
+def _as_leaf(value: np.ndarray, like: Any) -> Any:
+    return restored(value, str(jax.random.key_impl(like)) if is_key(like) else None)
+
+
+def _keys(state: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return keys_of({name: leaf for name, (_, leaf) in zip(names_of(leaves), leaves, strict=True)})
+
+
+def _require_keys(saved: store.Saved, own: dict[str, str]) -> None:
+    """Raises CheckpointError for a PRNG key of another algorithm than the saved one's; what was saved before they were noted says none."""
+    there = saved.about.get("keys", own)
+    for path in sorted(there.keys() | own.keys()):
+        if there.get(path) != own.get(path):
+            raise CheckpointError(
+                f"{saved.where} has {_said(there, path)} at {path}, and this state has {_said(own, path)}; make the state as the saved one was made."
+            )
+
+
+def _said(keys: dict[str, str], path: str) -> str:
+    return f"a PRNG key of {keys[path]}" if path in keys else "a plain array"

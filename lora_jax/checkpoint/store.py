@@ -20,13 +20,26 @@ from lora_jax.checkpoint import unfinished
 from lora_jax.checkpoint.fingerprints import SHOWN, fingerprint
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import CheckpointError, DamagedError, first_line
-from lora_jax.files import is_remote, replacing, require_fields
+from lora_jax.files import is_remote, replacing, require_fields, require_path
 from lora_jax.tree import differences
 
 FORMAT = 1
 SEAL = "seal"  # a digest of all else that it says of itself; checkpoints of the first versions have none
-FIELDS = {"format": int, "config": dict | None, "base": str, "content": str, "run": str | None, SEAL: str}
+FIELDS = {
+    "format": int,
+    "config": dict | None,
+    "base": str,
+    "content": str,
+    "run": str | None,
+    SEAL: str,
+    "keys": dict[str, str],
+    "empty": dict[str, list],
+}
 REQUIRED = ("format", "config", "base", "content")
+PARTS = (
+    "arrays",
+    "about",
+)  # what is in a step's folder; a folder of a user's that is called by a number has none of them
 COMMITTED = "commit_success.txt"  # what orbax writes last in a bucket
 _TENSORSTORE = re.compile(r": ([^:]+) \[os_error_code=")  # how orbax's writer ends its message
 _STEP = re.compile("0|[1-9][0-9]*")
@@ -43,15 +56,32 @@ class Saved(NamedTuple):
     step: int
 
 
-def about(arrays: Mapping[str, np.ndarray], config: LoRAConfig | None, base: str, run: str | None) -> dict[str, Any]:
-    """What a checkpoint says of its arrays."""
+def about(
+    arrays: Mapping[str, np.ndarray],
+    config: LoRAConfig | None,
+    base: str,
+    run: str | None,
+    keys: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What a checkpoint says of its arrays.
+
+    Args:
+      keys: those that are the words of PRNG keys, with the algorithm's name.
+
+    Raises:
+      CheckpointError: for a run that is no string.
+    """
+    if run is not None and not (run and isinstance(run, str)):
+        raise CheckpointError(f"run is {run!r}; it is a string that names the run, or None.")
     found = {
         "format": FORMAT,
         "config": None if config is None else config.to_dict(),
         "base": base,
         "content": fingerprint(arrays),
     }
-    found = found if run is None else {**found, "run": run}
+    empty = {path: [str(array.dtype), *array.shape] for path, array in arrays.items() if not array.size}
+    more = {"run": run, "keys": dict(keys or {}) or None, "empty": empty or None}
+    found |= {name: value for name, value in more.items() if value is not None}
     return {**found, SEAL: _seal(found)}
 
 
@@ -66,7 +96,7 @@ def steps(directory: str | epath.PathLike) -> list[int]:
     >>> steps("/no/such/folder")
     []
     """
-    return sorted(_steps(epath.Path(directory)))
+    return sorted(_steps(epath.Path(require_path(directory, CheckpointError))))
 
 
 def latest_step(directory: str | epath.PathLike) -> int | None:
@@ -75,7 +105,7 @@ def latest_step(directory: str | epath.PathLike) -> int | None:
     >>> print(latest_step("/no/such/folder"))
     None
     """
-    return max(_steps(epath.Path(directory)), default=None)
+    return max(_steps(epath.Path(require_path(directory, CheckpointError))), default=None)
 
 
 def write(
@@ -89,6 +119,12 @@ def write(
     directory = _absolute(directory)
     step = _require_step(step)
     there = _steps(directory)
+    if all(not array.size for array in arrays.values()):
+        raise CheckpointError("there is nothing to save: the tree has no array with an entry.")
+    if step not in there and not is_remote(directory) and os.path.lexists(directory / str(step)):
+        raise CheckpointError(
+            f"{directory / str(step)} is there and is no checkpoint, so that step {step} has no place; give another step, or another folder."
+        )
     if there and step <= max(there) and not (overwrite and step in there):
         _refuse(directory, step, there)
     try:
@@ -128,9 +164,12 @@ def _refuse(directory: epath.Path, step: int, there: set[int]) -> None:
 
 
 def _save(directory: epath.Path, step: int, arrays: Mapping[str, np.ndarray], about: dict) -> None:
+    full = {path: array for path, array in arrays.items() if array.size}  # orbax takes no empty ones
     with _manager(directory) as manager:
         manager.save(
-            step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(dict(arrays)), about=ocp.args.JsonSave(about))
+            step,
+            args=ocp.args.Composite(arrays=ocp.args.StandardSave(full), about=ocp.args.JsonSave(about)),
+            force=True,  # also beside folders of a user's that are called by numbers
         )
     if not is_remote(directory) and jax.process_index() == 0:
         replacing.flush_tree(Path(directory / str(step)))
@@ -170,7 +209,7 @@ def read(directory: str | epath.PathLike, step: int | None) -> Saved:
     """
     directory = _absolute(directory)
     there = _steps(directory)
-    step = max(there, default=None) if step is None else step
+    step = max(there, default=None) if step is None else _require_step(step)
     if step not in there:
         raise CheckpointError(
             f"no checkpoint {'' if step is None else f'of step {step} '}in {directory}; "
@@ -221,7 +260,13 @@ def _restored(directory: epath.Path, step: int) -> tuple[dict, dict[str, np.ndar
     with _manager(directory) as manager:
         found = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
     arrays = ocp.StandardCheckpointer().restore(directory / str(step) / "arrays")
-    return found, {path: np.asarray(leaf) for path, leaf in arrays.items()}
+    empty = {path: np.zeros(shape, jax.numpy.dtype(dtype)) for path, (dtype, *shape) in _empty(found).items()}
+    return found, {path: np.asarray(leaf) for path, leaf in arrays.items()} | empty
+
+
+def _empty(found: Any) -> dict[str, list]:
+    """dtype and shape of the arrays without an entry, by path."""
+    return found.get("empty", {}) if isinstance(found, dict) else {}
 
 
 def damaged(directory: epath.Path, step: int, why: str) -> DamagedError:
@@ -287,7 +332,7 @@ def require_config(saved: Saved, config: LoRAConfig | None) -> None:
 
 def _absolute(directory: str | epath.PathLike) -> epath.Path:
     """As orbax wants it; a bucket's path (gs://...) is so already."""
-    directory = epath.Path(directory)
+    directory = epath.Path(require_path(directory, CheckpointError))
     return directory if is_remote(directory) else directory.absolute()
 
 
@@ -299,7 +344,7 @@ def _steps(directory: epath.Path) -> set[int]:
 
 
 def _is_whole(step: epath.Path) -> bool:
-    return (step / COMMITTED).exists() if is_remote(step) else step.is_dir()
+    return (step / COMMITTED).exists() if is_remote(step) else any((step / part).is_dir() for part in PARTS)
 
 
 def _manager(directory: epath.Path) -> ocp.CheckpointManager:

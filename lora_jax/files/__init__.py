@@ -2,7 +2,7 @@
 
 from lora_jax.files.folders import write_folder
 from lora_jax.files.json_text import fits, parse, read_json, require_fields
-from lora_jax.files.paths import is_remote, local
+from lora_jax.files.paths import is_remote, local, require_path
 from lora_jax.files.replacing import append_line, flush, replace_folder, write_atomically
 from lora_jax.files.tensors import as_safetensors, read_safetensors, write_safetensors
 
@@ -18,6 +18,7 @@ __all__ = [
     "read_safetensors",
     "replace_folder",
     "require_fields",
+    "require_path",
     "write_atomically",
     "write_folder",
     "write_safetensors",

@@ -12,7 +12,7 @@ from etils import epath
 from lora_jax.errors import ModelError
 from lora_jax.files import replacing
 from lora_jax.files.exchange import exchanged
-from lora_jax.files.paths import is_remote
+from lora_jax.files.paths import is_remote, require_path
 from lora_jax.files.replacing import flush, is_temporary, make_folder, temporary_name, write_temporary
 
 _NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS}  # of a folder into which nothing may be put
@@ -39,6 +39,7 @@ def write_folder(folder: str | epath.PathLike, contents: Mapping[str, bytes]) ->
     ...     sorted((path.name, path.read_bytes()) for path in pathlib.Path(folder).iterdir())
     [('config', b'new'), ('weights', b'new')]
     """
+    require_path(folder)
     try:
         if is_remote(folder):
             _in_bucket(epath.Path(folder), contents)

@@ -1,11 +1,15 @@
 """Where files are: on a disk, or in a bucket."""
 
 import contextlib
+import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
+
+from lora_jax.errors import ModelError
 
 
 def is_remote(path: str | epath.PathLike) -> bool:
@@ -15,6 +19,17 @@ def is_remote(path: str | epath.PathLike) -> bool:
     (True, False)
     """
     return "://" in str(path)
+
+
+def require_path(path: Any, error: type[Exception] = ModelError) -> Any:
+    """`path`, once it is one. Raises `error` for what is none, a number or None say.
+
+    >>> require_path("run")
+    'run'
+    """
+    if not isinstance(path, (str, os.PathLike)) or "\0" in os.fspath(path):
+        raise error(f"{path!r} is no path; give a string or a pathlib.Path.")
+    return path
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from etils import epath
 
 from lora_jax.errors import ModelError
 from lora_jax.files import exchange
-from lora_jax.files.paths import is_remote
+from lora_jax.files.paths import is_remote, require_path
 
 _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}\.tmp", re.DOTALL)  # the names of what is being written
 _LONGEST = 200  # bytes of a name that a temporary's has of it: all in all a name has 255 at most
@@ -39,6 +39,7 @@ def write_atomically(file: str | epath.PathLike, content: bytes) -> None:
     ...     pathlib.Path(f"{folder}/inner/file").read_bytes()
     b'new'
     """
+    require_path(file)
     try:
         if is_remote(file):
             epath.Path(file).write_bytes(content)

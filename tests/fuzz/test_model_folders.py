@@ -17,7 +17,12 @@ from tests.files.test_model_folders import of
 from tests.fuzz.judge import fuzzed, judged
 from tests.fuzz.strategies import JUNK, NAMES, at, broken_bytes, places, replaced, text_of, without
 
-CONFIG, TENSORS, INDEX, SHARD = "config.json", "model.safetensors", "model.safetensors.index.json", "model-1.safetensors"
+CONFIG, TENSORS, INDEX, SHARD = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-1.safetensors",
+)
 KINDS = st.sampled_from(["bert", "llama"])
 # What a BERT or Llama has whatever its tensors are: a number for another number is another model, and not told.
 FREE = {
@@ -70,9 +75,13 @@ def test_words_of_the_config(data, kind):
     path = data.draw(st.sampled_from(places(said)))
     new = data.draw(JUNK)
     hypothesis.assume(new != at(said, path))
-    changed = data.draw(st.sampled_from([without(said, path), *[replaced(said, path, new)] * 3, {**said, data.draw(NAMES): new}]))
+    changed = data.draw(
+        st.sampled_from([without(said, path), *[replaced(said, path, new)] * 3, {**said, data.draw(NAMES): new}])
+    )
     is_number = isinstance(new, (int, float)) and not isinstance(new, bool)
-    hypothesis.assume(path[0] not in FREE or not (path[0] not in changed or new is None or is_number or isinstance(new, bool)))
+    hypothesis.assume(
+        path[0] not in FREE or not (path[0] not in changed or new is None or is_number or isinstance(new, bool))
+    )
     ask(kind, {CONFIG: text_of(changed)}, changed)
 
 
@@ -103,9 +112,12 @@ def are_exchanged(old, new):
         old, new = parse(old.strip(), "old"), parse(new.strip(), "new")
     except LoRAError:
         return False
-    return isinstance(new, dict) and new != old and {k: v.get("data_offsets") for k, v in old.items()} != {
-        k: v.get("data_offsets") if isinstance(v, dict) else None for k, v in new.items()
-    }
+    return (
+        isinstance(new, dict)
+        and new != old
+        and {k: v.get("data_offsets") for k, v in old.items()}
+        != {k: v.get("data_offsets") if isinstance(v, dict) else None for k, v in new.items()}
+    )
 
 
 @fuzzed(0.03, data=st.data(), kind=KINDS)
@@ -113,7 +125,9 @@ def test_the_index(data, kind):
     said = parse(written(kind, True)[INDEX], INDEX)
     path = data.draw(st.sampled_from(places(said)))
     new = data.draw(JUNK)
-    changed = data.draw(st.sampled_from([without(said, path), replaced(said, path, new), {**said, data.draw(NAMES): new}, new]))
+    changed = data.draw(
+        st.sampled_from([without(said, path), replaced(said, path, new), {**said, data.draw(NAMES): new}, new])
+    )
     content = data.draw(st.just(text_of(changed)) | broken_bytes(text_of(said)))
     ask(kind, {INDEX: content}, content, sharded=True)
 
@@ -127,7 +141,9 @@ def test_tensors_of_other_names_types_and_shapes(data, kind):
     if way == "name":
         tensors[other] = tensor
     elif way == "dtype":
-        tensors[name] = tensor.astype(data.draw(st.sampled_from([np.int8, np.uint8, bool, np.int64, np.float64, np.uint32])))
+        tensors[name] = tensor.astype(
+            data.draw(st.sampled_from([np.int8, np.uint8, bool, np.int64, np.float64, np.uint32]))
+        )
     elif way == "shape":
         tensors[name] = data.draw(st.sampled_from([tensor.T, tensor[:0], tensor[None], tensor.reshape(-1), tensor[:1]]))
         hypothesis.assume(tensors[name].shape != tensor.shape)
