@@ -168,3 +168,20 @@ def test_a_folder_of_peft_folders(tmp_path):
         empty.mkdir(parents=True, exist_ok=True)
     with pytest.raises(LoRAError, match="no folders in it"):
         bank.load(tmp_path / "nothing" / "at" / "all", base(), layout)
+
+
+def test_a_name_is_a_string_and_none_is_the_base_alone():
+    slots = bank.Slots(["french"], capacity=3)
+    for call in (
+        lambda: bank.Slots("french"),
+        lambda: bank.Slots(["french", None]),
+        lambda: slots.add(None),
+        lambda: slots[None],
+        lambda: slots.ids("french"),
+        lambda: slots.ids([0]),
+        lambda: slots.ids(None),
+        lambda: slots.add(["a"]),
+    ):
+        with pytest.raises(LoRAError, match="is no name of an adapter|give a list of names"):
+            call()
+    assert slots.ids(np.array(["french"])).tolist() == [0] and list(slots) == ["french"]

@@ -218,3 +218,22 @@ def test_b9_a_sweep_starts_with_members_or_their_rates_and_seeds(kwargs, message
 def test_b9_an_optimiser_in_place_of_a_function_of_the_rate():
     with pytest.raises(LoRAError, match="a function of the learning rate"):
         sweep.Sweep(lambda *_: (0.0, None), optax.adam(1e-3))
+
+
+def test_adapters_of_other_members_than_the_given_ones_are_refused():
+    model, members = LoRA(BASE_MODULE, LoRAConfig(rank=1)), sweep.grid(ranks=(1, 3), learning_rates=(0.05,), seeds=(0,))
+    stacked, trainer = sweep.init_adapters(model, members, X), sweep.Sweep(loss_of(model), optax.adam)
+    mask = lora_jax.trainable_mask(stacked)
+    trainer.start(stacked, mask, members=members)
+    with pytest.raises(LoRAError, match="has rank 3 in a member of rank 1, and 1 in one of rank 3.*not in their order"):
+        trainer.start(stacked, mask, members=members[::-1])
+    same = LoRA(BASE_MODULE, LoRAConfig(rank=1, rank_pattern={"hidden_0": 2}))  # a rank of its own tells nothing
+    stacked = sweep.init_adapters(same, members, X)
+    trainer.start(stacked, lora_jax.trainable_mask(stacked), members=members)
+
+
+@pytest.mark.parametrize("members", [[1e-3], [None]])
+def test_members_that_are_none_are_one_sentence(members):
+    trainer = sweep.Sweep(lambda params, batch, key: (0.0, None), optax.adam)
+    with pytest.raises(Exception, match=r"members is a list; give the list of members|Type-check error"):
+        trainer.start({"w": jnp.zeros(1)}, {"w": True}, members=members)

@@ -14,6 +14,7 @@ from experiments.data.sst2 import Sst2
 from experiments.figures import sst2 as figures
 from experiments.figures import sst2_finetuning
 from experiments.studies import sst2, sst2_jobs
+from lora_jax.errors import printable
 
 FLAGS = flags.FLAGS
 SETTINGS = ("regime", "rank", "learning_rate", "seed", "epochs", "batch_size", "train_limit", "max_tokens", "dropout")
@@ -59,7 +60,7 @@ def _predict() -> None:
         folder = main.run_folder(JOB_NAME, settings, inputs)
         path, predictions = folder.path, sst2_jobs.predict(folder, settings, inputs.base, asked)
     for line in predictions:
-        print(f"{line['label']} {line['probability']:.2f}  {line['sentence']}")
+        print(f"{line['label']} {line['probability']:.2f}  {printable(' '.join(line['sentence'].splitlines()))}")
     print(f"predictions: {path / 'predictions.json'}")
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,10 +43,11 @@ def of(where: str, found: Sequence[str]) -> Labels:
     written = tuple(sorted(counts, key=lambda word: (not _is_number(word), int(word) if _is_number(word) else 0, word)))
     folded: dict[str, str] = {}
     for word in written:
-        other = folded.setdefault(word.casefold(), word)
+        other = folded.setdefault(unicodedata.normalize("NFC", word).casefold(), word)
         if other != word:
+            how = "case" if other.casefold() == word.casefold() else "how their letters are encoded"
             raise UserError(
-                f"{where}: the labels {shown(other)} and {shown(word)} differ in case alone; write them alike."
+                f"{where}: the labels {shown(other)} and {shown(word)} differ in {how} alone; write them alike."
             )
     if len(written) > max(2, len(found) // 2):
         raise UserError(

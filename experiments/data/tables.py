@@ -26,6 +26,7 @@ TEXTS = (
     "utterance",
 )
 LABELS = ("label", "labels", "class", "category", "target", "sentiment", "intent")
+csv.field_size_limit(2**31 - 1)  # a whole document is a field, too
 Row = tuple[int, list[Any]]  # line, values of the columns asked for, as the file has them
 
 

@@ -6,6 +6,7 @@ predictions.json once it was asked. Letters: N sentences, C classes.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,7 @@ def finetune(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str,
         "peft": "peft" if settings.has_adapter else None,
         "merged": "merged",
         "merged_weights": checkpoint.fingerprint(merged),
+        "merged_files": _digests(folder.path / "merged"),
         "data": inputs.record(),
     }
 
@@ -179,10 +181,27 @@ def predict_by(path: epath.Path, sentences: Sequence[str]) -> list[dict[str, Any
     summary = finished(path)
     known = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{name: value for name, value in summary["settings"].items() if name in known})
+    changed = [
+        name for name, digest in summary.get("merged_files", {}).items() if _digest(path / "merged" / name) != digest
+    ]
+    if changed:
+        raise UserError(
+            f"{path / 'merged' / changed[0]} is not what its run wrote; put the old one back, or run --job=finetune again."
+        )
     classifier = Classifier.merged(path / "merged", settings, _classes(summary))
     if checkpoint.fingerprint(classifier.params) != summary["merged_weights"]:
         raise UserError(f"{path / 'merged'} does not hold the weights that its run wrote; run --job=finetune again.")
     return _asked(path, classifier, classifier.params, sentences)
+
+
+def _digests(path: epath.Path) -> dict[str, str]:
+    """Of the config and the tokenizer's files, on which predictions depend as they do on the weights."""
+    names = ("config.json", *TOKENIZER_FILES)
+    return {name: _digest(path / name) for name in names if (path / name).is_file()}
+
+
+def _digest(file: epath.Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def _classes(summary: dict[str, Any]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_jax.bank.slots import settled, slots_of
 from lora_jax.errors import TreeError
-from lora_jax.intake import tree_of
+from lora_jax.intake import described, tree_of
 from lora_jax.leaves import is_adapter_leaf
 from lora_jax.partition import combine
 from lora_jax.tree import Params, nested
@@ -117,6 +117,8 @@ def _keys(rngs: Any, count: int) -> dict[str, jax.Array]:
 def _known(ids: Any, count: int) -> jax.Array:
     """The ids as indices of slots, the base's being `count`. Raises TreeError for one that is not in the bank, outside jit."""
     ids = ids if isinstance(ids, jax.core.Tracer) else np.asarray(ids)
+    if ids.dtype == object:
+        raise TreeError(f"ids is {described(ids.tolist())}; it must be one integer for each example.")
     if not jnp.issubdtype(ids.dtype, jnp.integer) or ids.ndim != 1:
         raise TreeError(f"ids is {ids.dtype}{list(ids.shape)}; it must be one integer for each example.")
     if isinstance(ids, jax.core.Tracer):

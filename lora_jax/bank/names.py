@@ -1,6 +1,7 @@
 """Which adapter lies in which slot of a bank."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ class Slots:
     ([2, -1, 0], False, ['german', 'latin', 'greek'])
     """
 
-    def __init__(self, names: Iterable[str] = (), *, capacity: int | None = None):
-        names = list(names)
+    def __init__(self, names: Any = (), *, capacity: int | None = None):
+        names = [_name(name) for name in _listed("names", names)]
         self._slots = {name: slot for slot, name in enumerate(names)}
         self.capacity = len(names) if capacity is None else integer(capacity)
         if len(self._slots) < len(names):
@@ -35,8 +36,8 @@ class Slots:
         if self.capacity is None or self.capacity < len(names):
             raise TreeError(f"capacity is {capacity!r}; it must be an integer of at least {len(names)}.")
 
-    def __getitem__(self, name: str) -> int:
-        if name not in self._slots:
+    def __getitem__(self, name: Any) -> int:
+        if _name(name) not in self._slots:
             raise TreeError(f"there is no adapter {name!r} in the bank; closest: {closest(str(name), self._slots)}.")
         return self._slots[name]
 
@@ -52,13 +53,13 @@ class Slots:
     def __repr__(self) -> str:
         return f"Slots({', '.join(f'{name}: {slot}' for name, slot in self._slots.items())}; {self.capacity - len(self)} free)"
 
-    def add(self, name: str) -> int:
+    def add(self, name: Any) -> int:
         """A free slot, from now on this name's. Raises TreeError where the name is taken, or no slot is free.
 
         >>> Slots(capacity=2).add("french")
         0
         """
-        if name in self._slots:
+        if _name(name) in self._slots:
             raise TreeError(
                 f"{name!r} lies in slot {self._slots[name]} already; put another adapter there, or remove it first."
             )
@@ -68,7 +69,7 @@ class Slots:
         self._slots[name] = free[0]
         return free[0]
 
-    def remove(self, name: str) -> int:
+    def remove(self, name: Any) -> int:
         """The slot of this name, free from now on. Raises TreeError for a name that is not there.
 
         >>> Slots(["french"]).remove("french")
@@ -78,10 +79,24 @@ class Slots:
         del self._slots[name]
         return slot
 
-    def ids(self, names: Iterable[str | None]) -> np.ndarray:
+    def ids(self, names: Any) -> np.ndarray:
         """int32 [B] for `bank.apply`, None being the base. Raises TreeError for a name that is not there.
 
         >>> Slots(["french"]).ids([None, "french"]).tolist()
         [-1, 0]
         """
-        return np.asarray([BASE if name is None else self[name] for name in names], np.int32)
+        return np.asarray([BASE if name is None else self[name] for name in _listed("ids", names)], np.int32)
+
+
+def _name(name: Any) -> str:
+    """A name. Raises TreeError for what is none: None is the base's, and a number is a slot's."""
+    if not isinstance(name, str):
+        raise TreeError(f"{name!r} is no name of an adapter; a name is a string, and None in `ids` is the base.")
+    return name
+
+
+def _listed(what: str, names: Any) -> list[Any]:
+    """Names in a list. Raises TreeError for one name alone, and for what is no list."""
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise TreeError(f"Slots: {what} is {names!r}; give a list of names, one for each.")
+    return list(names)

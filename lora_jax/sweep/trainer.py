@@ -18,6 +18,7 @@ from lora_jax.intake import described, tree_of
 from lora_jax.mesh import MEMBERS
 from lora_jax.partition import Mask, combine, partition
 from lora_jax.sweep.members import Member
+from lora_jax.sweep.order import require_order
 from lora_jax.sweep.stacks import everywhere, fill
 from lora_jax.sweep.values import rate_of, seed_of
 from lora_jax.tree import Params
@@ -106,7 +107,7 @@ class Sweep:
         >>> state.learning_rate.shape
         (2,)
         """
-        tree_of(stacked, "Sweep.start: stacked")
+        leaves = tree_of(stacked, "Sweep.start: stacked")
         learning_rates, seeds = _told(members, learning_rates, seeds)
         if padded or (padded is None and (members is None or len({member.rank for member in members}) > 1)):
             require_elementwise(self.optimizer)
@@ -114,6 +115,8 @@ class Sweep:
         sizes = {leaf.shape[0] for leaf in jax.tree.leaves(stacked)} | {len(learning_rates), len(seeds)}
         if len(sizes) > 1:
             raise TreeError(f"the members' leaves, learning rates and seeds disagree on their number: {sorted(sizes)}.")
+        if members is not None:
+            require_order(leaves, members)
 
         return self._spread(
             self._begin(own, trainable, np.asarray(learning_rates, np.float32), np.asarray(seeds, np.uint32))
@@ -259,6 +262,10 @@ def _told(members: Any, rates: Any, seeds: Any) -> tuple[list[float], list[int]]
             "Sweep.start takes members=, those of sweep.grid, or learning_rates= and seeds= in their place; give the one or the other."
         )
     if members is not None:
+        if not isinstance(members, Sequence) or not all(isinstance(member, Member) for member in members):
+            raise ConfigError(
+                f"Sweep.start: members is {described(members)}; give the list of members that sweep.grid made."
+            )
         rates, seeds = [member.learning_rate for member in members], [member.seed for member in members]
     zero = members is None  # a run of one's own that stays where it is, to compare with
     return [rate_of(rate, zero=zero) for rate in rates], [seed_of(seed) for seed in seeds]

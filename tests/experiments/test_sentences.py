@@ -77,6 +77,7 @@ FLAWS = [
     ("a.csv", "Text,Review,label\na,b,1\n", "'Text' and 'Review' may both be the texts; say which by --text_field"),
     ("a.csv", "sentence,label,label\na,1,0\n", "the column 'label' comes 2 times; give each a name of its own"),
     ("a.jsonl", '{"sentence": "a", "label": 1, "label": 0}', "line 1 is no JSON ('label' comes 2 times in one object)"),
+    ("a.csv", "sentence,label\na,\u00e9\nb,e\u0301\n", "differ in how their letters are encoded alone; write them alike"),
     ("a.csv", "sentence,label\na,Yes\nb,yes\n", "the labels 'Yes' and 'yes' differ in case alone; write them alike"),
     ("a.csv", "sentence,label\na,1.5\nb,2.5\n", "the label of line 2 is '1.5'; it must be a word, or a whole number from 0"),
     ("a.csv", "sentence,label\n" + "".join(f"a,{n}\n" for n in range(9)), "9 labels in 9 sentences are too many for classes"),

@@ -274,6 +274,25 @@ def test_e6_three_classes_from_a_table_to_predictions(run_entry, home, tmp_path)
     np.testing.assert_allclose(logits, logits_of(folder / "merged", sst2_jobs.EXAMPLES), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "config.json"])
+def test_d2_a_tokenizer_or_config_that_was_changed_is_no_run_s(run, run_entry, tmp_path, name):
+    folder = shutil.copytree(run("LoRA"), tmp_path / "copy")
+    text = (folder / "merged" / name).read_text()
+    changed = text.replace('"gelu"', '"relu"') if name == "config.json" else text.replace("good", "goof")
+    (folder / "merged" / name).write_text(changed if changed != text else text + "\n")
+    status, _, stderr = run_entry(ENTRY, "--job=predict", f"--model={folder}")
+    assert status == 2
+    assert_one_sentence(stderr, f"merged/{name} is not what its run wrote")
+
+
+def test_d8_what_a_sentence_does_to_a_terminal_is_spelt_out(run, run_entry, tmp_path):
+    (tmp_path / "ask.txt").write_text("a \x1b[2J film\n")
+    status, stdout, _ = run_entry(
+        ENTRY, "--job=predict", f"--model={run('LoRA')}", f"--sentences={tmp_path / 'ask.txt'}"
+    )
+    assert status == 0 and "\x1b" not in stdout and r"a \x1b[2J film" in stdout
+
+
 def test_e6_the_peft_folder_is_what_was_trained(run, home):
     """Read by `lora_jax.peft`, on a base with another head; tests/interop asks real PEFT."""
     folder = run("LoRA")
