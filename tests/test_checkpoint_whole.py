@@ -406,3 +406,38 @@ def test_b8_the_best_member_of_a_sweep_is_saved_and_restored(tmp_path):
         np.testing.assert_allclose(
             found.model.apply({"params": found.params}, X), model.apply({"params": padded}, X), rtol=1e-5
         )
+
+
+# B3 in NNX
+
+
+class NormedNNX(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden, self.norm = nnx.Linear(5, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.hidden(x))
+
+
+def test_b3_batch_statistics_of_an_nnx_model_are_saved_and_come_back(tmp_path):
+    wrapper = lora_jax.nnx.LoRA(NormedNNX(nnx.Rngs(0)), LoRAConfig(rank=2, targets="hidden"))
+    model = wrapper.inject(randomised(wrapper.init(jax.random.key(0))["params"], 1))
+    wrapper.params_of(model)  # nothing has changed: no word
+    model.train()
+    model(X)
+    model.eval()
+    with pytest.warns(
+        UnsavedStateWarning, match=r"norm/mean has changed in training and is no parameter: keep .*statistics_of"
+    ):
+        params = wrapper.params_of(model)
+    statistics = lora_jax.nnx.statistics_of(model)
+    checkpoint.save_adapter(tmp_path, params, wrapper.config, mask=None, collections={"batch_stats": statistics})
+    found = checkpoint.load(tmp_path, wrapper.base_params, wrapper.base_module)
+    back = found.model.inject(found.params, statistics=found.collections["batch_stats"])
+    back.eval()
+    np.testing.assert_array_equal(back(X), model(X))
+    old = found.model.inject(found.params)
+    old.eval()
+    assert np.abs(old(X) - model(X)).max() > 1e-2
+    with pytest.raises(TreeError, match="the statistics are not this model's: missing norm/var"):
+        found.model.inject(found.params, statistics={"norm": {"mean": statistics["norm"]["mean"]}})

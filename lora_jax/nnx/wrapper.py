@@ -25,6 +25,7 @@ from lora_jax.leaves import (
 from lora_jax.mode import is_training
 from lora_jax.module import require_arguments
 from lora_jax.nnx import injection, sites, targeting
+from lora_jax.nnx.statistics import put_statistics, warn_of_changed
 from lora_jax.nnx.trees import as_tree, named, value_of
 from lora_jax.products.find import find
 from lora_jax.products.function import beside, lora, shapes_of
@@ -171,7 +172,9 @@ class LoRA:
 
         return run
 
-    def inject(self, params: Params, *, rngs: Mapping[str, jax.Array] | None = None) -> nnx.Module:
+    def inject(
+        self, params: Params, *, rngs: Mapping[str, jax.Array] | None = None, statistics: Params | None = None
+    ) -> nnx.Module:
         """A new NNX model with these parameters and, wherever the tree holds an adapter, a side path.
 
         Paths of parameters are the model's, and so are its variables' classes and metadata; a quantised kernel is opened. The leaves of an adapter
@@ -183,6 +186,7 @@ class LoRA:
         Args:
           rngs: with a key "dropout", adapter dropout follows the model's mode, `model.train()` and `model.eval()`, and the model's own random streams
             begin at it. Without one it is off, and a model that is set to train is told so.
+          statistics: batch statistics, as `lora_jax.nnx.statistics_of` a trained model gives them; by default the wrapped model's.
 
         Raises:
           TreeError: when the base part of `params` is not this model's (it lists every difference), or an adapter is not whole or not of
@@ -200,6 +204,8 @@ class LoRA:
         self._require_values(None if key is None else nnx.RngState)
         model = self._plain(leaves, key)
         injection.inject(model, self._adapters(leaves), self.config.dropout, key)
+        if statistics is not None:
+            put_statistics(model, statistics)
         return model
 
     def _require_own(self, leaves: Mapping[str, Any]) -> None:
@@ -243,7 +249,10 @@ class LoRA:
         return found
 
     def params_of(self, model: nnx.Module) -> dict:
-        """The tree of a model from `inject`, after training say: the inverse of `inject`.
+        """The tree of a model from `inject`, after training say: the inverse of `inject`. Batch statistics are not in it (`statistics_of`).
+
+        Raises:
+          UnsavedStateWarning: where batch statistics are others than the wrapped model's.
 
         >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
@@ -251,6 +260,7 @@ class LoRA:
         >>> bool(jnp.array_equal(model.params_of(model.inject(params))["lora_a"], params["lora_a"]))
         True
         """
+        warn_of_changed(model, self._rest)
         return injection.extracted(model)
 
     def apply(
