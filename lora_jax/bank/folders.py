@@ -8,6 +8,7 @@ from etils import epath
 from lora_jax.bank.names import Slots
 from lora_jax.bank.stacking import stack
 from lora_jax.errors import LoRAError, PeftError
+from lora_jax.files import require_path
 from lora_jax.peft import dotted
 from lora_jax.peft import load as load_one
 from lora_jax.peft.names import Names
@@ -47,7 +48,7 @@ def load(
     >>> slots, bank["head"]["lora_a"].shape
     (Slots(french: 0, german: 1; 6 free), (9, 3, 2))
     """
-    folder = epath.Path(folder)
+    folder = epath.Path(require_path(folder, PeftError))
     if not folder.is_dir():
         raise PeftError(f"{folder} is no folder; give the one that holds the PEFT folders.")
     if (folder / CONFIG).exists():

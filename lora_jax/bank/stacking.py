@@ -28,6 +28,8 @@ from lora_jax.tree import Params, flat, nested, opened
 
 Adapters = Sequence[Params] | Mapping[str, Params]
 
+MOST = 1_000_000  # slots, or rank
+
 
 def stack(base_params: Params, adapters: Adapters, *, capacity: int | None = None, rank: int | None = None) -> dict:
     """A bank [N + 1, ...] of adapters for one base; ranks are padded with zeros to the largest, layer by layer.
@@ -101,8 +103,10 @@ def _require_many(adapters: Mapping[str, Params], base: Mapping[str, Any]) -> No
 
 def _count(name: str, value: Any, least: int) -> int:
     count = least if value is None else integer(value)
-    if count is None or count < least:
-        raise TreeError(f"{name} is {value!r}; it must be an integer of at least {least}, which the adapters need.")
+    if count is None or not least <= count <= MOST:
+        raise TreeError(
+            f"{name} is {value!r}; it must be an integer of at least {least}, which the adapters need, and at most {MOST:,}."
+        )
     return count
 
 

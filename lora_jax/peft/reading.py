@@ -12,6 +12,7 @@ from etils import epath
 from lora_jax import axes, dora, targets
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import PeftError
+from lora_jax.files import require_path
 from lora_jax.intake import tree_of
 from lora_jax.leaves import Adapter, as_leaves, is_adapter_leaf
 from lora_jax.peft import adapter_config, experts, keys, names, tensors, ties, tokens
@@ -77,7 +78,7 @@ def load(
     (('head',), 2.0)
     """
     require_sites(layout, "peft.load")
-    folder, names_of = epath.Path(folder), names.checked(names_of)
+    folder, names_of = epath.Path(require_path(folder, PeftError)), names.checked(names_of)
     values, leaves = adapter_config.read(folder), tree_of(base_params, "peft.load: base_params")
     leaves = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}
     model = model_of(values, leaves, layout, names_of, parameters)

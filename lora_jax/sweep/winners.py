@@ -61,6 +61,8 @@ def member(
 
 def _position(state: SweepState, members: Sequence[Member], index: Any) -> int:
     """The index, of members that are the state's."""
+    if not isinstance(members, Sequence) or not all(isinstance(member, Member) for member in members):
+        raise TreeError("sweep.member takes (state, shared, members, index); members are those of sweep.grid.")
     position, rates = integer(index), np.asarray(everywhere(state.learning_rate))
     if position is None or not 0 <= position < len(members):
         raise TreeError(f"there is no member {index!r}; the sweep has 0 to {len(members) - 1}.")
