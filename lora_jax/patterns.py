@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lora_jax.errors import ConfigError, shown
+from lora_jax.regexes import is_endless
 
 Pattern = str | re.Pattern[str]
 REGEX = "re:"  # how a regex begins
@@ -25,6 +26,7 @@ def normalised(pattern: Any, field: str) -> str:
     ('re:(?i)layer_[01]/.*', 'head')
     """
     if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
+        _require_quick(pattern.pattern, pattern, field)
         flags = "".join(letter for flag, letter in _FLAGS.items() if pattern.flags & flag)
         return f"{REGEX}(?{flags}){pattern.pattern}" if flags else f"{REGEX}{pattern.pattern}"
     if not isinstance(pattern, str) or not pattern.strip("/"):
@@ -42,6 +44,14 @@ def _require_regex(pattern: str, field: str) -> None:
             re.compile(pattern.removeprefix(REGEX))
     except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(f"{field} holds {shown(pattern)}, which is not a regular expression: {error}.") from error
+    _require_quick(pattern.removeprefix(REGEX), pattern, field)
+
+
+def _require_quick(expression: str, pattern: Any, field: str) -> None:
+    if is_endless(expression):
+        raise ConfigError(
+            f"{field} holds {shown(pattern)}, a repeat of what is repeated itself, which takes forever on a long name; write it with one repeat."
+        )
 
 
 def is_iterable(value: Any) -> bool:

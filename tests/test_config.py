@@ -116,3 +116,19 @@ def test_a_config_is_frozen():
 def test_without_alpha_every_layer_has_scale_one_at_its_own_rank():
     config = LoRAConfig(rank=8)
     assert [config.scale(rank=rank, alpha=config.alpha) for rank in (1, 3, 8)] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "expression", ["(a+)+$", "(a*)*b", "(.*)+x", "((a|b)*)*c", "(?:a+|b)*c", "(a*b*)*c", "x(y(z+)+)w", "(.+?)*x"]
+)
+def test_a_regex_that_would_never_end_is_refused(expression):
+    with pytest.raises(LoRAError, match="a repeat of what is repeated itself"):
+        LoRAConfig(rank=1, targets=f"re:{expression}")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [".*", "(.*/)?query", r"(\w+/)*value", "(a|b)+", "(ab?)+", r".*layers/(\d+)/.*_proj", "[a-z]+_[0-9]+"],
+)
+def test_a_regex_with_something_between_its_repeats_is_taken(expression):
+    assert LoRAConfig(rank=1, targets=f"re:{expression}").targets == (f"re:{expression}",)

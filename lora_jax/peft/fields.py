@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lora_jax.regexes import is_endless
+
 LARGEST = float(np.finfo(np.float32).max)  # scales are float32
 # PEFT's own regular expressions: what a file gives is a part of them, so that only the whole shows whether it is one.
 KEY_OF_PATTERN = r"(.*\.)?({})$"
@@ -119,7 +121,9 @@ def _are_ranks(value: Any) -> bool:
 
 
 def _is_regex(text: str, groups: int | None = None) -> bool:
-    """Whether it can be compiled, and has this number of groups."""
+    """Whether it can be compiled, comes to an end on every name, and has this number of groups."""
+    if is_endless(text):
+        return False
     try:
         return re.compile(text).groups == groups or groups is None
     except (re.error, OverflowError, RecursionError):
