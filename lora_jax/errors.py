@@ -69,8 +69,17 @@ def sentence(text: str) -> str:
     """
     if len(text) > 4 * LONGEST:
         text = f"{text[: 2 * LONGEST]}{text[-2 * LONGEST :]}"
-    told = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    told = printable(text)
     return told if len(told) <= LONGEST else f"{told[: LONGEST // 2]} ... {told[-LONGEST // 2 :]}"
+
+
+def printable(text: str) -> str:
+    """A text whose signs a terminal only shows.
+
+    >>> print(printable("a\tb"))
+    a\\tb
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: Any) -> str:
