@@ -76,8 +76,8 @@ def sentence(text: str) -> str:
 def printable(text: str) -> str:
     """A text whose signs a terminal only shows.
 
-    >>> print(printable("a\tb"))
-    a\\tb
+    >>> print(printable("a" + chr(27) + "b"))
+    a\\x1bb
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

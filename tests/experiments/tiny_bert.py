@@ -35,7 +35,9 @@ def data(train: int = 700, other: int = 60) -> Sst2:
 def write(path: pathlib.Path, *, layers: int = 1, seed: int = 0) -> pathlib.Path:
     """A folder as Hugging Face has it, random weights of a size that gives every token a say."""
     letters = [mark + letter for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz"]
-    tokens = [*wordpiece.SPECIAL, *WORDS, *GOOD, *BAD, *letters]  # fixed: a trained vocabulary differs from run to run
+    tokens = [
+        *dict.fromkeys([*wordpiece.SPECIAL, *WORDS, *GOOD, *BAD, *letters])
+    ]  # fixed: a trained vocabulary differs from run to run
     path.mkdir(exist_ok=True)
     (path / "vocab.txt").write_text("\n".join(tokens) + "\n")
     tokenizer = wordpiece.of_vocabulary(path / "vocab.txt")
