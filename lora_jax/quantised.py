@@ -134,7 +134,9 @@ def quantise(
         if isinstance(leaves[leaf], Quantised):
             raise TreeError(f"{leaf} is quantised already.")
         kernel = nn.meta.unbox(leaves[leaf])
-        if not is_floating(kernel) or tuple(kernel.shape) != tuple(site.shape):
+        if not is_floating(kernel) or tuple(kernel.shape)[-len(site.shape) :] != tuple(
+            site.shape
+        ):  # bases may be stacked in front
             raise TreeError(
                 f"quantise: {leaf} is {kernel.dtype}{list(kernel.shape)}, and the layout has {list(site.shape)} of floats; it is of another model."
             )

@@ -16,7 +16,7 @@ from experiments.claims import sst2 as sst2_claims
 from experiments.common import devices, lm, locks, main, smoke
 from experiments.common.errors import UserError
 from experiments.common.options import TEXT_FLAGS
-from experiments.common.recording import copy, environment, make_folder, read_json, understood, write_json
+from experiments.common.recording import copy, environment, make_folder, understood, write_json
 from experiments.data.bert_base import Inputs
 from experiments.data.mnist import Mnist
 from experiments.figures import digit9 as digit9_figures
@@ -26,6 +26,7 @@ from experiments.figures import new_digits as new_digits_figures
 from experiments.figures import rank as rank_figures
 from experiments.figures import sst2 as sst2_figures
 from experiments.studies import digit9, linear, lm_study, new_digits, new_digits_jobs, rank_mnist, sst2
+from lora_jax import files
 
 FLAGS = flags.FLAGS
 RESULTS = epath.Path(__file__).parents[1] / "results"
@@ -101,10 +102,10 @@ class Study:
 
 
 def _summary(path: epath.Path) -> dict[str, Any]:
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is no summary; name a folder that a run without --from_results wrote.")
-    return found
+    try:
+        return files.require_fields(files.read_json(path, error=UserError), str(path), {}, error=UserError)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}; name a folder that a run without --from_results wrote.") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.common import recording
 from experiments.data import text, wordpiece
 from experiments.studies import bert_corpus, bert_objective, bert_pretraining, bert_teacher
 from lora_jax.models import bert, bert_folder
@@ -178,10 +179,11 @@ def test_an_interrupted_run_goes_on_with_its_vocabulary(small, corpus, tmp_path,
         patch.setattr(bert_pretraining, "_train", lambda *args: pathlib.Path("/nonexistent").read_text())
         with pytest.raises(FileNotFoundError):
             run_entry(*command)
-    (kept,) = tmp_path.glob("runs/pretrain_bert-*/vocab.txt")
-    tokens = kept.read_text().splitlines()
+    (kept,) = tmp_path.glob(f"runs/pretrain_bert-*/{bert_pretraining.VOCABULARY}")
+    run = recording.run_of("pretrain_bert", json.loads((kept.parent / "config.json").read_text()))
+    tokens = recording.read_sealed(kept, run)["value"]
     tokens[-1], tokens[-2] = tokens[-2], tokens[-1]  # another numbering
-    kept.write_text("\n".join(tokens) + "\n")
+    recording.write_sealed(kept, {"run": run, "value": tokens}, run)
     assert run_entry(*command)[0] == 0
     assert (kept.parent / "model" / "vocab.txt").read_text().splitlines() == tokens
 
@@ -228,7 +230,8 @@ def test_a_corpus_in_a_bucket(name, bucket):
     content = "A café.\n" if ".txt" in name else '{"text": "A café.\\n"}\n\n'
     data = content.encode()
     (bucket / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    assert list(text.documents([f"gs://bucket/{name}"])) == ["A café.\n"]
+    (document,) = text.documents([f"gs://bucket/{name}"])
+    assert document.strip() == "A café."
 
 
 DAMAGED = gzip.compress(b"Here is one good sentence.")[:10] + b"\xff" * 40
@@ -240,8 +243,8 @@ BAD = [
     ({"a.txt": b"\xff\xfe\x00"}, ["--corpus=a.txt"], "a.txt cannot be read (UnicodeDecodeError"),
     ({"a.txt.gz": b"not gzip"}, ["--corpus=a.txt.gz"], "a.txt.gz cannot be read (BadGzipFile"),
     ({"a.jsonl": b'{"body": "x"}'}, ["--corpus=a.jsonl"], "line 1 of a.jsonl has no text under 'text', only body; see --field"),
-    ({"a.jsonl": b"{"}, ["--corpus=a.jsonl"], "line 1 of a.jsonl is no JSON"),
-    ({"a.jsonl": b'\n{"text": "\\ud800"}\n\n'}, ["--corpus=a.jsonl"], "line 2 of a.jsonl has half a surrogate pair"),
+    ({"a.jsonl": b"{"}, ["--corpus=a.jsonl"], "line 1 of a.jsonl cannot be read as JSON"),
+    ({"a.jsonl": b'\n{"text": "\\ud800"}\n\n'}, ["--corpus=a.jsonl"], "line 2 of a.jsonl cannot be read as JSON ('utf-8' codec can't encode"),
     ({"a.txt.gz": DAMAGED}, ["--corpus=a.txt.gz"], "a.txt.gz cannot be read (error: Error -3"),
     ({"a.txt": b"Too few."}, ["--corpus=a.txt"], "there is no sentence of 4 to 40 words in a.txt"),
     ({"a.txt": b"Here is one good sentence."}, ["--corpus=a.txt"], "the corpus has 1 sentences, enough for 0 files"),

@@ -188,7 +188,7 @@ def test_e3_a_reader_that_leaves_ends_it_as_any_tool():
 
 
 @pytest.mark.parametrize("entry", ["tiny_lm.py", "reproduce.py", "benchmark.py", "on_gpu.py"])
-@pytest.mark.parametrize("after", [0.25, 1.0])
+@pytest.mark.parametrize("after", [0.5, 1.5])
 def test_e3_ctrl_c_in_the_first_seconds(entry, after, tmp_path):
     started = command(entry, "--preset=smoke", f"--workdir={tmp_path}")
     with subprocess.Popen(
