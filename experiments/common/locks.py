@@ -45,7 +45,7 @@ def held(folder: epath.Path) -> Iterator[None]:
         if not _held[place]:
             del _held[place]
         if descriptor is not None and processes.is_first():
-            os.close(descriptor)  # which unlocks it
+            _release(pathlib.Path(place) / NAME, descriptor)
 
 
 def _acquire(folder: pathlib.Path) -> int | None:
@@ -55,12 +55,12 @@ def _acquire(folder: pathlib.Path) -> int | None:
     except ImportError:  # Windows
         print(f"{folder}: this system has no locks; begin no second run in it.", file=sys.stderr, flush=True)
         return None
-    try:
-        descriptor = os.open(folder / NAME, OPEN, 0o666)
-    except OSError as error:
-        raise UserError(f"cannot lock {folder / NAME}: {error.strerror}; remove it, if it is a link.") from error
+    descriptor = _open(folder / NAME)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(folder / NAME, descriptor):  # whoever had it has just taken the file away
+            os.close(descriptor)
+            return _acquire(folder)
     except BlockingIOError:
         holder = _holder(descriptor)
         os.close(descriptor)
@@ -74,6 +74,28 @@ def _acquire(folder: pathlib.Path) -> int | None:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, json.dumps(_this_process()).encode())
     return descriptor
+
+
+def _open(file: pathlib.Path) -> int:
+    try:
+        return os.open(file, OPEN, 0o666)
+    except OSError as error:
+        raise UserError(f"cannot lock {file}: {error.strerror}; remove it, if it is a link.") from error
+
+
+def _is_at(file: pathlib.Path, descriptor: int) -> bool:
+    """Whether an open file is the one of this name."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(file.lstat(), os.fstat(descriptor))
+    return False
+
+
+def _release(file: pathlib.Path, descriptor: int) -> None:
+    """Takes the file away while it is still locked, then unlocks it."""
+    with contextlib.suppress(OSError):
+        if _is_at(file, descriptor):
+            file.unlink()
+    os.close(descriptor)
 
 
 def _this_process() -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_a_process_holds_a_folder_as_often_as_it_likes_and_gives_it_back(tmp_pat
     folder = epath.Path(tmp_path)
     with locks.held(folder), locks.held(folder):
         pass
-    assert not locks._held
+    assert not locks._held and list(tmp_path.iterdir()) == []  # nothing is left of it
     child = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout.readline() == "held\n"
     child.kill()
