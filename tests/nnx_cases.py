@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lora_jax import LoRAConfig, adapter_of, combine
+from lora_jax import LoRAConfig, adapter_of, rebase
 from lora_jax.nnx import LoRA
 from tests.cases import randomised
 
@@ -94,7 +94,7 @@ class Case(NamedTuple):
         base = jax.tree.map(
             lambda leaf: jnp.asarray(random.normal(size=leaf.shape) / 2, leaf.dtype), self.model().base_params
         )
-        return randomised(combine(base, adapter_of(self.model().init(jax.random.key(0))["params"])), seed=3)
+        return randomised(rebase(base, adapter_of(self.model().init(jax.random.key(0))["params"])), seed=3)
 
     @functools.cache  # noqa: B019
     def apply(self) -> Callable:
