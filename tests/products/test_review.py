@@ -147,7 +147,7 @@ def test_a_model_that_holds_a_lora_is_not_adapted_once_more():
     ("more", "message"),
     [
         ({"scale": 3.0}, "scale is float"),
-        ({"none": None}, "none is NoneType"),
+        ({"none": None}, "has None at none"),
         ({"empty": {}}, "empty is empty"),
         ({1: X}, "key 1"),
     ],
