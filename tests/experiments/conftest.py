@@ -1,5 +1,8 @@
 """A small MNIST, and entries that run in this process."""
 
+import signal
+import threading
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,11 @@ from experiments.common import cli, phases  # noqa: F401  (cli first: imported b
 from experiments.common.recording import RunFolder
 from experiments.data import mnist
 from tests.experiments import entries
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # in a job of the background Ctrl-C is ignored, and by all that it starts
 
 
 @pytest.fixture(autouse=True)
