@@ -236,7 +236,6 @@ def _split(leaves: Mapping[str, Any], mask: Mask | None) -> tuple[dict, dict]:
 def _require_adapter(leaves: Mapping[str, Any]) -> None:
     if not any(map(is_adapter_leaf, leaves)):
         raise TreeError("these parameters hold no adapter; lora_jax.adapt makes one, and save_state saves any tree.")
-    require_whole(leaves)
 
 
 def _require_nothing_lost(leaves: Mapping[str, Any], base: Mapping[str, Any], collections: Any) -> None:

@@ -4,7 +4,7 @@ from lora_jax.files.folders import write_folder
 from lora_jax.files.json_text import fits, parse, read_json, require_fields
 from lora_jax.files.paths import is_remote, local, require_path
 from lora_jax.files.replacing import append_line, flush, replace_folder, write_atomically
-from lora_jax.files.tensors import as_safetensors, read_safetensors, write_safetensors
+from lora_jax.files.tensors import as_safetensors, read_safetensors
 
 __all__ = [
     "append_line",
@@ -21,5 +21,4 @@ __all__ = [
     "require_path",
     "write_atomically",
     "write_folder",
-    "write_safetensors",
 ]

@@ -10,7 +10,6 @@ from etils import epath
 from lora_jax.errors import ModelError, first_line
 from lora_jax.files.json_text import parse
 from lora_jax.files.paths import local
-from lora_jax.files.replacing import write_atomically
 
 MAX_HEADER = 100_000_000  # bytes; the format's own bound
 
@@ -35,15 +34,6 @@ def _require_header(path: pathlib.Path) -> None:
         size = int.from_bytes(file.read(8), "little")
         if size <= MAX_HEADER:
             parse(file.read(size), "its header")
-
-
-def write_safetensors(file: str | epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Atomically, byte for byte the same for the same tensors, with the metadata that other loaders ask for.
-
-    Raises:
-      ModelError: as `write_atomically`.
-    """
-    write_atomically(file, as_safetensors(tensors))
 
 
 def as_safetensors(tensors: Mapping[str, np.ndarray]) -> bytes:

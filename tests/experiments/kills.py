@@ -24,7 +24,8 @@ import jax
 from experiments.common import phases
 from experiments.settings import linear, lm_pretraining
 from tests import thrift
-from tests.experiments import entries
+from tests.experiments import entries, forks
+from tests.experiments.forks import wait
 
 SENTENCES = "sentence,label\n" + "\n".join(
     f"{'a fine and warm film' if i % 2 else 'a dull and cold film'} number {i},{i % 2}" for i in range(400)
@@ -44,12 +45,8 @@ PASSING = re.compile(r"seal|.*second.*|.*_s|.*peak.*|.*waiting.*|traces|flops.*|
 
 def fork(workdir: pathlib.Path, name: str, home: pathlib.Path) -> int:
     """Begins a run that saves after every block; its process id."""
-    pid = os.fork()
-    if pid:
+    if pid := forks.begun(workdir):
         return pid
-    with workdir.with_suffix(f".{os.getpid()}.txt").open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
     phases.SAVE_EVERY_S = 0.0
     small()
     entry, *more = (part.format(home=home) for part in ENTRIES[name])
@@ -60,10 +57,6 @@ def small() -> None:
     """Presets that take seconds: what is tried is the going on."""
     linear.PRESETS["smoke"] = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6)
     lm_pretraining.PRESETS["smoke"] = dataclasses.replace(lm_pretraining.PRESETS["smoke"], tokens=20_000)
-
-
-def wait(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def said(workdir: pathlib.Path) -> str:

@@ -22,7 +22,8 @@ from experiments.figures import linear as figures
 from experiments.studies import linear
 from lora_jax import checkpoint
 from tests import thrift
-from tests.experiments import entries
+from tests.experiments import entries, forks
+from tests.experiments.forks import wait
 
 ENTRY = ("rank_sweep.py", "--task=linear_teacher", "--preset=smoke")
 SETTINGS = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6)
@@ -35,12 +36,8 @@ def fork(workdir: pathlib.Path, *more: str, devices: int = 1, signalled: tuple[i
     Args:
       signalled: (block, signal): what it gets once that block is recorded and before it is saved.
     """
-    pid = os.fork()
-    if pid:
+    if pid := forks.begun(workdir):
         return pid
-    with workdir.with_suffix(f".{os.getpid()}.txt").open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
     jax.config.update("jax_num_cpu_devices", devices)
     linear.PRESETS["smoke"] = SETTINGS
     phases.SAVE_EVERY_S = 0.0
@@ -64,11 +61,6 @@ def signalling(block: int, number: int) -> Callable[..., None]:
                 time.sleep(5)
 
     return record_and_send
-
-
-def wait(pid: int) -> int:
-    """The exit status; minus the signal's number for one that was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def is_over(pid: int) -> bool:
