@@ -64,7 +64,9 @@ def model(kind: str) -> Model:
         )
     if kind == "llama":
         folder = causal_folder.read(GOLDEN / "llama_untied")
-        return Model(CausalLM(folder.config), folder.params, (arrays["llama_ids"],), causal_folder.torch_module)
+        return Model(
+            CausalLM(folder.config), folder.params, (arrays["llama_ids"],), CausalLM(folder.config).torch_module
+        )
     t = load_file(GOLDEN / "peft_net.safetensors")
     params = {
         "embed": {"embedding": t["embed.weight"]},

@@ -121,7 +121,7 @@ def llama(kind: str, arrays) -> Model:
         more = GROWN - leaves["model/embed_tokens/embedding"].shape[0]
         leaves["model/embed_tokens/embedding"] = np.pad(leaves["model/embed_tokens/embedding"], ((0, more), (0, 0)))
         leaves["lm_head/kernel"] = np.pad(leaves["lm_head/kernel"], ((0, 0), (0, more)))
-    return Model(CausalLM(config), nested(leaves), (jnp.asarray(ids),), causal_folder.torch_module)
+    return Model(CausalLM(config), nested(leaves), (jnp.asarray(ids),), CausalLM(config).torch_module)
 
 
 def model_of(name: str) -> Model:

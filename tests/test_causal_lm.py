@@ -10,8 +10,8 @@ import pytest
 
 from lora_jax import LoRA, LoRAConfig, adapt, combine, merge, partition, report, strip, trainable_mask
 from lora_jax.errors import ModelError
-from lora_jax.models import attention
-from lora_jax.models.causal_lm import PRESETS, CausalLM, CausalLMConfig, empty_cache, rotate
+from lora_jax.models import attention, rope
+from lora_jax.models.causal_lm import PRESETS, CausalLM, CausalLMConfig, empty_cache
 from lora_jax.models.token_loss import token_losses
 from tests.cases import equations, flat, randomised
 from tests.llama_golden import NAMES, TOLERANCE, folder, golden, ids, logits, model
@@ -83,7 +83,7 @@ def test_rows_of_a_cache_may_be_at_different_places():
 def test_rotation_depends_on_distances_only(key):
     """<R_m q, R_n k> is a function of m - n (Su et al. 2021, equation 11), and lengths stay."""
     q, k = jax.random.normal(key, (2, 1, 1, 1, 8))
-    at = lambda x, m: rotate(x, jnp.asarray([[m]]), 100.0)  # noqa: E731
+    at = lambda x, m: rope.rotate(x, rope.rotation(jnp.asarray([[m]]), 8, 100.0))  # noqa: E731
     close((at(q, 9) * at(k, 4)).sum(), (at(q, 5) * at(k, 0)).sum(), 1e-5)
     assert abs((at(q, 9) * at(k, 4)).sum() - (at(q, 9) * at(k, 5)).sum()) > 1e-3
     close(jnp.linalg.norm(at(q, 9)), jnp.linalg.norm(q))

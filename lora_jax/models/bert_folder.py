@@ -79,7 +79,8 @@ def read(path: str | os.PathLike) -> BertFolder:
 
 def read_config(folder: epath.Path) -> BertConfig:
     """The BertConfig of `folder/config.json`; dropouts and the like default to BERT's."""
-    file, values = config_file.read(folder, "bert", FIELDS, assumed="bert")
+    file, values = config_file.read(folder)
+    config_file.require_kind(file, values, "bert", FIELDS, assumed="bert")
     if values.get("position_embedding_type", "absolute") != "absolute" or values.get("is_decoder", False):
         raise ModelError(f"{file}: relative positions and decoders are not supported; only BERT's plain encoder is.")
     known = {field.name for field in dataclasses.fields(BertConfig)}

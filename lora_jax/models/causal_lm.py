@@ -1,12 +1,10 @@
-"""A Llama-like decoder (Touvron et al. 2023, arXiv:2302.13971): RMSNorm, RoPE, grouped-query attention, SwiGLU.
+"""One decoder for Llama and its relatives: Mistral, Qwen 2 and 3, Gemma 1 to 3 (`CausalLMConfig` says what differs).
 
-Parameter paths are those of Hugging Face's `transformers` with "/" for "."; the layers are one, stacked along axis 0.
+Llama: Touvron et al. 2023, arXiv:2302.13971: RMSNorm, RoPE, grouped-query attention, SwiGLU. Parameter paths are those of Hugging Face's
+`transformers` with "/" for "."; the layers are one, stacked along axis 0.
 Letters: B batch, T tokens, D hidden, H query heads, G key/value heads, K head width, L layers, V vocabulary, S cache slots.
 """
 
-import dataclasses
-import math
-import typing
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,62 +13,13 @@ import jax.numpy as jnp
 from jax import ad_checkpoint
 
 from lora_jax.errors import ModelError
-from lora_jax.models import attention
+from lora_jax.models import attention, rope
+from lora_jax.models.causal_config import ACTIVATIONS, PRESETS, CausalLMConfig
+
+__all__ = ["PRESETS", "Cache", "CausalLM", "CausalLMConfig", "empty_cache"]
 
 KEPT = "kept"  # what a layer keeps for its backward pass: what its products give; all between is cheaper computed again
 INIT = nn.initializers.normal(0.02)
-
-
-@typing.no_type_check  # it validates itself, and says more than a type checker
-@dataclasses.dataclass(frozen=True)
-class CausalLMConfig:
-    """Sizes, named as in Hugging Face's config.json; the defaults are study S4's 25.8 M parameters.
-
-    Raises:
-      ModelError: for sizes that cannot be.
-    """
-
-    vocab_size: int = 6400
-    hidden_size: int = 512
-    intermediate_size: int = 1408
-    num_hidden_layers: int = 8
-    num_attention_heads: int = 8
-    num_key_value_heads: int = 2
-    max_position_embeddings: int = 512
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
-    tie_word_embeddings: bool = True
-
-    def __post_init__(self):
-        for name in (field.name for field in dataclasses.fields(self) if field.type is int):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ModelError(f"CausalLMConfig: {name} is {value!r}; it must be an integer of 1 or more.")
-        for name, of in (("num_attention_heads", "hidden_size"), ("num_key_value_heads", "num_attention_heads")):
-            if getattr(self, of) % getattr(self, name):
-                raise ModelError(
-                    f"CausalLMConfig: {of} {getattr(self, of)} is no multiple of {name} {getattr(self, name)}."
-                )
-        if self.head_size % 2:
-            raise ModelError(f"CausalLMConfig: a head is {self.head_size} wide; rotary positions need an even width.")
-        for name in ("rms_norm_eps", "rope_theta"):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf):
-                raise ModelError(f"CausalLMConfig: {name} is {value!r}; it must be a positive number.")
-
-    @property
-    def head_size(self) -> int:
-        """K, the width of a head."""
-        return self.hidden_size // self.num_attention_heads
-
-
-PRESETS = {
-    "0.3M": CausalLMConfig(1600, 64, 176, 2, 2, 1, 256),
-    "1M": CausalLMConfig(3200, 128, 352, 4, 4, 2, 256),
-    "3M": CausalLMConfig(6400, 192, 512, 6, 6, 2, 256),
-    "10M": CausalLMConfig(6400, 320, 864, 8, 8, 2, 512),
-    "26M": CausalLMConfig(),
-}
 
 
 class Cache(NamedTuple):
@@ -90,17 +39,30 @@ def empty_cache(config: CausalLMConfig, batch: int, slots: int, dtype: Any = jnp
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
-def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions (Su et al. 2021, arXiv:2104.09864, section 3.2) of x [B, T, *, K], the halves paired as Llama does.
+class _Seen(NamedTuple):
+    """What every layer is told of the tokens."""
 
-    Dimensions i and i + K/2 turn together by the angle `positions * theta ** (-2i / K)`.
-    """
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)  # [K/2]
-    angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]  # [B, T, 1, K/2]
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    left, right = x[..., :half], x[..., half:]
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+    positions: jax.Array  # int32 [B, T]
+    segments: jax.Array | None  # int32 [B, T]; None where a row is one document
+    far: rope.Rotation
+    near: rope.Rotation | None  # of layers whose window slides, where theirs is another
+
+
+class _Norm(nn.Module):
+    """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467, equation 4), in float32; Gemma's multiplies by 1 + weight."""
+
+    config: CausalLMConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        is_gemma = self.config.family.is_gemma
+        init = nn.initializers.zeros if is_gemma else nn.initializers.ones
+        scale = self.param("scale", init, x.shape[-1:]).astype(jnp.float32)
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.config.rms_norm_eps)
+        scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))
+        return (wide * (1 + scale if is_gemma else scale)).astype(self.dtype)
 
 
 def _kept(x: jax.Array) -> jax.Array:
@@ -108,46 +70,61 @@ def _kept(x: jax.Array) -> jax.Array:
     return ad_checkpoint.checkpoint_name(x, KEPT)
 
 
+def _project(config: CausalLMConfig, dtype: Any, name: str, x: jax.Array, features: int) -> jax.Array:
+    """x through the projection of this name of the module that calls this."""
+    return _kept(nn.Dense(features, use_bias=config.has_bias(name), kernel_init=INIT, dtype=dtype, name=name)(x))
+
+
 class _SelfAttention(nn.Module):
     config: CausalLMConfig
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, cache, positions, segments):
+    def __call__(self, x, cache, is_sliding, seen: _Seen):
         """(context [B, T, D], keys and values of these tokens [B, T, G, K] where there is a cache to keep them in)."""
         c = self.config
 
-        def project(name, inputs, features):
-            return _kept(nn.Dense(features, use_bias=False, kernel_init=INIT, dtype=self.dtype, name=name)(inputs))
-
         def heads(name, count):
-            return project(name, x, count * c.head_size).reshape(*x.shape[:2], count, c.head_size)
+            return _project(c, self.dtype, name, x, count * c.head_size).reshape(*x.shape[:2], count, c.head_size)
 
-        q = rotate(heads("q_proj", c.num_attention_heads), positions, c.rope_theta)
-        k = rotate(heads("k_proj", c.num_key_value_heads), positions, c.rope_theta)
+        q, k = heads("q_proj", c.num_attention_heads), heads("k_proj", c.num_key_value_heads)
         v = heads("v_proj", c.num_key_value_heads)
+        if c.family.has_head_norms:
+            q, k = _Norm(c, self.dtype, name="q_norm")(q), _Norm(c, self.dtype, name="k_norm")(k)
+        rotation, window = _of_layer(c, is_sliding, seen)
+        q, k = rope.rotate(q, rotation), rope.rotate(k, rotation)
+        rule = attention.Rule((c.query_pre_attn_scalar or c.head_size) ** -0.5, c.attn_logit_softcapping)
         if cache is None:
-            context = _kept(attention.within_documents(q, k, v, segments))
+            context = _kept(attention.within_documents(q, k, v, seen.segments, rule, window))
         else:
-            context = attention.over_cache(q, k, v, cache.keys, cache.values, positions)
+            context = attention.over_cache(q, k, v, cache.keys, cache.values, seen.positions, rule, window)
         new = None if cache is None else Cache(k, v)
-        return project("o_proj", context.reshape(*x.shape[:2], -1), c.hidden_size), new
+        return _project(c, self.dtype, "o_proj", context.reshape(*x.shape[:2], -1), c.hidden_size), new
+
+
+def _of_layer(config: CausalLMConfig, is_sliding, seen: _Seen) -> tuple[rope.Rotation, Any]:
+    """(rotation, window) of a layer; `is_sliding` bool [] is traced where layers differ, and None where all are alike."""
+    if is_sliding is None:
+        is_near = config.is_sliding[0]
+        return seen.near if is_near and seen.near else seen.far, config.sliding_window if is_near else None
+    window = jnp.where(is_sliding, config.sliding_window, jnp.iinfo(jnp.int32).max)
+    if seen.near is None:
+        return seen.far, window
+    return jax.tree.map(lambda near, far: jnp.where(is_sliding, near, far), seen.near, seen.far), window
 
 
 class _MLP(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv:2002.05202, section 2)."""
+    """Gated (Shazeer 2020, arXiv:2002.05202, section 2): SwiGLU, Gemma's GeGLU."""
 
     config: CausalLMConfig
     dtype: Any
 
     @nn.compact
     def __call__(self, x):
-        def project(name, inputs, features):
-            return _kept(nn.Dense(features, use_bias=False, kernel_init=INIT, dtype=self.dtype, name=name)(inputs))
-
-        wide = nn.silu(project("gate_proj", x, self.config.intermediate_size))
-        wide = wide * project("up_proj", x, self.config.intermediate_size)
-        return project("down_proj", wide, self.config.hidden_size)
+        c = self.config
+        wide = ACTIVATIONS[c.hidden_act](_project(c, self.dtype, "gate_proj", x, c.intermediate_size))
+        wide = wide * _project(c, self.dtype, "up_proj", x, c.intermediate_size)
+        return _project(c, self.dtype, "down_proj", wide, c.hidden_size)
 
 
 class _Layer(nn.Module):
@@ -155,15 +132,22 @@ class _Layer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, cache, positions, segments):
-        def norm(name):
-            return nn.RMSNorm(epsilon=self.config.rms_norm_eps, dtype=self.dtype, name=name)
+    def __call__(self, x, cache, is_sliding, seen: _Seen):
+        def norm(name, x):
+            return _Norm(self.config, self.dtype, name=name)(x)
 
-        context, new = _SelfAttention(self.config, self.dtype, name="self_attn")(
-            norm("input_layernorm")(x), cache, positions, segments
+        attend, mlp = (
+            _SelfAttention(self.config, self.dtype, name="self_attn"),
+            _MLP(self.config, self.dtype, name="mlp"),
         )
-        x = x + context
-        return x + _MLP(self.config, self.dtype, name="mlp")(norm("post_attention_layernorm")(x)), new
+        context, new = attend(norm("input_layernorm", x), cache, is_sliding, seen)
+        if self.config.family.has_norms_after:
+            x = x + norm("post_attention_layernorm", context)
+            x = x + norm("post_feedforward_layernorm", mlp(norm("pre_feedforward_layernorm", x)))
+        else:
+            x = x + context
+            x = x + mlp(norm("post_attention_layernorm", x))
+        return x, new
 
 
 class _Decoder(nn.Module):
@@ -180,14 +164,27 @@ class _Decoder(nn.Module):
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast),
             length=c.num_hidden_layers,
         )(c, self.dtype)
-        self.norm = nn.RMSNorm(epsilon=c.rms_norm_eps, dtype=self.dtype)
+        self.norm = _Norm(c, self.dtype)
 
     def __call__(self, ids, cache, positions, segments):
-        x, new = self.layers(self.embed_tokens(ids), cache, positions, segments)
+        c = self.config
+        x = self.embed_tokens(ids)
+        if c.family.is_gemma:
+            x = x * jnp.asarray(c.hidden_size**0.5, x.dtype)
+        differ = len(set(c.is_sliding)) > 1
+        x, new = self.layers(x, cache, jnp.asarray(c.is_sliding) if differ else None, self._seen(positions, segments))
         return self.norm(x), new
+
+    def _seen(self, positions, segments) -> _Seen:
+        c = self.config
+        far = rope.rotation(positions, c.head_size, c.rope_theta, c.rope_scaling, self.dtype)
+        near = None
+        if c.rope_local_base_freq is not None and any(c.is_sliding):
+            near = rope.rotation(positions, c.head_size, c.rope_local_base_freq, None, self.dtype)
+        return _Seen(positions, segments, far, near)
 
 
 class CausalLM(nn.Module):
@@ -224,14 +221,18 @@ class CausalLM(nn.Module):
                 f"the model was given {ids.shape[1]} tokens, and has {self.config.max_position_embeddings} positions; "
                 "cut the input."
             )
-        segments = jnp.zeros_like(ids) if segments is None else segments
-        return self.model(ids, None, attention.positions_within(segments), segments)[0]
+        if segments is None:
+            positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32)[None], ids.shape)
+        else:
+            positions = attention.positions_within(segments)
+        return self.model(ids, None, positions, segments)[0]
 
     def score(self, hidden: jax.Array) -> jax.Array:
         """Logits [..., V] of states [..., D]."""
-        if self.config.tie_word_embeddings:
-            return self.model.embed_tokens.attend(hidden)
-        return self.lm_head(hidden)
+        tied = self.config.tie_word_embeddings
+        logits = self.model.embed_tokens.attend(hidden) if tied else self.lm_head(hidden)
+        cap = self.config.final_logit_softcapping
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
 
     def extend(self, ids: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """(states [B, T, D], cache with them) of further tokens at `positions` [B, T], one after the other in each row.
@@ -241,3 +242,12 @@ class CausalLM(nn.Module):
         states, new = self.model(ids, cache, positions, None)
         # Once for all layers, after they have read: within the scan over layers the cache would be copied for every token.
         return states, Cache(*(attention.put(*pair, positions) for pair in zip(cache, new, strict=True)))
+
+    @nn.nowrap
+    def torch_module(self, path: str) -> str:
+        """What a module of this model is called in torch; "{}" stands for the number of a layer.
+
+        >>> CausalLM(CausalLMConfig()).torch_module("model/layers/self_attn/q_proj")
+        'model.layers.{}.self_attn.q_proj'
+        """
+        return path.replace("/", ".").replace("model.layers.", "model.layers.{}.")

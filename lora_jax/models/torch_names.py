@@ -6,7 +6,7 @@ A tensor's name is the parameter's path with "." for "/"; only the last part has
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,9 +61,19 @@ def turned(path: str, shape: Shape) -> Shape:
     return tuple(reversed(shape)) if path.endswith("/kernel") else tuple(shape)
 
 
-def as_ours(path: str, tensor: np.ndarray) -> jax.Array:
-    """float32, as Flax has it."""
-    return jnp.asarray(np.asarray(tensor.T if path.endswith("/kernel") else tensor, np.float32))
+def as_ours(path: str, tensor: np.ndarray, dtype: Any = None) -> jax.Array:
+    """As Flax has it, in `dtype`, or as it is."""
+    return jnp.asarray(tensor.T if path.endswith("/kernel") else tensor, dtype)
+
+
+def stacked_as_ours(path: str, tensors: Sequence[np.ndarray], dtype: Any = None) -> jax.Array:
+    """The same of the layers of a stack, along axis 0; one copy is made."""
+    turn = path.endswith("/kernel")
+    shape = tensors[0].shape[::-1] if turn else tensors[0].shape
+    whole = np.empty((len(tensors), *shape), dtype or jnp.result_type(*(tensor.dtype for tensor in tensors)))
+    for layer, tensor in zip(whole, tensors, strict=True):
+        layer[...] = tensor.T if turn else tensor
+    return jnp.asarray(whole)
 
 
 def as_theirs(path: str, leaf: Any, dtype: Any) -> np.ndarray:
@@ -99,8 +109,16 @@ def odd_values(tensors: Mapping[str, np.ndarray]) -> list[str]:
     whole = {name: t for name, t in tensors.items() if not jnp.issubdtype(t.dtype, jnp.floating)}
     return [
         *(f"{name} is {tensor.dtype}, expected floating point" for name, tensor in whole.items()),
-        *(f"{name} is not finite" for name, t in tensors.items() if name not in whole and not np.isfinite(t).all()),
+        *(
+            f"{name} is not finite"
+            for name, t in tensors.items()
+            if name not in whole and not all(map(_is_finite, t if t.ndim > 1 else [t]))
+        ),
     ]
+
+
+def _is_finite(part: np.ndarray) -> bool:
+    return bool(np.isfinite(part.sum(dtype=np.float32))) or bool(np.isfinite(part).all())
 
 
 def require_layers(file: Any, layers: int, names: Iterable[str], pattern: str) -> None:

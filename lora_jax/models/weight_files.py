@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -13,7 +14,11 @@ from lora_jax.files import as_safetensors, local, read_json, read_safetensors, r
 from lora_jax.models import config_file
 
 SAFE, INDEX, PICKLED = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-FILES = (SAFE, INDEX, "model-*.safetensors", "config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+FILES = (
+    *(SAFE, INDEX, "model-*.safetensors", "config.json", "generation_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.txt", "vocab.json", "merges.txt"),
+)
 
 BUCKETS = ("gs://", "s3://")  # that etils.epath reads
 
@@ -111,9 +116,16 @@ def _read_pickled(file: epath.Path) -> dict[str, np.ndarray]:
     try:
         with local(file) as path:
             tensors = torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
-        return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+        return {name: _as_numpy(tensor.detach()) for name, tensor in tensors.items()}
     except Exception as error:  # torch raises many kinds; AttributeError where it is no dict of tensors
         raise ModelError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}).") from error
+
+
+def _as_numpy(tensor: Any) -> np.ndarray:
+    """A torch tensor; one in 16 bits stays so (numpy itself knows no bfloat16)."""
+    narrow = {"torch.bfloat16": jnp.bfloat16, "torch.float16": jnp.float16}.get(str(getattr(tensor, "dtype", "")))
+    array = tensor.float().numpy()
+    return array if narrow is None else array.astype(narrow)
 
 
 def write(
