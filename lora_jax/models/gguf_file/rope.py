@@ -1,0 +1,62 @@
+"""How a GGUF file says that positions are scaled."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lora_jax.errors import ModelError, shown
+
+READ = {f"rope.scaling.{name}" for name in ("type", "factor", "original_context_length", "finetuned")} | {
+    "rope.scale_linear"
+}
+# What all Llama 3.x have; the file holds only what comes of it and of the factor (8, or 32 of Llama 3.2).
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def scaling(metadata: Any, theta: float, width: int, factors: np.ndarray | None) -> dict[str, Any] | None:
+    """`rope_scaling` of config.json, or None.
+
+    Args:
+      metadata: the file's.
+      theta: the base.
+      width: of a head.
+      factors: "rope_freqs.weight" [width / 2], what each frequency is divided by.
+
+    Raises:
+      ModelError: for factors that Llama 3's rule does not give.
+    """
+    kind, factor = metadata.get("rope.scaling.type", str, "none"), metadata.get("rope.scaling.factor", float)
+    if factors is not None:
+        if kind != "none":
+            raise ModelError(f"{metadata.where}: positions are scaled twice, by rope_freqs and by {shown(kind)}.")
+        return _of_factors(metadata.where, theta, width, factors)
+    factor = factor or metadata.get("rope.scale_linear", float)
+    if kind == "none" and factor in (None, 1.0):
+        return None
+    original = metadata.get("rope.scaling.original_context_length", int)
+    known = {"original_max_position_embeddings": original} if original else {}
+    return {"rope_type": "linear" if kind == "none" else kind, "factor": factor, **known}
+
+
+def _of_factors(where: str, theta: float, width: int, factors: np.ndarray) -> dict[str, Any]:
+    found = {"rope_type": "llama3", "factor": round(float(factors.max()), 3), **LLAMA3}
+    if factors.shape != (width // 2,) or not np.allclose(
+        factors, llama3_factors(theta, width, found), rtol=1e-4, atol=0
+    ):
+        raise ModelError(
+            f"{where}: its rope_freqs are not those of Llama 3's rule {shown(LLAMA3)}, which is all that is supported."
+        )
+    return found
+
+
+def llama3_factors(theta: float, width: int, scaling: dict[str, Any]) -> np.ndarray:
+    """What Llama 3.x divides the frequencies of a head by, [width / 2].
+
+    >>> llama3_factors(5e5, 128, {"factor": 8.0, **LLAMA3})[[0, 32, 63]].round(3).tolist()
+    [1.0, 2.695, 8.0]
+    """
+    factor, low, high = (scaling[name] for name in ("factor", "low_freq_factor", "high_freq_factor"))
+    wavelengths = 2 * math.pi * theta ** (np.arange(0, width, 2) / width)
+    share = np.clip((scaling["original_max_position_embeddings"] / wavelengths - low) / (high - low), 0, 1)
+    return 1 / ((1 - share) / factor + share)
