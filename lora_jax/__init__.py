@@ -3,7 +3,20 @@
 The front door; `lora_jax.training`, `lora_jax.sweep` and `lora_jax.checkpoint` hold the rest.
 """
 
-from lora_jax import algebra, bank, checkpoint, eva, initializers, mesh, peft, products, quantised, sweep, training
+from lora_jax import (
+    algebra,
+    bank,
+    checkpoint,
+    eva,
+    initializers,
+    mesh,
+    models,
+    peft,
+    products,
+    quantised,
+    sweep,
+    training,
+)
 from lora_jax.adapter import adapt, adapter_of, rebase, scaled, strip, swap
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import LoRAError
@@ -37,6 +50,7 @@ __all__ = [
     "lora_plus",
     "merge",
     "mesh",
+    "models",
     "partition",
     "peft",
     "products",

@@ -1,5 +1,6 @@
 """PEFT's folders, further than factors: is each read as real PEFT computes it, written so that it stays, and refused where it cannot be held?"""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -365,7 +366,7 @@ def test_c6_another_dtype_is_refused(dtype, tmp_path):
 def test_c6_what_is_too_large_for_a_dtype_is_named(tmp_path):
     found = loaded("moe_one")
     large = {path: leaf * 1e6 if path.endswith("lora_b") else leaf for path, leaf in flat(found.params).items()}
-    found = found._replace(params=lora_jax.tree.nested(large))
+    found = dataclasses.replace(found, params=lora_jax.tree.nested(large))
     with pytest.raises(LoRAError, match="experts.lora_B.weight has the value .*too large for float16; write float32"):
         saved(tmp_path / "folder", "moe_one", found, dtype="float16")
     assert not (tmp_path / "folder").exists()
@@ -675,7 +676,7 @@ def test_b4_a_leaf_that_moved_and_would_be_lost_is_told(tmp_path):
     leaves = flat(found.params)
     moved = lora_jax.tree.nested({**leaves, "head/bias": leaves["head/bias"] + 1})
     with pytest.raises(LoRAError, match="head/bias is not the base's and would not be in the folder"):
-        saved(tmp_path / "folder", "moe_one", found._replace(params=moved), base_params=m.params)
+        saved(tmp_path / "folder", "moe_one", dataclasses.replace(found, params=moved), base_params=m.params)
     saved(tmp_path / "folder", "moe_one", found, base_params=m.params)
 
 

@@ -91,7 +91,7 @@ def write(
     config: CausalLMConfig,
     params: Mapping[str, Any],
     *,
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     beside: Mapping[str, bytes] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
@@ -99,7 +99,7 @@ def write(
 
     Args:
       params: a CausalLM's; no leaf beside its own (adapters: `lora_jax.merge` folds them in).
-      dtype: of the tensors in the file, e.g. jnp.bfloat16.
+      dtype: of the tensors in the file, e.g. jnp.bfloat16; by default the widest of the parameters'.
       about: what config.json says beside, as bos_token_id.
       beside: other files that belong to the model, as its tokenizer's, by name; all are written together, or none.
 
@@ -109,8 +109,8 @@ def write(
     leaves = flat(params)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
     torch_names.raise_for("the parameters do not fit the config", torch_names.problems(_shapes(config), shapes))
-    folder = epath.Path(path)
-    alone = _unstacked(leaves)
+    folder, alone = epath.Path(path), _unstacked(leaves)
+    dtype = jnp.dtype(jnp.result_type(*(leaf.dtype for leaf in leaves.values())) if dtype is None else dtype)
     tensors = {torch_names.name(p): torch_names.as_theirs(p, leaf, dtype) for p, leaf in alone.items()}
     torch_names.raise_for(f"the parameters cannot be written as {jnp.dtype(dtype)}", torch_names.odd_values(tensors))
     said = {**(about or {}), **values_of(config), "torch_dtype": str(jnp.dtype(dtype))}

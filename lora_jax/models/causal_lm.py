@@ -244,6 +244,15 @@ class CausalLM(nn.Module):
         return states, Cache(*(attention.put(*pair, positions) for pair in zip(cache, new, strict=True)))
 
     @nn.nowrap
+    def example(self) -> tuple[jax.Array]:
+        """Arguments of a call, for what needs to see one: ids [1, 2].
+
+        >>> CausalLM(CausalLMConfig()).example()[0].shape
+        (1, 2)
+        """
+        return (jnp.zeros((1, 2), jnp.int32),)
+
+    @nn.nowrap
     def torch_module(self, path: str) -> str:
         """What a module of this model is called in torch; "{}" stands for the number of a layer.
 

@@ -1,8 +1,9 @@
 """A folder that PEFT wrote -> an adapter here; all of it, or one error that lists everything that does not fit."""
 
+import dataclasses
 import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,40 +16,49 @@ from lora_jax.errors import PeftError
 from lora_jax.files import require_path
 from lora_jax.intake import tree_of
 from lora_jax.leaves import Adapter, as_leaves, is_adapter_leaf
-from lora_jax.peft import adapter_config, experts, keys, names, tensors, ties, tokens
+from lora_jax.peft import adapter_config, experts, keys, tensors, ties, tokens
+from lora_jax.peft.described import described
 from lora_jax.peft.experts import Parameters
 from lora_jax.peft.keys import Found
 from lora_jax.peft.misfits import misfits
 from lora_jax.peft.model import Model, model_of
-from lora_jax.peft.names import Names, dotted
+from lora_jax.peft.names import Names
 from lora_jax.peft.places import Place
 from lora_jax.peft.tensors import Layer
 from lora_jax.products.places import kernel_at
-from lora_jax.products.site import Site, require_sites
+from lora_jax.products.site import Site
 from lora_jax.tree import Params, nested, opened
 
 SHOWN = 8  # problems in one message
 
 
-class Loaded(NamedTuple):
-    """What a folder holds, on a base."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """What a folder holds, on a base; unpacks to its parameters and config.
+
+    >>> params, config = Loaded(LoRAConfig(rank=1), {}, (), None, None)
+    >>> config.rank
+    1
+    """
 
     config: LoRAConfig
     params: dict[str, Any]  # the base with its adapter, heads and biases
     train: tuple[str, ...]  # what the file has beside the adapters, for `trainable_mask(params, train=...)`
     base_model: str | None
     task_type: str | None
-    token_rows: Mapping[
-        str, tuple[int, ...]
-    ] = {}  # path of a table -> the rows that the file has (`trainable_token_indices`)
+    # path of a table -> the rows that the file has (`trainable_token_indices`)
+    token_rows: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.params, self.config))
 
 
 def load(
     folder: str | os.PathLike,
     base_params: Params,
-    layout: Mapping[str, Site],
+    model: Mapping[str, Site] | nn.Module,
     *,
-    names_of: Names = dotted,
+    names_of: Names | None = None,
     parameters: Parameters = Parameters(),
 ) -> Loaded:
     """Reads an adapter onto its base; `base_params` are not changed.
@@ -59,7 +69,7 @@ def load(
     Args:
       folder: with `adapter_config.json` and `adapter_model.safetensors`.
       base_params: the parameters of the base module; an adapter in them is dropped.
-      layout: `lora_jax.layout(base_module, example_input)`.
+      model: one of `lora_jax.models`, which knows its names and stacks; of any other its layout, `lora_jax.layout(base_module, example_input)`.
       names_of: as for `save`.
       parameters: as for `save`.
 
@@ -77,29 +87,29 @@ def load(
     >>> found.config.targets, float(found.params["head"]["lora_scale"])
     (('head',), 2.0)
     """
-    require_sites(layout, "peft.load")
-    folder, names_of = epath.Path(require_path(folder, PeftError)), names.checked(names_of)
+    layout, names_of = described(model, names_of, "peft.load")
+    folder = epath.Path(require_path(folder, PeftError))
     values, leaves = adapter_config.read(folder), tree_of(base_params, "peft.load: base_params")
     leaves = {path: leaf for path, leaf in leaves.items() if not is_adapter_leaf(path)}
-    model = model_of(values, leaves, layout, names_of, parameters)
+    twin = model_of(values, leaves, layout, names_of, parameters)
     found = keys.read(folder)
-    adapters, lines = experts.resolved(values, found.adapters, model.slots, parameters)
+    adapters, lines = experts.resolved(values, found.adapters, twin.slots, parameters)
     found, copies = ties.without_copies(
-        values, found._replace(adapters=adapters), model.slots, model.places, leaves, layout
+        values, found._replace(adapters=adapters), twin.slots, twin.places, leaves, layout
     )
-    problems = [*lines, *misfits(values, found, model, copies)]
+    problems = [*lines, *misfits(values, found, twin, copies)]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise PeftError(f"{folder} does not fit this model: {'; '.join(problems[:SHOWN])}{more}.")
-    read = {path: _layer(values, path, adapter, model) for path, adapter in found.adapters.items()}
-    kept = _beside(values, found, read, model)
+    read = {path: _layer(values, path, adapter, twin) for path, adapter in found.adapters.items()}
+    kept = _beside(values, found, read, twin)
     return Loaded(
-        _config(values, read, model),
-        nested({**leaves, **kept, **_assembled(read, model.slots, layout, leaves)}),
-        tuple(targets.exactly(path, leaves) for path in sorted(kept) if not _is_still(path, kept, read, model)),
+        _config(values, read, twin),
+        nested({**leaves, **kept, **_assembled(read, twin.slots, layout, leaves)}),
+        tuple(targets.exactly(path, leaves) for path in sorted(kept) if not _is_still(path, kept, read, twin)),
         values.get("base_model_name_or_path"),
         values.get("task_type"),
-        {model.places[f"{path}.weight"].path: tuple(rows) for path, rows in tokens.indices(values, found.rows).items()},
+        {twin.places[f"{path}.weight"].path: tuple(rows) for path, rows in tokens.indices(values, found.rows).items()},
     )
 
 

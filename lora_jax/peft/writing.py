@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,12 +18,13 @@ from lora_jax.norms import require_norms
 from lora_jax.partition import Mask
 from lora_jax.peft import adapter_config, beside, experts, names, tensors, ties, tokens
 from lora_jax.peft import layers as layering
+from lora_jax.peft.described import described
 from lora_jax.peft.experts import Parameters
 from lora_jax.peft.keys import TENSORS
-from lora_jax.peft.names import PREFIX, Names, Slot, dotted
+from lora_jax.peft.names import PREFIX, Names, Slot
 from lora_jax.peft.places import places
 from lora_jax.peft.tensors import Layer
-from lora_jax.products.site import Site, require_sites
+from lora_jax.products.site import Site
 from lora_jax.tree import Params
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -32,9 +34,9 @@ def save(
     folder: str | os.PathLike,
     params: Params,
     config: LoRAConfig,
-    layout: Mapping[str, Site],
+    model: Mapping[str, Site] | nn.Module,
     *,
-    names_of: Names = dotted,
+    names_of: Names | None = None,
     mask: Mask | None,
     base_model: str | None = None,
     task_type: str | None = None,
@@ -56,7 +58,7 @@ def save(
       folder: made where there is none.
       params: an adapted tree.
       config: for the scaling rule and dropout.
-      layout: `lora_jax.layout(base_module, example_input)`.
+      model: one of `lora_jax.models`, which knows its names and stacks; of any other its layout, `lora_jax.layout(base_module, example_input)`.
       names_of: the torch module of a Flax module's path; "{}" stands for the index of a stacked layer. Of a kernel that torch's class has as a
         parameter with all experts in it, "layers.{}.experts.up[{}]", the parameter with the index in brackets; of another parameter that is no
         layer, "router.w[]". PEFT adapts these by `target_parameters`.
@@ -87,8 +89,8 @@ def save(
     ['adapter_config.json', 'adapter_model.safetensors']
     """
     require_a_config(config, "peft.save")
-    require_sites(layout, "peft.save")
-    dtype, names_of, leaves = _dtype(dtype), names.checked(names_of), adapted(params, "peft.save: params")
+    layout, names_of = described(model, names_of, "peft.save")
+    dtype, leaves = _dtype(dtype), adapted(params, "peft.save: params")
     require_norms(leaves, "peft.save")
     base = None if base_params is None else tree_of(base_params, "peft.save: base_params")
     every = names.universe(leaves, names_of)
