@@ -5,32 +5,19 @@ from typing import Any
 
 from lora_jax.errors import ModelError, first_line, shown
 
-LLAMA_LIKE = (
-    "LlamaTokenizer",
-    "CodeLlamaTokenizer",
-    "GemmaTokenizer",
-)  # whose class, not tokenizer.json, says what stands around a text
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-BYTE_PAIRS = {  # tokenizer_class, without "Fast", or model_type -> which of them it is
-    **dict.fromkeys(("GPT2Tokenizer", "gpt2", "llama", "PreTrainedTokenizer", None), "gpt2"),
-    **dict.fromkeys(("RobertaTokenizer", "roberta"), "roberta"),
-    **dict.fromkeys(("Qwen2Tokenizer", "qwen2", "qwen3"), "qwen2"),
-}
 
 
-def whole(content: str, config: Mapping[str, Any], special: Mapping[str, str], where: str) -> Any:
+def whole(content: str, where: str) -> Any:
     """tokenizer.json's. Raises ModelError where the package cannot read it."""
     import tokenizers
 
     try:
-        backend = tokenizers.Tokenizer.from_str(content)
+        return tokenizers.Tokenizer.from_str(content)
     except Exception as error:  # the package raises a bare Exception
         raise ModelError(f"{where} cannot be read ({first_line(error)}); it may need a newer tokenizers.") from error
-    if str(config.get("tokenizer_class")).removesuffix("Fast") in LLAMA_LIKE:
-        surround(backend, config.get("add_bos_token", True), config.get("add_eos_token", False), special, where)
-    return backend
 
 
 def surround(backend: Any, bos: bool | None, eos: bool | None, special: Mapping[str, str], where: str) -> None:
@@ -89,13 +76,12 @@ def byte_pairs(
     """GPT-2's, RoBERTa's or Qwen2's, of vocab.json and merges.txt.
 
     Args:
-      kind: tokenizer_class of tokenizer_config.json, or model_type of config.json.
+      kind: "gpt2", "roberta" or "qwen2".
     """
-    plain = kind.removesuffix("Fast") if kind else None
-    if plain not in BYTE_PAIRS:
+    if kind is None:
         raise ModelError(
-            f"{where}: {shown(kind)} is not known; of vocab.json and merges.txt GPT-2's, RoBERTa's and Qwen2's are built, of others "
-            "tokenizer.json is needed (AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it)."
+            f"{where}: {shown(config.get('tokenizer_class'))} is not known; of vocab.json and merges.txt GPT-2's, RoBERTa's and Qwen2's "
+            "tokenizers are built; others need tokenizer.json, which AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes."
         )
     lines = [
         line
@@ -103,7 +89,19 @@ def byte_pairs(
         if line.strip() and not (i == 0 and line.startswith("#version"))
     ]
     backend = of_merges(vocabulary, [line.removesuffix("\r") for line in lines], where)
-    return {"gpt2": _gpt2, "roberta": _roberta, "qwen2": _qwen2}[BYTE_PAIRS[plain]](backend, config, special, where)
+    prefix = config.get("add_prefix_space", False)
+    if kind == "qwen2":
+        backend.normalizer = _nfc()
+        bytewise(backend, QWEN2)
+    else:
+        bytewise(backend, None, add_prefix_space=prefix)
+    mask = special.get("mask_token") if kind == "roberta" else None  # which takes the space before it
+    backend.add_special_tokens(
+        [text for text in dict.fromkeys(special.values()) if text != mask and backend.token_to_id(text) is not None]
+    )
+    if kind == "roberta":
+        _as_roberta(backend, special, prefix, where)
+    return backend
 
 
 def of_merges(vocabulary: dict[str, int], merges: list[str], where: str, **options: Any) -> Any:
@@ -135,45 +133,20 @@ def bytewise(backend: Any, pattern: str | None, *, digits: bool = False, add_pre
     return backend
 
 
-def _gpt2(backend: Any, config: Mapping[str, Any], special: Mapping[str, str], where: str) -> Any:
-    bytewise(backend, None, add_prefix_space=config.get("add_prefix_space", False))
-    backend.add_special_tokens(
-        _there(
-            backend, special, {"unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-        )
-    )
-    return backend
-
-
-def _qwen2(backend: Any, config: Mapping[str, Any], special: Mapping[str, str], where: str) -> Any:
+def _nfc() -> Any:
     from tokenizers import normalizers
 
-    backend.normalizer = normalizers.NFC()
-    bytewise(backend, QWEN2)
-    backend.add_special_tokens(_there(backend, special, {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}))
-    return backend
+    return normalizers.NFC()
 
 
-def _roberta(backend: Any, config: Mapping[str, Any], special: Mapping[str, str], where: str) -> Any:
+def _as_roberta(backend: Any, special: Mapping[str, str], prefix: bool, where: str) -> None:
     from tokenizers import AddedToken, processors
 
-    names = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
-    tokens = {name: special.get(f"{name}_token", text) for name, text in names.items()}
-    prefix = config.get("add_prefix_space", False)
-    bytewise(backend, None, add_prefix_space=prefix)
-    there = {name: backend.token_to_id(text) for name, text in tokens.items()}
-    missing = [tokens[name] for name in ("cls", "sep", "unk", "pad") if there[name] is None]
-    if missing:
-        raise ModelError(f"{where}: {', '.join(missing)} is not in its vocabulary, which RoBERTa's tokenizer needs.")
-    backend.add_special_tokens([text for name, text in tokens.items() if name != "mask" and there[name] is not None])
-    if there["mask"] is not None:
-        backend.add_special_tokens([AddedToken(tokens["mask"], lstrip=True, normalized=False)])
-    pair = [(tokens[name], there[name]) for name in ("sep", "cls")]
-    backend.post_processor = processors.RobertaProcessing(*pair, trim_offsets=True, add_prefix_space=prefix)
-    return backend
-
-
-def _there(backend: Any, special: Mapping[str, str], defaults: Mapping[str, str]) -> list[str]:
-    """The texts of special tokens that the vocabulary has."""
-    found = {**defaults, **special}
-    return [text for text in dict.fromkeys(found.values()) if backend.token_to_id(text) is not None]
+    if "mask_token" in special:
+        backend.add_special_tokens([AddedToken(special["mask_token"], lstrip=True, normalized=False)])
+    ends = [
+        (special[name], backend.token_to_id(special[name])) for name in ("sep_token", "cls_token") if name in special
+    ]
+    if len(ends) < 2 or any(id is None for _, id in ends):
+        raise ModelError(f"{where}: the tokens that stand around a text, <s> and </s>, are not in its vocabulary.")
+    backend.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=prefix)

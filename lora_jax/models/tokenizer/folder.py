@@ -7,7 +7,7 @@ from etils import epath
 
 from lora_jax.errors import ModelError, first_line, shown
 from lora_jax.files import parse, read_json, require_fields
-from lora_jax.models.tokenizer import builds
+from lora_jax.models.tokenizer import builds, kinds
 from lora_jax.models.tokenizer.text import Tokenizer, require_package
 
 WHOLE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -16,6 +16,16 @@ WORDS, VOCABULARY, MERGES = "vocab.txt", "vocab.json", "merges.txt"
 FILES = (WHOLE, CONFIG, TEMPLATE, SPECIAL, ADDED, GENERATION, WORDS, VOCABULARY, MERGES)
 MAX_BYTES = 256 * 2**20  # of one of them; the largest that is known has 35 million
 TOKEN = str | dict | None
+FIELDS = {  # of tokenizer_config.json, beside the special tokens
+    "tokenizer_class": str | None,
+    "added_tokens_decoder": dict[str, dict],
+    "add_bos_token": bool | None,
+    "add_eos_token": bool | None,
+    "add_prefix_space": bool,
+    "do_lower_case": bool,
+    "strip_accents": bool | None,
+    "tokenize_chinese_chars": bool,
+}
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -26,6 +36,7 @@ class Said:
     where: epath.Path
     config: dict[str, Any]
     special: dict[str, str]  # "eos_token" -> its text
+    kind: kinds.Kind
     added: dict[int, dict[str, Any]]  # id -> what AddedToken takes
     ends: tuple[int, ...]
     chat_template: str | None
@@ -46,10 +57,13 @@ def read(folder: epath.Path) -> Tokenizer | None:
     require_package()
     said = _said(folder, files)
     backend = _backend(folder, files, said)
+    _add(backend, said)
+    padding = backend.padding or {}
     backend.no_truncation()  # what a sentence encoder's file asks for; a caller decides
     backend.no_padding()
-    _add(backend, said)
     ids = {name.removesuffix("_token"): _id(backend, said, name) for name in NAMES}
+    if ids["pad"] is None and backend.token_to_id(padding.get("pad_token", "")) == padding.get("pad_id"):
+        ids["pad"] = padding.get("pad_id")
     return Tokenizer(backend, files, **ids, ends=said.ends, chat_template=said.chat_template, where=str(folder))
 
 
@@ -74,18 +88,17 @@ def _text(file: epath.Path, content: bytes) -> str:
 def _backend(folder: epath.Path, files: dict[str, bytes], said: Said) -> Any:
     if WHOLE in files:
         parse(files[WHOLE], str(folder / WHOLE), halves=True)  # a token twice, of which the package would take one
-        return builds.whole(_text(folder / WHOLE, files[WHOLE]), said.config, said.special, str(folder / WHOLE))
+        backend = builds.whole(_text(folder / WHOLE, files[WHOLE]), str(folder / WHOLE))
+        if said.kind.surrounds:
+            bos, eos = said.config.get("add_bos_token", True), said.config.get("add_eos_token", False)
+            builds.surround(backend, bos, eos, said.special, str(folder / WHOLE))
+        return backend
     if WORDS in files:
         return builds.word_pieces(_text(folder / WORDS, files[WORDS]), said.config, said.special, str(folder / WORDS))
-    vocabulary = require_fields(
-        {"vocab": parse(files[VOCABULARY], str(folder / VOCABULARY))},
-        str(folder / VOCABULARY),
-        {"vocab": dict[str, int]},
-    )["vocab"]
-    kind = said.config.get("tokenizer_class") or _model_type(folder)
-    return builds.byte_pairs(
-        vocabulary, _text(folder / MERGES, files[MERGES]), kind, said.config, said.special, str(folder / MERGES)
-    )
+    vocabulary = parse(files[VOCABULARY], str(folder / VOCABULARY))
+    require_fields({"it": vocabulary}, str(folder / VOCABULARY), {"it": dict[str, int]})
+    merges = _text(folder / MERGES, files[MERGES])
+    return builds.byte_pairs(vocabulary, merges, said.kind.pairs, said.config, said.special, str(folder / MERGES))
 
 
 def _model_type(folder: epath.Path) -> str | None:
@@ -103,21 +116,10 @@ def _said(folder: epath.Path, files: dict[str, bytes]) -> Said:
             parse(files[name], str(folder / name)) if name in files else {}, str(folder / name), fields
         )
 
-    tokens = dict.fromkeys((*NAMES, "cls_token", "sep_token", "mask_token"), TOKEN)
-    kinds = {
-        "add_bos_token": bool | None,
-        "add_eos_token": bool | None,
-        "do_lower_case": bool,
-        "tokenizer_class": str | None,
-    }
-    kinds |= {
-        "added_tokens_decoder": dict[str, dict],
-        "strip_accents": bool | None,
-        "tokenize_chinese_chars": bool,
-        "add_prefix_space": bool,
-    }
-    config = values(CONFIG, {**tokens, **kinds})
-    special = {**values(SPECIAL, tokens), **{name: config[name] for name in tokens if config.get(name) is not None}}
+    tokens = dict.fromkeys(kinds.ALL, TOKEN)
+    config = values(CONFIG, {**tokens, **FIELDS})
+    kind = kinds.kind(config.get("tokenizer_class"), _model_type(folder))
+    special = {**kind.special, **values(SPECIAL, tokens), **{name: config[name] for name in tokens if name in config}}
     texts = {name: _token_text(folder, name, special[name]) for name in tokens if special.get(name) is not None}
     added = {_number(folder, id): token for id, token in config.get("added_tokens_decoder", {}).items()}
     own = values(ADDED, {})
@@ -125,7 +127,7 @@ def _said(folder: epath.Path, files: dict[str, bytes]) -> Said:
         added.setdefault(id, {"content": text, "special": text in texts.values(), "normalized": False})
     ends = values(GENERATION, {"eos_token_id": int | list[int] | None}).get("eos_token_id")
     several = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
-    return Said(folder, config, texts, added, several, _template(folder, files, config))
+    return Said(folder, config, texts, kind, added, several, _template(folder, files, config))
 
 
 def _token_text(folder: epath.Path, name: str, token: str | dict[str, Any]) -> str:
@@ -184,7 +186,7 @@ def _id(backend: Any, said: Said, name: str) -> int | None:
     if text is None:
         return None
     id = backend.token_to_id(text)
-    if id is None:
+    if id is None and text != said.kind.special.get(name):
         raise ModelError(
             f"{said.where}: the {name} {text!r} is not in the vocabulary; name one that is there, or null, in {CONFIG}."
         )
