@@ -21,10 +21,10 @@ FIELDS = {  # of tokenizer_config.json, beside the special tokens
     "added_tokens_decoder": dict[str, dict],
     "add_bos_token": bool | None,
     "add_eos_token": bool | None,
-    "add_prefix_space": bool,
-    "do_lower_case": bool,
+    "add_prefix_space": bool | None,
+    "do_lower_case": bool | None,
     "strip_accents": bool | None,
-    "tokenize_chinese_chars": bool,
+    "tokenize_chinese_chars": bool | None,
 }
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -117,7 +117,8 @@ def _said(folder: epath.Path, files: dict[str, bytes]) -> Said:
         )
 
     tokens = dict.fromkeys(kinds.ALL, TOKEN)
-    config = values(CONFIG, {**tokens, **FIELDS})
+    told = values(CONFIG, {**tokens, **FIELDS})
+    config = {name: value for name, value in told.items() if value is not None}
     kind = kinds.kind(config.get("tokenizer_class"), _model_type(folder))
     special = {**kind.special, **values(SPECIAL, tokens), **{name: config[name] for name in tokens if name in config}}
     texts = {name: _token_text(folder, name, special[name]) for name in tokens if special.get(name) is not None}
