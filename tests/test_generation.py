@@ -7,6 +7,7 @@ import pytest
 
 from lora_jax import LoRA, LoRAConfig, adapt
 from lora_jax.errors import ModelError
+from lora_jax.models.causal_lm import CausalLM
 from lora_jax.models.generation import Sampling, generate, sample
 from tests.cases import randomised
 from tests.llama_golden import folder, ids, logits, model
@@ -48,6 +49,39 @@ def test_a_row_that_stops_stays_stopped():
         end = before.tolist().index(stop) if stop in before else len(before)
         assert row[: end + 1].tolist() == before[: end + 1].tolist()
         assert (row[end:] == stop).all()
+
+
+@pytest.mark.parametrize("prefill", [1, 4, 5, 13])
+def test_prompts_in_pieces_are_continued_as_whole_ones(prefill):
+    assert made(prefill=prefill).tolist() == made().tolist()
+
+
+def test_any_of_several_stops_ends_a_row():
+    free = made()
+    stops = (int(free[0, 2]), int(free[1, 3]))
+    got = made(stop=stops)
+    for row, before in zip(got, free, strict=True):
+        end = next((i for i, token in enumerate(before) if token in stops), len(before))
+        assert row[: end + 1].tolist() == before[: end + 1].tolist()
+        assert (row[end:] == row[end]).all() if end < len(row) else True
+
+
+def test_it_ends_when_all_rows_have(monkeypatch):
+    """Counted by a callback in the model's output layer: a prompt's last token, then one call a token."""
+    calls = []
+
+    class Counting(CausalLM):
+        def score(self, hidden):
+            jax.debug.callback(lambda: calls.append(1))
+            return super().score(hidden)
+
+    free = made()
+    stops = tuple(int(row[1]) for row in free)
+    generate(
+        Counting(model().config), folder().params, ids(), LENGTHS, jax.random.key(0), max_new_tokens=6, stop=stops
+    ).block_until_ready()
+    jax.effects_barrier()
+    assert len(calls) <= 2
 
 
 def test_an_adapter_speaks():

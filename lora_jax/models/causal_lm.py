@@ -19,6 +19,7 @@ from lora_jax.models.causal_config import ACTIVATIONS, PRESETS, CausalLMConfig
 __all__ = ["PRESETS", "Cache", "CausalLM", "CausalLMConfig", "empty_cache"]
 
 KEPT = "kept"  # what a layer keeps for its backward pass: what its products give; all between is cheaper computed again
+FEW = 1  # rows of states
 INIT = nn.initializers.normal(0.02)
 
 
@@ -230,9 +231,16 @@ class CausalLM(nn.Module):
     def score(self, hidden: jax.Array) -> jax.Array:
         """Logits [..., V] of states [..., D]."""
         tied = self.config.tie_word_embeddings
-        logits = self.model.embed_tokens.attend(hidden) if tied else self.lm_head(hidden)
+        logits = self._attended(hidden) if tied else self.lm_head(hidden)
         cap = self.config.final_logit_softcapping
         return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def _attended(self, hidden: jax.Array) -> jax.Array:
+        if jax.default_backend() != "cpu" or hidden.size > FEW * hidden.shape[-1]:
+            return self.model.embed_tokens.attend(hidden)
+        # One row: XLA on a CPU walks over the table by rows in this order only, a third of the time (BUILD_NOTES.md).
+        table, rows = nn.dtypes.promote_dtype(self.model.embed_tokens.embedding, hidden, dtype=self.dtype)
+        return jnp.moveaxis(jnp.tensordot(table, rows, axes=(1, -1)), 0, -1)
 
     def extend(self, ids: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """(states [B, T, D], cache with them) of further tokens at `positions` [B, T], one after the other in each row.

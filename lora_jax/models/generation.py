@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from lora_jax.errors import ModelError
 from lora_jax.models.causal_lm import CausalLM, empty_cache
 
+PREFILL = 512
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -39,7 +41,7 @@ class Sampling:
             raise ModelError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "sampling", "stop", "through"))
+@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "sampling", "stop", "through", "prefill"))
 def generate(
     model: CausalLM,
     params: dict[str, Any],
@@ -49,50 +51,78 @@ def generate(
     *,
     max_new_tokens: int,
     sampling: Sampling = Sampling(),
-    stop: int | None = None,
+    stop: int | tuple[int, ...] | None = None,
     through: nn.Module | None = None,
+    prefill: int = PREFILL,
 ) -> jax.Array:
-    """int32 [B, N] new tokens; after a row's `stop`, which is kept, everything is `stop`.
+    """int32 [B, N] new tokens; after a row's stop, which is kept, everything is that stop. It ends when all rows have.
 
     Args:
       prompts: int32 [B, T], each row's tokens first, then anything.
       lengths: int32 [B], how many of them count; 1 or more.
       key: for sampling; not read by greedy decoding.
+      stop: the token, or any of the tokens, that ends a row (`Tokenizer.stop`).
       through: a module that wraps the model (and adds adapters, say), to be applied in its place.
+      prefill: prompt tokens of each row that go through the model at once; a longer prompt does so in pieces, in the same program.
 
     Prompt and new tokens together must fit `max_position_embeddings`: ModelError.
     """
-    b, t = prompts.shape
+    t = prompts.shape[1]
     most = model.config.max_position_embeddings
     if t + max_new_tokens > most:
         raise ModelError(f"a prompt of {t} tokens and {max_new_tokens} new ones exceed the model's {most} positions.")
-
+    stops = jnp.asarray((stop,) if isinstance(stop, int) else stop or (-1,), jnp.int32)
     speaking = model if through is None else through
 
     def extend(ids, positions, cache):
         return speaking.apply({"params": params}, ids, positions, cache, method="extend")
 
-    def choose(states, key):
+    def choose(states, step):
         logits = speaking.apply({"params": params}, states, method="score").astype(jnp.float32)
-        return sample(logits, key, sampling)
+        return sample(logits, jax.random.fold_in(key, step), sampling)
 
-    cache = empty_cache(model.config, b, t + max_new_tokens, model.dtype)
-    places = jnp.broadcast_to(jnp.arange(t, dtype=jnp.int32), (b, t))
-    states, cache = extend(prompts, places, cache)  # what lies beyond a row's length is overwritten before it is seen
-    last = jnp.take_along_axis(states, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    first = choose(last, jax.random.fold_in(key, 0))
+    last, cache = _prefilled(extend, model, prompts, lengths, max_new_tokens, min(prefill, t))
+    first = choose(last, 0)
 
-    def one(carry, step):
-        token, ended, cache = carry
+    def is_going(carry):
+        step, token, ended, _, _ = carry
+        return (step < max_new_tokens) & ~(ended | _is_any(token, stops)).all()
+
+    def one(carry):
+        step, token, ended, cache, made = carry
         states, cache = extend(token[:, None], (lengths + step - 1)[:, None], cache)
-        new = choose(states[:, 0], jax.random.fold_in(key, step))
-        ended |= token == (-1 if stop is None else stop)
-        new = jnp.where(ended, token, new)
-        return (new, ended, cache), new
+        ended |= _is_any(token, stops)
+        token = jnp.where(ended, token, choose(states[:, 0], step))
+        return step + 1, token, ended, cache, jax.lax.dynamic_update_slice(made, token[:, None], (0, step))
 
-    carry = (first, jnp.zeros(b, bool), cache)
-    _, rest = jax.lax.scan(one, carry, jnp.arange(1, max_new_tokens, dtype=jnp.int32))
-    return jnp.concatenate([first[None], rest]).T
+    made = jnp.broadcast_to(first[:, None], (len(first), max_new_tokens))
+    carry = (jnp.int32(1), first, jnp.zeros(len(first), bool), cache, made)
+    step, token, _, _, made = jax.lax.while_loop(is_going, one, carry)
+    return jnp.where(jnp.arange(max_new_tokens)[None] < step, made, token[:, None])
+
+
+def _is_any(tokens: jax.Array, stops: jax.Array) -> jax.Array:
+    return (tokens[:, None] == stops[None]).any(axis=1)
+
+
+def _prefilled(extend, model: CausalLM, prompts, lengths, more: int, size: int):
+    """(the state [B, D] of each prompt's last token, a cache with the prompts and room for `more`), `size` tokens at a time."""
+    b, t = prompts.shape
+    pieces = -(-t // size)
+    prompts = jnp.pad(prompts, ((0, 0), (0, pieces * size - t)))
+    cache = empty_cache(model.config, b, pieces * size + more, model.dtype)
+    last = jnp.zeros((b, model.config.hidden_size), model.dtype)
+
+    def one(carry, start):
+        last, cache = carry
+        places = jnp.broadcast_to(start + jnp.arange(size, dtype=jnp.int32), (b, size))
+        # What lies beyond a row's length is overwritten before it is seen.
+        states, cache = extend(jax.lax.dynamic_slice_in_dim(prompts, start, size, axis=1), places, cache)
+        at = lengths - 1 - start
+        here = jnp.take_along_axis(states, jnp.clip(at, 0, size - 1)[:, None, None], axis=1)[:, 0]
+        return (jnp.where(((at >= 0) & (at < size))[:, None], here, last), cache), None
+
+    return jax.lax.scan(one, (last, cache), size * jnp.arange(pieces, dtype=jnp.int32))[0]
 
 
 def sample(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
