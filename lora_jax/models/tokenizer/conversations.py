@@ -51,7 +51,7 @@ def _begin(
     if not whole.startswith(asked):
         raise ModelError(
             f"{tokenizer.where}: its chat template does not write the messages before message {i} as it writes them when they are asked, "
-            "so what the model is to learn cannot be told from what it is given; train on one question and one answer."
+            "so an answer cannot be told from its question; leave out the system message, or train on one question and one answer."
         )
     before = tokenizer.encode(asked, add_special_tokens=False)
     if ids[: len(before)] != before:
