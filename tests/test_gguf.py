@@ -301,6 +301,22 @@ def test_d8_names_that_are_there_twice_are_refused(tmp_path):
     assert "the field a is there twice" in refusal(tmp_path / "model.gguf")
 
 
+def test_a_header_changed_at_random_is_refused_or_read(tmp_path):
+    content = edited(tmp_path / "model.gguf", byte_pairs).read_bytes()
+    header, random = content.index(b"blk.1.ffn_norm"), np.random.default_rng(0)
+    numbers = [size.to_bytes(8, "little") for size in (0, 1, 2**31, 2**40, HUGE, 2**64 - 1)]
+    refused = 0
+    for _ in range(150):
+        place, number = int(random.integers(header)), numbers[random.integers(len(numbers))]
+        (tmp_path / "model.gguf").write_bytes(content[:place] + number + content[place + 8 :])
+        try:
+            gguf_file.read(tmp_path / "model.gguf")
+        except ModelError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000
+            refused += 1
+    assert 75 < refused <= 150
+
+
 @pytest.mark.parametrize("kind", ("Q8_1", "Q8_K", "I32", "F64"))
 def test_a_type_that_cannot_be_dequantised_is_named(tmp_path, kind):
     quantised = gguf.GGMLQuantizationType[kind]

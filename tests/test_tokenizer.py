@@ -133,6 +133,28 @@ def test_a_template_without_an_end_of_turn_marks_the_words(tmp_path):
     assert found.end_of_turn is None and answers(found, cases.CONVERSATIONS["answered"]) == ["It is 5.\n"]
 
 
+def test_a_template_that_ends_the_last_turn_alone_is_refused_for_the_others(tmp_path):
+    template = (
+        "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}{% if loop.last %}<|im_end|>{% endif %}{% endfor %}"
+    )
+    found = with_template(tmp_path, template + "{% if add_generation_prompt %}a:{% endif %}")
+    assert (
+        "begin" not in (said := refusal(lambda: found.conversation(cases.CONVERSATIONS["two"]))) and "message 1" in said
+    )
+    assert found.end_of_turn == 1
+
+
+def test_what_was_thought_in_an_earlier_answer_is_not_said_again(tmp_path):
+    found = chatting(tmp_path, "qwen3")
+    messages = [
+        cases.QUESTION,
+        {"role": "assistant", "content": "<think>\n2+3\n</think>\n\nIt is 5."},
+        cases.MORE,
+        cases.ANSWER,
+    ]
+    assert answers(found, messages) == ["It is 5.<|im_end|>", "<think>\n\n</think>\n\nIt is 5.<|im_end|>"]
+
+
 def test_the_parts_of_a_message_that_the_template_knows_reach_it(tmp_path):
     found = chatting(tmp_path, "qwen3")
     messages = [cases.QUESTION, {**cases.ANSWER, "reasoning_content": "2+3"}]
@@ -305,6 +327,14 @@ def test_a_class_that_is_not_known_needs_tokenizer_json(tmp_path):
     assert tokenizer.read(epath.Path(tmp_path)).vocab_size > 256
 
 
+@pytest.mark.parametrize("name", ("tokenizer.model", "tekken.json", "vocab.json"))
+def test_a_vocabulary_that_only_others_read_says_how_to_convert_it(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    assert f"of its tokenizer only {name} is there, and tokenizer.json is needed" in refusal(
+        lambda: tokenizer.read(epath.Path(tmp_path))
+    )
+
+
 def test_words_without_special_tokens_are_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     assert "[UNK], [CLS], [SEP], [PAD] is not in it" in refusal(lambda: tokenizer.read(epath.Path(tmp_path)))
@@ -313,7 +343,7 @@ def test_words_without_special_tokens_are_refused(tmp_path):
 def test_what_is_no_text_and_no_id_is_refused(tmp_path, as_users_run_it):
     found = chatting(tmp_path, "smollm2")
     assert "encodes text, not int" in refusal(lambda: found.encode(5))
-    assert "cannot encode this text" in refusal(lambda: found.encode("half \ud800"))
+    assert "cannot encode half a character (at place 5)" in refusal(lambda: found.encode("half \ud800"))
     assert "cannot decode" in refusal(lambda: found.decode([-1]))
     assert found.decode([10**6]) == ""
 

@@ -54,8 +54,8 @@ class Metadata:
 
     def __init__(self, fields: dict[str, Any], where: str):
         self.fields, self.where = fields, where
-        self.architecture = fields.get("general.architecture")
-        if self.architecture not in FAMILIES:
+        self.architecture: str = fields.get("general.architecture", "")
+        if not isinstance(self.architecture, str) or self.architecture not in FAMILIES:
             raise ModelError(
                 f"{where}: the architecture is {shown(self.architecture)}; only {', '.join(FAMILIES)} can be read from a GGUF file."
             )
