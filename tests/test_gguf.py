@@ -1,6 +1,8 @@
 """Are GGUF files read as the Hugging Face folder that they were made of, and refused by name where they cannot be?"""
 
 import importlib.util
+import itertools
+import json
 import pathlib
 import struct
 import sys
@@ -8,11 +10,13 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from lora_jax.errors import ModelError
-from lora_jax.models import gguf_file
+from lora_jax.models import gguf_file, tokenizer
 from lora_jax.models.gguf_file import rope
 from tests import gguf_cases as cases
+from tests import tokenizer_cases as texts
 
 gguf = pytest.importorskip("gguf")
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
@@ -297,6 +301,22 @@ def test_d8_names_that_are_there_twice_are_refused(tmp_path):
     assert "the field a is there twice" in refusal(tmp_path / "model.gguf")
 
 
+def test_a_header_changed_at_random_is_refused_or_read(tmp_path):
+    content = edited(tmp_path / "model.gguf", byte_pairs).read_bytes()
+    header, random = content.index(b"blk.1.ffn_norm"), np.random.default_rng(0)
+    numbers = [size.to_bytes(8, "little") for size in (0, 1, 2**31, 2**40, HUGE, 2**64 - 1)]
+    refused = 0
+    for _ in range(150):
+        place, number = int(random.integers(header)), numbers[random.integers(len(numbers))]
+        (tmp_path / "model.gguf").write_bytes(content[:place] + number + content[place + 8 :])
+        try:
+            gguf_file.read(tmp_path / "model.gguf")
+        except ModelError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000
+            refused += 1
+    assert 75 < refused <= 150
+
+
 @pytest.mark.parametrize("kind", ("Q8_1", "Q8_K", "I32", "F64"))
 def test_a_type_that_cannot_be_dequantised_is_named(tmp_path, kind):
     quantised = gguf.GGMLQuantizationType[kind]
@@ -352,6 +372,177 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ModelError, match=r'pip install "lora_jax\[gguf\]"'):
         gguf_file.read(tmp_path / "model.gguf")
+
+
+# Tokenizers
+
+
+def byte_pairs(made, pre: str | None = "smollm", tokens=None, types=None) -> None:
+    """The tokenizer of tokenizer_cases, as llama.cpp's converter writes it."""
+    backend = texts.byte_pairs()
+    said = json.loads(backend.to_str())
+    by_id = sorted(backend.get_vocab(), key=backend.get_vocab().get)
+    made.add_tokenizer_model("gpt2")
+    if pre is not None:
+        made.add_tokenizer_pre(pre)
+    made.add_token_list(tokens or [*by_id, "<user>", f"[PAD{len(by_id) + 1}]"])
+    made.add_token_types(types or [3 if token in texts.SPECIAL else 1 for token in by_id] + [4, 5])
+    made.add_token_merges([" ".join(merge) for merge in said["model"]["merges"]])
+    made.add_bos_token_id(1)
+    made.add_eos_token_id(2)
+    made.add_chat_template(texts.CHATML)
+
+
+def test_byte_pairs_are_those_of_the_tokenizer_that_was_converted(tmp_path):
+    from tokenizers import pre_tokenizers
+
+    found = gguf_file.read(edited(tmp_path / "model.gguf", byte_pairs)).tokenizer
+    expected = texts.byte_pairs()
+    expected.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), expected.pre_tokenizer]
+    )
+    for text in texts.TEXTS:
+        assert found.encode(text) == expected.encode(text).ids and found.decode(found.encode(text)) == expected.decode(
+            expected.encode(text).ids
+        )
+    assert found.vocab_size == expected.get_vocab_size() + 1  # what a user added; what only fills the table is none
+    assert found.encode("a<user>b")[1] == found.vocab_size - 1 and found.vocab_size - 1 not in found.special
+    assert (found.bos, found.eos, found.pad, found.unk, found.stop) == (1, 2, None, None, (2,))
+    assert found.chat([texts.QUESTION]).endswith("<|im_start|>assistant\n")
+
+
+def test_the_tokenizer_can_be_written_beside_weights(tmp_path):
+    found = gguf_file.read(edited(tmp_path / "model.gguf", byte_pairs)).tokenizer
+    (tmp_path / "folder").mkdir()
+    for name, content in found.files.items():
+        (tmp_path / "folder" / name).write_bytes(content)
+    again = tokenizer.read(epath.Path(tmp_path / "folder"))
+    assert again.chat_template == found.chat_template and (again.bos, again.eos, again.pad) == (1, 2, None)
+    assert all(again.encode(text) == found.encode(text) for text in texts.TEXTS)
+
+
+WORDS = {
+    "gpt-2": ["HelloWorld", "'", "LL", "Ġ1234", "Ġ", "Ġx", "!!", "Ċ"],
+    "smollm": ["HelloWorld", "'", "LL", "Ġ", "1", "2", "3", "4", "Ġ", "Ġx", "!!", "Ċ"],
+    "llama-bpe": ["HelloWorld", "'LL", "Ġ", "123", "4", "Ġ", "Ġx", "!!Ċ"],
+    "qwen2": ["HelloWorld", "'LL", "Ġ", "1", "2", "3", "4", "Ġ", "Ġx", "!!Ċ"],
+    "tekken": ["Hello", "World", "'LL", "Ġ", "1", "2", "3", "4", "Ġ", "Ġx", "!!Ċ"],
+}
+
+
+@pytest.mark.parametrize("pre", WORDS)
+def test_words_are_cut_as_the_rule_that_is_named_says(tmp_path, pre):
+    found = gguf_file.read(edited(tmp_path / "model.gguf", lambda made: byte_pairs(made, pre))).tokenizer
+    cut = [word for word, _ in found.backend.pre_tokenizer.pre_tokenize_str("HelloWorld'LL 1234  x!!\n")]
+    assert cut == WORDS[pre]
+    assert (
+        found.encode("é") == found.encode("e\u0301") if pre == "qwen2" else found.encode("é") != found.encode("e\u0301")
+    )
+    assert (found.encode("x")[0] == found.bos) == (pre in ("llama-bpe", "tekken"))
+
+
+@pytest.mark.parametrize("added", (True, False))
+def test_the_file_says_whether_a_text_begins_with_bos(tmp_path, added):
+    def change(made):
+        byte_pairs(made, "llama-bpe")
+        made.add_add_bos_token(added)
+        made.add_add_eos_token(added)
+
+    ids = gguf_file.read(edited(tmp_path / "model.gguf", change)).tokenizer.encode("Hello")
+    assert (ids[0] == 1, ids[-1] == 2) == (added, added)
+
+
+def pieces(made, *, prefix: bool = True, kind: str = "llama") -> tuple[list[str], list[float]]:
+    """A SentencePiece vocabulary: some specials, all bytes, letters, then pieces by rank."""
+    made.add_tokenizer_model(kind)
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "\n\n"]
+    types = [2, 3, 3, *[6] * 256, 4]
+    letters = list("\u2581abcdefghijklmnopqrstuvwxyzHT.")
+    words = [
+        "he",
+        "th",
+        "\u2581t",
+        "in",
+        "er",
+        "the",
+        "\u2581the",
+        "ing",
+        "hing",
+        "thing",
+        "\u2581\u2581",
+        "ello",
+        "el",
+        "lo",
+        "llo",
+        "ere",
+    ]
+    tokens += words + letters
+    scores = [0.0] * len(types) + [-float(i) for i in range(len(words) + len(letters))]
+    made.add_token_list(tokens)
+    made.add_token_types(types + [1] * (len(words) + len(letters)))
+    made.add_token_scores(scores)
+    made.add_bos_token_id(1)
+    made.add_eos_token_id(2)
+    made.add_unk_token_id(0)
+    made.add_add_space_prefix(prefix)
+    return tokens, scores
+
+
+def joined(text: str, tokens: list[str], scores: list[float]) -> list[int]:
+    """What llama.cpp does: of all neighbours that are a piece together, the best are joined, the leftmost first."""
+    normal = {token: i for i, token in enumerate(tokens) if i > 259}
+    parts = list(text.replace(" ", "\u2581"))
+    while True:
+        pairs = [(-scores[normal[a + b]], i) for i, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in normal]
+        if not pairs:
+            break
+        i = min(pairs)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    ids = [[normal[part]] if part in normal else [3 + byte for byte in part.encode()] for part in parts]
+    return list(itertools.chain(*ids))
+
+
+@pytest.mark.parametrize("prefix", (True, False))
+def test_sentence_pieces_are_joined_as_llama_cpp_does(tmp_path, prefix):
+    vocabulary = []
+    path = edited(tmp_path / "model.gguf", lambda made: vocabulary.extend(pieces(made, prefix=prefix)))
+    found, (tokens, scores) = gguf_file.read(path).tokenizer, vocabulary
+    random = np.random.default_rng(0)
+    drawn = ["".join(random.choice(list("thein rgHo  lé日"), 30)) for _ in range(40)]
+    for text in ("the thing there", "  hello  ", "Hello.", "é 日", *drawn):
+        ids = found.encode(text)
+        assert ids == [1, *joined(" " * prefix + text, tokens, scores)], text
+        assert found.decode(ids) == text
+    assert found.encode("a\n\nb</s>", add_special_tokens=False).count(259) == 1
+    assert (found.bos, found.eos, found.unk, found.stop) == (1, 2, 0, (2,))
+
+
+def test_the_tokenizer_beside_the_file_goes_before_the_one_within(tmp_path):
+    path = edited(tmp_path / "model.gguf", lambda made: byte_pairs(made, "strange"))
+    assert "put the model's tokenizer.json beside the file" in refusal(path)
+    texts.byte_pairs().save(str(tmp_path / "tokenizer.json"))
+    found = gguf_file.read(path).tokenizer
+    assert found.encode("12") == texts.byte_pairs().encode("12").ids and found.chat_template == texts.CHATML
+    assert (found.bos, found.eos, found.files.keys()) == (1, 2, {"tokenizer.json"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    {
+        "a rule": (lambda made: byte_pairs(made, "viking"), "by the rule 'viking', which is not known (gpt-2, "),
+        "no rule": (lambda made: byte_pairs(made, None), "by the rule None"),
+        "a kind": (lambda made: pieces(made, kind="t5"), "a tokenizer of the kind 't5' is not known"),
+        "twice": (lambda made: byte_pairs(made, tokens=["a", "a"], types=[1, 1]), "has the token 'a' twice"),
+        "types": (lambda made: byte_pairs(made, tokens=["a", "b"], types=[1]), "has 2 tokens, and types of 1"),
+        "merges": (
+            lambda made: byte_pairs(made, tokens=["a", "b", "c"], types=[1, 1, 1]),
+            "its vocabulary cannot be used",
+        ),
+        "eos": (lambda made: (byte_pairs(made), made.add_eot_token_id(10**6)), "1000000 is named as a special token"),
+    }.values(),
+)
+def test_tokenizers_that_cannot_be_are_named(tmp_path, change, said):
+    assert said in refusal(edited(tmp_path / "model.gguf", change))
 
 
 # A real one

@@ -117,7 +117,7 @@ def test_entries_run_from_any_directory_with_nothing_of_the_clone_installed(tmp_
 
 def test_extras_are_those_that_the_readme_names():
     found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {"experiments", "test", "docs", "interop", "cuda12", "cuda13", "tpu", "gcs"} <= set(
+    assert {"experiments", "models", "gguf", "llm", "test", "docs", "interop", "cuda12", "cuda13", "tpu", "gcs"} <= set(
         found["optional-dependencies"]
     )
     assert len(found["dependencies"]) == 8 and all(">=" in need and "<" not in need for need in found["dependencies"])

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from lora_jax.errors import ModelError
-from lora_jax.files import is_remote, local
+from lora_jax.files import is_remote, local, require_path
 from lora_jax.models import tokenizer
 from lora_jax.models.gguf_file import dequantise, names, parts, settings, vocabulary
 from lora_jax.models.gguf_file.header import Header
@@ -40,6 +40,7 @@ def read(path: str | os.PathLike, param_dtype: Any = None) -> GGUF:
       ModelError: for a file that is no GGUF, damaged or cut short, of an architecture other than llama, qwen2, qwen3, gemma2 and
         gemma3, with a type of tensor that cannot be dequantised, with a tokenizer that is not known; without the package `gguf`.
     """
+    require_path(path)
     dequantise.require_package()
     if is_remote(path):
         with local(path) as copy:
@@ -58,9 +59,8 @@ def _read(path: pathlib.Path, folder: epath.Path, param_dtype: Any) -> GGUF:
     their_names = {
         name: names.theirs(name, metadata.architecture, str(path)) for name in where if name != names.FACTORS
     }
-    factors = where.pop(names.FACTORS, None)
-    if factors is not None:
-        factors = dequantise.dequantised(factors, names.FACTORS, str(path), np.float32)
+    scaled = where.pop(names.FACTORS, None)
+    factors = None if scaled is None else dequantise.dequantised(scaled, names.FACTORS, str(path), np.float32)
     values = settings.values(metadata, shapes, factors)
     own_tokenizer = _tokenizer(metadata, folder)
     dtype = jnp.dtype(jnp.float32 if param_dtype is None else param_dtype)
@@ -82,6 +82,5 @@ def _tensors_by_name(headers: list[Header]) -> dict[str, Header]:
 
 def _tokenizer(metadata: settings.Metadata, folder: epath.Path) -> Tokenizer | None:
     """The one beside the file, with what it does not say taken from the file; else the file's."""
-    if (folder / tokenizer.WHOLE).is_file():
-        return vocabulary.completed(tokenizer.read(folder), metadata)
-    return vocabulary.tokenizer_of(metadata)
+    beside = tokenizer.read(folder) if (folder / tokenizer.WHOLE).is_file() else None
+    return vocabulary.tokenizer_of(metadata) if beside is None else vocabulary.completed(beside, metadata)

@@ -40,9 +40,10 @@ def dequantised(header: Header, name: str, where: str, dtype: Any) -> np.ndarray
     out = np.empty(tensor.shape, dtype)
     rows = out.reshape(-1, tensor.shape[-1])
     at = 0
-    for block in _blocks(header, name, where):
-        rows[at : at + len(block)] = block
-        at += len(block)
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers that are none are found with the other tensors'
+        for block in _blocks(header, name, where):
+            rows[at : at + len(block)] = block
+            at += len(block)
     return out
 
 

@@ -54,8 +54,8 @@ class Metadata:
 
     def __init__(self, fields: dict[str, Any], where: str):
         self.fields, self.where = fields, where
-        self.architecture = fields.get("general.architecture")
-        if self.architecture not in FAMILIES:
+        self.architecture: str = fields.get("general.architecture", "")
+        if not isinstance(self.architecture, str) or self.architecture not in FAMILIES:
             raise ModelError(
                 f"{where}: the architecture is {shown(self.architecture)}; only {', '.join(FAMILIES)} can be read from a GGUF file."
             )
@@ -64,7 +64,8 @@ class Metadata:
         """The field `name` of the architecture, or of the file where there is a dot too many ("tokenizer.ggml...")."""
         whole = name if name.startswith(("tokenizer.", "split.")) else f"{self.architecture}.{name}"
         value = self.fields.get(whole, default)
-        if value is not None and not fits(value, kind):
+        sample = value[:1] if isinstance(value, list) else value  # an array of GGUF has one type
+        if value is not None and not fits(sample, kind):
             said = "a number for each layer is not supported" if isinstance(value, list) else "it has another type"
             raise ModelError(f"{self.where}: {whole} is {shown(value)}; {said}, expected {kind.__name__}.")
         return value

@@ -1,5 +1,6 @@
 """The tokenizer in a GGUF file's metadata."""
 
+import collections
 import dataclasses
 import json
 from typing import Any, NamedTuple
@@ -110,12 +111,11 @@ def _files(tokenizer: Tokenizer) -> dict[str, bytes]:
 
 def _tokens(metadata: Metadata) -> tuple[list[str], list[int]]:
     tokens = metadata.get("tokenizer.ggml.tokens", list[str])
-    types = metadata.get("tokenizer.ggml.token_type", list[int]) or [NORMAL] * len(tokens or ())
+    types = metadata.get("tokenizer.ggml.token_type", list[int]) or []
     if not tokens or len(types) != len(tokens):
         raise ModelError(f"{metadata.where}: its tokenizer has {len(tokens or ())} tokens, and types of {len(types)}.")
     if len(set(tokens)) < len(tokens):
-        seen: set[str] = set()
-        twice = next(token for token in tokens if token in seen or seen.add(token))
+        twice = max(tokens, key=collections.Counter(tokens).__getitem__)
         raise ModelError(
             f"{metadata.where}: its tokenizer has the token {twice!r} twice; put the model's tokenizer.json beside the file."
         )

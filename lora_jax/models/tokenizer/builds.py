@@ -109,7 +109,7 @@ def of_merges(vocabulary: dict[str, int], merges: list[str], where: str, **optio
     import tokenizers
     from tokenizers import models
 
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs: Any = [tuple(merge.split(" ")) for merge in merges]
     odd = next((merge for merge, pair in zip(merges, pairs, strict=True) if len(pair) != 2), None)
     if odd is not None:
         raise ModelError(f"{where}: the merge {odd!r} is not a pair.")
@@ -123,7 +123,7 @@ def bytewise(backend: Any, pattern: str | None, *, digits: bool = False, add_pre
     """Each byte as a letter, within words by `pattern` (None: GPT-2's), each digit alone where told."""
     from tokenizers import Regex, decoders, pre_tokenizers, processors
 
-    steps = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
     if pattern is not None:
         steps.append(pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=pattern is None))
@@ -149,4 +149,4 @@ def _as_roberta(backend: Any, special: Mapping[str, str], prefix: bool, where: s
     ]
     if len(ends) < 2 or any(id is None for _, id in ends):
         raise ModelError(f"{where}: the tokens that stand around a text, <s> and </s>, are not in its vocabulary.")
-    backend.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=prefix)
+    backend.post_processor = processors.RobertaProcessing(ends[0], ends[1], trim_offsets=True, add_prefix_space=prefix)

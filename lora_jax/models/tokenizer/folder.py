@@ -14,6 +14,12 @@ WHOLE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_templ
 SPECIAL, ADDED, GENERATION = "special_tokens_map.json", "added_tokens.json", "generation_config.json"
 WORDS, VOCABULARY, MERGES = "vocab.txt", "vocab.json", "merges.txt"
 FILES = (WHOLE, CONFIG, TEMPLATE, SPECIAL, ADDED, GENERATION, WORDS, VOCABULARY, MERGES)
+FOREIGN = (
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+)  # vocabularies that are not read here
 MAX_BYTES = 256 * 2**20  # of one of them; the largest that is known has 35 million
 TOKEN = str | dict | None
 FIELDS = {  # of tokenizer_config.json, beside the special tokens
@@ -53,6 +59,7 @@ def read(folder: epath.Path) -> Tokenizer | None:
     """
     files = {name: _content(folder / name) for name in FILES if (folder / name).is_file()}
     if WHOLE not in files and WORDS not in files and not {VOCABULARY, MERGES} <= files.keys():
+        _require_nothing_else(folder)
         return None
     require_package()
     said = _said(folder, files)
@@ -65,6 +72,16 @@ def read(folder: epath.Path) -> Tokenizer | None:
     if ids["pad"] is None and backend.token_to_id(padding.get("pad_token", "")) == padding.get("pad_id"):
         ids["pad"] = padding.get("pad_id")
     return Tokenizer(backend, files, **ids, ends=said.ends, chat_template=said.chat_template, where=str(folder))
+
+
+def _require_nothing_else(folder: epath.Path) -> None:
+    """Raises ModelError for a tokenizer that only others read."""
+    found = [name for name in (*FOREIGN, VOCABULARY, MERGES) if (folder / name).is_file()]
+    if found:
+        raise ModelError(
+            f"{folder}: of its tokenizer only {', '.join(found)} is there, and {WHOLE} is needed; where transformers is, "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it."
+        )
 
 
 def _content(file: epath.Path) -> bytes:
@@ -118,7 +135,9 @@ def _said(folder: epath.Path, files: dict[str, bytes]) -> Said:
 
     tokens = dict.fromkeys(kinds.ALL, TOKEN)
     told = values(CONFIG, {**tokens, **FIELDS})
-    config = {name: value for name, value in told.items() if value is not None}
+    config = {
+        name: value for name, value in told.items() if value is not None or name in tokens
+    }  # no token, where one is null
     kind = kinds.kind(config.get("tokenizer_class"), _model_type(folder))
     special = {**kind.special, **values(SPECIAL, tokens), **{name: config[name] for name in tokens if name in config}}
     texts = {name: _token_text(folder, name, special[name]) for name in tokens if special.get(name) is not None}

@@ -76,9 +76,10 @@ class Tokenizer:
         if not isinstance(text, str):
             raise ModelError(f"{self.where} encodes text, not {type(text).__name__}.")
         try:
-            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except Exception as error:  # half a character (a lone surrogate) is no text; the backend raises TypeError or UnicodeEncodeError
-            raise ModelError(f"{self.where} cannot encode this text ({type(error).__name__}).") from error
+            text.encode()
+        except UnicodeEncodeError as error:  # which the package takes, or not, by its version
+            raise ModelError(f"{self.where} cannot encode half a character (at place {error.start}).") from error
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids."""
