@@ -16,9 +16,8 @@ HEADS = {"cls": "ForMaskedLM", "classifier": "ForSequenceClassification"}  # par
 READ_AS = {"ForMaskedLM": "cls", "ForPreTraining": "cls", "ForSequenceClassification": "classifier"}
 OTHER_HEADS = re.compile(r".*For(TokenClassification|MultipleChoice)")  # their tensors are called as a classifier's
 # What the parameters say, not the folder that they came from.
-OWN = {
-    "architectures", "id2label", "label2id", "num_labels", "tie_word_embeddings", "torch_dtype", "dtype", "transformers_version", "_name_or_path",
-}  # fmt: skip
+OWN = {"architectures", "tie_word_embeddings", "torch_dtype", "dtype", "transformers_version", "_name_or_path"}
+OF_CLASSIFIER = {"id2label", "label2id", "num_labels"}
 PLAIN = {
     "position_embedding_type": ("absolute", "absolute positions"),
     "is_decoder": (False, "an encoder that is no decoder"),
@@ -106,7 +105,7 @@ def require_labels(where: epath.Path, values: Mapping[str, Any], count: int) -> 
     if said not in (None, count):
         name = "num_labels" if words is None else "id2label"
         raise ModelError(
-            f"{where}: the classifier has {count} labels, and {name} of config.json {said}; a head of another model."
+            f"{where}: the classifier has {count} labels, and {name} of config.json {said}; name as many there as the head has."
         )
 
 
@@ -122,7 +121,8 @@ def written(
     fields = dataclasses.asdict(config)
     if family.defaults.get("classifier_dropout") is not None:  # it has no word for "as the encoder's"
         fields["classifier_dropout"] = config.classifier_rate
-    about = {key: value for key, value in values.items() if key not in OWN}
+    said_here = OWN if count is None else OWN | OF_CLASSIFIER
+    about = {key: value for key, value in values.items() if key not in said_here}
     about |= {family.word(name): value for name, value in fields.items() if name not in family.fixed}
     end = next((end for head, end in HEADS.items() if head in params), "Model")
     about["architectures"] = [f"{family.classes}{end}"]
