@@ -24,6 +24,8 @@ OUTPUT_LAYERS = {
     "transformer.wte": "lm_head",
     "wte": "lm_head",
     "bert.embeddings.word_embeddings": "cls.predictions.decoder",
+    "roberta.embeddings.word_embeddings": "lm_head.decoder",
+    "distilbert.embeddings.word_embeddings": "vocab_projector",
 }
 
 
