@@ -15,7 +15,8 @@ import pytest
 import safetensors.numpy
 
 import lora_jax
-from lora_jax.errors import ModelError
+from lora_jax import peft
+from lora_jax.errors import ModelError, PeftError
 from lora_jax.models import bert_folder, padded_attention
 from lora_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from tests.bert_golden import GOLDEN, NEARLY_ALL, assert_close, assert_same, moved
@@ -246,7 +247,7 @@ def test_parameters_are_as_stored_or_as_asked_for(name, tmp_path):
 @every_folder
 def test_what_is_written_is_what_transformers_wrote(name, tmp_path):
     found = folder(name)
-    bert_folder.write(tmp_path, found.config, found.params, values=found.values)
+    bert_folder.write(tmp_path, found.config, found.params, about=found.values)
     got = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     assert got.keys() == tensors_of(name).keys()
     for key, tensor in tensors_of(name).items():
@@ -473,7 +474,7 @@ def test_a_head_of_another_size_is_refused(key):
         bert_folder.initialised(model, key, folder("roberta_odd").params)
 
 
-# LoRA
+# LoRA and PEFT
 
 
 @every_folder
@@ -485,3 +486,60 @@ def test_lora_by_bert_s_names_is_the_merged_model(name):
     assert_close(got, model.apply({"params": dense_base(adapted)}, *inputs()), 1e-4)
     assert moved(got, logits(name)) > 0.05
     assert sum(path.endswith("lora_b") for path in flat(adapted)) == 2 * 4 + 1
+
+
+def adapted(name, targets, train=()):
+    model, params = loaded(name)
+    config = lora_jax.LoRAConfig(rank=2, alpha=3, targets=targets)
+    params = randomised(lora_jax.adapt(jax.random.key(1), params, lora_jax.LoRA(model, config), *inputs()), seed=5)
+    return model, config, params, lora_jax.trainable_mask(params, train=train)
+
+
+@classifiers
+@pytest.mark.parametrize("task", ["SEQ_CLS", None])
+def test_c1_an_adapter_and_its_head_are_written_by_torch_s_names_and_read_again(name, task, tmp_path):
+    """PEFT takes modules by the ends of their names, and DistilBERT's pre_classifier ends like its classifier."""
+    model, config, params, mask = adapted(name, ("query", "value"), "classifier")
+    params = {**params, "classifier": jax.tree.map(lambda leaf: leaf + 1, params["classifier"])}
+    peft.save(tmp_path, params, config, model, mask=mask, task_type=task)
+    about = json.loads((tmp_path / "adapter_config.json").read_text())
+    keys = safetensors.numpy.load_file(tmp_path / "adapter_model.safetensors").keys()
+    if name == "distilbert_odd":
+        assert (about["target_modules"], about["modules_to_save"]) == (
+            ["q_lin", "v_lin"],
+            ["classifier", "pre_classifier"],
+        )
+        assert "base_model.model.distilbert.transformer.layer.0.attention.q_lin.lora_A.weight" in keys
+    else:
+        assert about["target_modules"] == ["query", "value"] and "base_model.model.classifier.out_proj.weight" in keys
+    found = peft.load(tmp_path, loaded(name)[1], model)
+    assert flat(found.params).keys() == flat(params).keys()
+    assert_close(*(lora_jax.LoRA(model, config).apply({"params": p}, *inputs()) for p in (found.params, params)), 1e-6)
+
+
+def test_c1_half_of_a_head_that_peft_would_take_whole_is_refused(tmp_path):
+    model, config, params, mask = adapted("distilbert_odd", "query", "classifier/out_proj")
+    with pytest.raises(
+        PeftError, match="PEFT saves modules by the ends of their names, and 'pre_classifier' ends like 'classifier'"
+    ):
+        peft.save(tmp_path, params, config, model, mask=mask)
+    peft.save(tmp_path, params, config, model, mask=mask, task_type="SEQ_CLS")  # the other half at the base's value
+
+
+@pytest.mark.parametrize("name", NAMES[1::2])
+def test_c1_an_adapter_of_the_tied_table_is_written_for_both_of_its_uses(name, tmp_path):
+    """PEFT heeds ensure_weight_tying for tables of other names alone, so that a file without the output layer means another model."""
+    layer = {"roberta_odd_mlm": "lm_head.decoder", "distilbert_odd_mlm": "vocab_projector"}[name]
+    model, config, params, mask = adapted(name, "word_embeddings")
+    peft.save(tmp_path, params, config, model, mask=mask)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    assert f"base_model.model.{layer}.lora_A.weight" in tensors
+    found = peft.load(tmp_path, loaded(name)[1], model)
+    assert_close(*(lora_jax.LoRA(model, config).apply({"params": p}, *inputs()) for p in (found.params, params)), 1e-6)
+    safetensors.numpy.save_file({key: x for key, x in tensors.items() if layer not in key}, file)
+    about = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**about, "target_modules": ["word_embeddings"]}))
+    assert about["ensure_weight_tying"]
+    with pytest.raises(PeftError, match="word_embeddings is tied: its adapter acts at all its uses"):
+        peft.load(tmp_path, loaded(name)[1], model)

@@ -55,6 +55,14 @@ class BertModel(nn.Module):
         states = self.encoder(x, mask, train=train, first_only=first_only)
         return states, self.pooler(states[-1]) if self.has_pooler and self.config.family.has_pooler else None
 
+    def example(self) -> tuple[jax.Array]:
+        """The arguments of a call.
+
+        >>> BertModel(BertConfig()).example()[0].shape
+        (1, 1)
+        """
+        return (jnp.ones((1, 1), jnp.int32),)
+
     def torch_module(self, path: str) -> str:
         """What torch calls a module of this model.
 
@@ -119,6 +127,14 @@ class BertForSequenceClassification(nn.Module):
         if self.config.family.pools_first:
             return self.classifier(self.dropout(x, deterministic=not train)).astype(jnp.float32)
         return self.classifier(x, train=train).astype(jnp.float32)
+
+    def example(self) -> tuple[jax.Array]:
+        """The arguments of a call.
+
+        >>> BertForSequenceClassification(BertConfig()).example()[0].shape
+        (1, 1)
+        """
+        return (jnp.ones((1, 1), jnp.int32),)
 
     def torch_module(self, path: str) -> str:
         """What torch calls a module of this model.
@@ -193,6 +209,14 @@ class BertForMaskedLM(nn.Module):
         head = self.cls.predictions
         logits = self.bert.embeddings.word_embeddings.attend(head.transform(hidden))
         return logits.astype(jnp.float32) + head.bias.astype(jnp.float32)[None, None]
+
+    def example(self) -> tuple[jax.Array]:
+        """The arguments of a call.
+
+        >>> BertForMaskedLM(BertConfig()).example()[0].shape
+        (1, 1)
+        """
+        return (jnp.ones((1, 1), jnp.int32),)
 
     def torch_module(self, path: str) -> str:
         """What torch calls a module of this model.

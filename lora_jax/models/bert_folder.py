@@ -178,19 +178,19 @@ def write(
     config: BertConfig,
     params: Mapping[str, Any],
     *,
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     labels: Sequence[str] | None = None,
     beside: Mapping[str, bytes] | None = None,
-    values: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config.json and model.safetensors, which `transformers` and `read` load.
 
     Args:
       params: as in `BertFolder.params`; no leaf beside the family's own (adapters: `lora_jax.merge` folds them in).
-      dtype: of the tensors in the file, e.g. jnp.bfloat16.
-      labels: the words of the classifier's labels, in order; by default those of `values`, or else LABEL_0, LABEL_1 ...
+      dtype: of the tensors in the file, e.g. jnp.bfloat16; by default the widest of the parameters'.
+      labels: the words of the classifier's labels, in order; by default those of `about`, or else LABEL_0, LABEL_1 ...
       beside: other files that belong to the model, as its tokenizer's, by name; all are written together, or none.
-      values: `BertFolder.values` of the folder that the model comes from; what config and parameters do not say, as problem_type, is kept.
+      about: what config.json says beside, as bos_token_id; `BertFolder.values` keeps what the folder said that the model comes from.
 
     Raises:
       ModelError: for parameters that are not those of this config, or a folder that cannot be written.
@@ -202,7 +202,8 @@ def write(
     count = kernel.shape[-1] if kernel is not None and kernel.ndim else 1
     problems = bert_tensors.problems(config, bert_tensors.shapes(config, count), shapes)
     torch_names.raise_for("the parameters do not fit the config", problems)
+    dtype = jnp.dtype(jnp.result_type(*(leaf.dtype for leaf in leaves.values())) if dtype is None else dtype)
     tensors = {names[leaf]: torch_names.as_theirs(leaf, value, dtype) for leaf, value in leaves.items()}
-    torch_names.raise_for(f"the parameters cannot be written as {jnp.dtype(dtype)}", torch_names.odd_values(tensors))
-    about = bert_values.written(config, params, values or {}, None if kernel is None else count, labels)
-    weight_files.write(epath.Path(path), tensors, about, beside or {})
+    torch_names.raise_for(f"the parameters cannot be written as {dtype}", torch_names.odd_values(tensors))
+    said = bert_values.written(config, params, about or {}, None if kernel is None else count, labels)
+    weight_files.write(epath.Path(path), tensors, said, beside or {})

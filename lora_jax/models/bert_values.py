@@ -112,23 +112,23 @@ def require_labels(where: epath.Path, values: Mapping[str, Any], count: int) -> 
 def written(
     config: BertConfig,
     params: Mapping[str, Any],
-    values: Mapping[str, Any],
+    about: Mapping[str, Any],
     count: int | None,
     words: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """What config.json says of these parameters, whose classifier has `count` labels; `values` are kept where they say something else."""
+    """What config.json says of these parameters, whose classifier has `count` labels; what `about` says else is kept."""
     family = config.family
     fields = dataclasses.asdict(config)
     if family.defaults.get("classifier_dropout") is not None:  # it has no word for "as the encoder's"
         fields["classifier_dropout"] = config.classifier_rate
-    said_here = OWN if count is None else OWN | OF_CLASSIFIER
-    about = {key: value for key, value in values.items() if key not in said_here}
-    about |= {family.word(name): value for name, value in fields.items() if name not in family.fixed}
+    own = OWN if count is None else OWN | OF_CLASSIFIER
+    said = {key: value for key, value in about.items() if key not in own}
+    said |= {family.word(name): value for name, value in fields.items() if name not in family.fixed}
     end = next((end for head, end in HEADS.items() if head in params), "Model")
-    about["architectures"] = [f"{family.classes}{end}"]
+    said["architectures"] = [f"{family.classes}{end}"]
     if count is not None:
-        about |= _label_words(count, words if words is not None else _kept_words(values, count))
-    return about
+        said |= _label_words(count, words if words is not None else _kept_words(about, count))
+    return said
 
 
 def _kept_words(values: Mapping[str, Any], count: int) -> Sequence[str]:

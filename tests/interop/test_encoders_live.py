@@ -1,6 +1,7 @@
-"""Do we and `transformers`, side by side in one process, read each other's BERT, RoBERTa and DistilBERT and compute the same? And real PEFT's adapters?
+"""Do we, `transformers` and real PEFT, side by side in one process, read each other's BERT, RoBERTa and DistilBERT and compute the same?
 
-Skipped where torch, transformers or peft is missing. Largest error measured (transformers 4.57.6, peft 0.21.2): FIXME.
+Skipped where torch, transformers or peft is missing. Largest error measured (transformers 4.57.6, peft 0.21.2), over the largest value or 1:
+7e-7, the real MiniLM's and the adapters' included.
 """
 
 import importlib.util
@@ -14,6 +15,7 @@ import pytest
 import lora_jax
 from lora_jax import LoRA, LoRAConfig, adapt, trainable_mask
 from lora_jax import peft as our_peft
+from lora_jax.errors import PeftError
 from lora_jax.models import bert_folder
 from lora_jax.models.bert import BertForMaskedLM, BertForSequenceClassification, BertModel
 from tests.bert_golden import assert_close, moved
@@ -142,7 +144,7 @@ def test_transformers_reads_what_we_write(family, head, tmp_path):
     random = np.random.default_rng(3)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.4 * random.normal(size=leaf.shape), jnp.float32), shapes)
     whole = {"bert": params} if head == "Model" else params
-    bert_folder.write(tmp_path / "ours", found.config, whole, values=found.values)
+    bert_folder.write(tmp_path / "ours", found.config, whole, about=found.values)
     theirs, info = getattr(transformers, family + head).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values()), info
     assert_all_close(ours_of(model, params, theirs.config), theirs_of(theirs.eval()))
@@ -157,7 +159,7 @@ def test_a_new_head_is_one_that_transformers_reads(family, tmp_path):
     their_random(family, "ForMaskedLM").save_pretrained(tmp_path / "theirs")
     found = bert_folder.read(tmp_path / "theirs")
     model, params = bert_folder.model_of(found, num_labels=2, key=jax.random.key(0))
-    bert_folder.write(tmp_path / "ours", found.config, params, values=found.values, labels=("no", "yes"))
+    bert_folder.write(tmp_path / "ours", found.config, params, about=found.values, labels=("no", "yes"))
     load = getattr(transformers, f"{family}ForSequenceClassification").from_pretrained
     theirs, info = load(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values()), info
@@ -234,15 +236,14 @@ def test_peft_loads_what_we_write(family, head, kind, tmp_path):
     if is_classifier:
         params = {**params, "classifier": jax.tree.map(lambda leaf: leaf + 0.3, params["classifier"])}
     mask = trainable_mask(params, train="classifier" if is_classifier else ())
-    layout = lora_jax.layout(model, *args)
     for task in {TASKS[head], None}:
         path = tmp_path / f"adapter {task}"
-        our_peft.save(path, params, config, layout, names_of=model.torch_module, mask=mask, task_type=task)
+        our_peft.save(path, params, config, model, mask=mask, task_type=task)
         adapted = peft.PeftModel.from_pretrained(their_random(family, head), str(path)).eval()
         got = ours_logits(model, config, params, args)
         assert_all_close(got, theirs_of(adapted)[-1:])
         assert moved(got[0], ours_logits(model, config, lora_jax.strip(base), args)[0]) > 1e-2
-        again = our_peft.load(path, base, layout, names_of=model.torch_module)
+        again = our_peft.load(path, base, model)
         assert_all_close(ours_logits(model, again.config, again.params, args), got)
 
 
@@ -270,5 +271,11 @@ def test_we_load_what_peft_writes(family, head, kind, tmp_path):
                 leaf.add_(0.2)
     adapted.save_pretrained(tmp_path / "adapter")
     args = arguments(theirs.config)
-    found = our_peft.load(tmp_path / "adapter", base, lora_jax.layout(model, *args), names_of=model.torch_module)
+    if (
+        table and head == "ForMaskedLM"
+    ):  # PEFT asks for it by other names than word_embeddings, and leaves the output layer as it is
+        with pytest.raises(PeftError, match="word_embeddings is tied: its adapter acts at all its uses"):
+            our_peft.load(tmp_path / "adapter", base, model)
+        return
+    found = our_peft.load(tmp_path / "adapter", base, model)
     assert_all_close(ours_logits(model, found.config, found.params, args), theirs_of(adapted)[-1:])
