@@ -231,10 +231,12 @@ def test_safetensors_are_preferred_to_a_pickle(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "roberta"}, "the architecture is 'roberta'; only 'bert'"),
-        ({"model_type": "distilbert"}, "the architecture is 'distilbert'"),
-        ({"is_decoder": True}, "decoders are not supported"),
-        ({"position_embedding_type": "relative_key"}, "relative positions"),
+        (
+            {"model_type": "albert"},
+            "the architecture is 'albert'; what can be read here is bert, roberta, .*, distilbert",
+        ),
+        ({"is_decoder": True}, "is_decoder is True; relative positions and decoders are not supported"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'; relative positions"),
         ({"hidden_size": ..., "vocab_size": ...}, "hidden_size, vocab_size missing"),
         ({"hidden_size": "12"}, 'hidden_size is "12"; expected an integer'),
         ({"hidden_act": "silu"}, "BertConfig: hidden_act is 'silu'"),

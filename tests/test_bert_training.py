@@ -15,6 +15,7 @@ from flax.traverse_util import unflatten_dict
 from lora_jax import LoRA, LoRAConfig, adapt, checkpoint, merge, report, strip, trainable_mask
 from lora_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from tests.bert_golden import (
+    NEARLY_ALL,
     assert_close,
     classifier,
     classify,
@@ -33,8 +34,6 @@ from tests.bert_golden import (
 from tests.cases import assert_trees_close, dense_base, flat, randomised
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-
-NEARLY_ALL = 1 - 1e-9  # a dropout rate at which nothing of these few numbers stays
 
 
 # Dropout. At a rate of nearly 1 its place is known exactly.

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax.numpy as jnp
 import tokenizers
 from etils import epath
 
@@ -52,7 +53,7 @@ def load(name: str | None = None) -> Base:
       ModelError, UserError: when it is not there or cannot be used.
     """
     path = OWN if name is None else locate(name)
-    folder = bert_folder.read(path)
+    folder = bert_folder.read(path, param_dtype=jnp.float32)
     source = name or "the repository's own BERT-tiny (experiments/base/bert_tiny), not Google's"
     print(f"base: {source}", flush=True)
     return Base(folder, wordpiece.of_folder(path, folder.config.vocab_size), source)

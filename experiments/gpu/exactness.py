@@ -63,7 +63,7 @@ def cases(dtype: Any, is_smoke: bool) -> dict[str, Case]:
         "decoder": Case(CausalLM(decoder, dtype=dtype), ids),
     }
     if not is_smoke:
-        found["BERT-tiny"] = Case(bert.BertForSequenceClassification(bert_setting.CONFIG), ids)
+        found["BERT-tiny"] = Case(bert.BertForSequenceClassification(bert_setting.CONFIG, dtype=dtype), ids)
     return found
 
 

@@ -61,7 +61,7 @@ class Teacher:
 def load(name: str) -> Teacher:
     """The teacher of a folder or hub name. Raises UserError for one that reads too few tokens."""
     path = locate(name)
-    folder = bert_folder.read(path)
+    folder = bert_folder.read(path, param_dtype=jnp.float32)
     if folder.config.max_position_embeddings < LENGTHS[-1]:
         raise UserError(
             f"--teacher={name}: it reads {folder.config.max_position_embeddings} tokens; at least {LENGTHS[-1]} are needed."

@@ -52,7 +52,7 @@ class Classifier:
     @classmethod
     def merged(cls, path: epath.Path, settings: Settings, classes: tuple[str, ...]) -> "Classifier":
         """Of the folder that fine-tuning wrote, by itself. Raises ModelError, UserError for one that is damaged."""
-        found = bert_folder.read(path)
+        found = bert_folder.read(path, param_dtype=jnp.float32)
         model = bert.BertForSequenceClassification(found.config, len(classes))
         tokenizer = wordpiece.of_folder(path, found.config.vocab_size)
         return cls(settings, model, found.params, tokenizer, classes, is_merged=True)

@@ -1,13 +1,10 @@
-"""BERT in Hugging Face's folder layout: config.json and model.safetensors, read and written without torch.
+"""BERT, RoBERTa and DistilBERT in Hugging Face's folder layout: config.json and model.safetensors, read and written without torch.
 
-`torch_names` says how a tensor's name follows from the parameter's path.
+`bert_names` says what torch calls a parameter; `bert_values` what config.json says.
 """
 
 import dataclasses
-import functools
 import os
-import re
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,21 +15,9 @@ import numpy as np
 from etils import epath
 
 from lora_jax.errors import ModelError
-from lora_jax.models import config_file, torch_names, weight_files
-from lora_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from lora_jax.models import bert_names, bert_tensors, bert_values, config_file, torch_names, weight_files
+from lora_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from lora_jax.tree import flat, nested
-
-NAMES = torch_names.Names(embeddings=".*_embeddings", norms="LayerNorm")
-ARCHITECTURES = {"cls": "BertForMaskedLM", "classifier": "BertForSequenceClassification"}  # by their heads
-LAYER = r"bert\.encoder\.layer\.(\d+)\."
-BUFFERS = re.compile(r"(.*\.)?(position_ids|token_type_ids)")
-EMBEDDING, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
-BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"  # two names of one tensor
-FIELDS = {
-    **{field.name: field.type for field in dataclasses.fields(BertConfig)},
-    "position_embedding_type": str | None,
-    "is_decoder": bool | None,
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,12 +26,21 @@ class BertFolder:
 
     path: epath.Path
     config: BertConfig
-    params: dict[str, Any]  # float32
+    params: dict[str, Any]
     ignored: tuple[str, ...]  # tensors of the file that no model here has
+    values: Mapping[str, Any]  # all that config.json says
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The words of the classifier's labels; None where there is no classifier, or config.json does not say."""
+        return bert_values.labels(self.path, self.values) if "classifier" in self.params else None
 
 
-def read(path: str | os.PathLike) -> BertFolder:
+def read(path: str | os.PathLike, *, param_dtype: Any = None) -> BertFolder:
     """Reads config.json and the weights.
+
+    Args:
+      param_dtype: of the parameters; None is as the file has them.
 
     Raises:
       ModelError: for a folder without them, of another architecture, or with tensors that do not fit the config.
@@ -57,81 +51,49 @@ def read(path: str | os.PathLike) -> BertFolder:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write(folder, config, params)
     ...     found = read(folder)
-    >>> found.config == config, sorted(found.params)
-    (True, ['bert', 'classifier'])
+    >>> found.config == config, sorted(found.params), found.labels
+    (True, ['bert', 'classifier'], ('LABEL_0', 'LABEL_1'))
     """
     folder = epath.Path(path)
-    config = read_config(folder)
-    tensors = _renamed(weight_files.read(folder))
-    if {DECODER, EMBEDDING} <= tensors.keys() and not np.array_equal(tensors[DECODER], tensors[EMBEDDING]):
-        raise ModelError(f"{folder}: {DECODER} is not the embedding matrix; only tied ones are supported.")
-    paths = {_path(name): name for name in tensors}
-    torch_names.require_layers(folder / config_file.NAME, config.num_hidden_layers, tensors, LAYER)
-    shapes = {path: torch_names.turned(path, tensors[name].shape) for path, name in paths.items()}
-    expected = _shapes(config, _labels(shapes))
-    kept = {path: name for path, name in paths.items() if path in expected or path.startswith("bert/")}
-    problems = _problems(expected, {path: shapes[path] for path in kept})
-    problems += torch_names.odd_values({name: tensors[name] for name in kept.values()})
-    torch_names.raise_for(f"{folder}: the weights do not fit config.json", problems)
-    leaves = {path: torch_names.as_ours(path, tensors[name]) for path, name in kept.items()}
-    return BertFolder(folder, config, nested(leaves), tuple(sorted(tensors.keys() - kept.values())))
+    _, values = config_file.read(folder)
+    bert_values.config(folder, values)  # before the weights are
+    return built(folder, values, weight_files.read(folder), param_dtype)
 
 
-def read_config(folder: epath.Path) -> BertConfig:
-    """The BertConfig of `folder/config.json`; dropouts and the like default to BERT's."""
-    file, values = config_file.read(folder)
-    config_file.require_kind(file, values, "bert", FIELDS, assumed="bert")
-    if values.get("position_embedding_type", "absolute") != "absolute" or values.get("is_decoder", False):
-        raise ModelError(f"{file}: relative positions and decoders are not supported; only BERT's plain encoder is.")
-    known = {field.name for field in dataclasses.fields(BertConfig)}
-    required = {field.name for field in dataclasses.fields(BertConfig) if field.type is int} - {"type_vocab_size"}
-    missing = sorted(required - values.keys())
-    if missing:
-        raise ModelError(f"{file}: {', '.join(missing)} missing; a BERT's config.json gives its sizes.")
-    try:
-        return BertConfig(**{name: values[name] for name in known & values.keys()})
-    except ModelError as error:
-        raise ModelError(f"{file}: {error}") from error
+def built(
+    where: str | os.PathLike, values: dict[str, Any], tensors: Mapping[str, np.ndarray], param_dtype: Any = None
+) -> BertFolder:
+    """The folder `where` of what its config.json says and its tensors, by their names there.
+
+    Raises:
+      ModelError: for another architecture, or tensors that do not fit the config.
+    """
+    where = epath.Path(where)
+    config = bert_values.config(where, values)
+    tensors = bert_tensors.without_twins(where, config, bert_tensors.renamed(tensors, config.family))
+    layers, count = config.num_hidden_layers, bert_tensors.label_count(config, tensors)
+    torch_names.require_layers(where / config_file.NAME, layers, tensors, bert_tensors.layer_pattern(config))
+    expected = bert_tensors.shapes(config, count)
+    if bert_values.is_of_other_head(values):
+        expected = {path: shape for path, shape in expected.items() if not path.startswith(bert_tensors.HEADS)}
+    names = {path: bert_names.tensor(config.model_type, path) for path in expected}
+    kept = _kept(tensors, set(names.values()), f"{config.family.prefix}.")
+    problems = bert_tensors.problems(config, expected, {name: tuple(t.shape) for name, t in kept.items()})
+    problems += torch_names.odd_values(kept)
+    torch_names.raise_for(f"{where}: the weights do not fit config.json", problems)
+    leaves = {path: torch_names.as_ours(path, kept[name], param_dtype) for path, name in names.items() if name in kept}
+    if bert_tensors.last_kernel(config) in leaves:
+        bert_values.require_labels(where, values, count)
+    return BertFolder(where, config, nested(leaves), tuple(sorted(tensors.keys() - kept.keys())), values)
 
 
-def _renamed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors under the names that BERT has inside a model with a head; buffers keep theirs."""
-    alone = not any(name.startswith("bert.") for name in tensors)  # a file of BertModel alone
-    renamed = {}
-    for name, tensor in tensors.items():
-        new = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)  # as the first releases called them
-        new = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", new)
-        if alone and new.split(".")[0] not in ARCHITECTURES and not BUFFERS.fullmatch(new):
-            new = f"bert.{new}"
-        renamed[new] = tensor
-    if BIAS not in renamed and DECODER_BIAS in renamed:
-        renamed[BIAS] = renamed.pop(DECODER_BIAS)
-    return renamed
+def _kept(tensors: Mapping[str, np.ndarray], names: set[str], prefix: str) -> dict[str, np.ndarray]:
+    """Those of these names, and what else there is of the encoder."""
 
+    def is_ours(name: str) -> bool:
+        return name in names or (name.startswith(prefix) and not bert_tensors.is_buffer(name))
 
-def _path(name: str) -> str:
-    """The parameter path of a tensor; a buffer keeps its name."""
-    return name if BUFFERS.fullmatch(name) else NAMES.path(name)
-
-
-def _problems(expected: Mapping[str, torch_names.Shape], found: Mapping[str, torch_names.Shape]) -> list[str]:
-    """Every leaf of the encoder must be there, none beside, and all must fit; the pooler and heads may be absent, each as a whole."""
-    return torch_names.problems(expected, found, optional=("bert/pooler/", *(f"{head}/" for head in ARCHITECTURES)))
-
-
-def _labels(shapes: Mapping[str, torch_names.Shape]) -> int:
-    """How many labels a classifier has; 1 where there is none."""
-    kernel = shapes.get("classifier/kernel", ())
-    return kernel[-1] if kernel else 1
-
-
-@functools.lru_cache(maxsize=8)
-def _shapes(config: BertConfig, labels: int) -> Mapping[str, torch_names.Shape]:
-    """Every leaf that can be there: encoder, pooler and both heads."""
-    models = (BertForMaskedLM(config), BertForSequenceClassification(config, labels))
-    ids = jnp.ones((1, 1), jnp.int32)
-    trees = [jax.eval_shape(model.init, jax.random.key(0), ids)["params"] for model in models]
-    return types.MappingProxyType({path: leaf.shape for tree in trees for path, leaf in flat(tree).items()})
+    return {name: tensor for name, tensor in tensors.items() if is_ours(name)}
 
 
 def initialised(model: nn.Module, key: jax.Array, loaded: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -164,41 +126,84 @@ def initialised(model: nn.Module, key: jax.Array, loaded: Mapping[str, Any]) -> 
     return nested({**given, **fresh}), new
 
 
+def model_of(
+    folder: BertFolder, *, dtype: Any = jnp.float32, num_labels: int | None = None, key: jax.Array | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """(model, its parameters): what config.json's "architectures" names, a classifier, a masked LM, or else the encoder alone.
+
+    Where config.json does not say, the head that is there decides. Nothing is drawn anew unless `num_labels` is given.
+
+    Args:
+      dtype: what is computed in.
+      num_labels: for a classifier with a new head of so many labels, whatever head the folder has.
+      key: draws the new head.
+
+    Raises:
+      ModelError: where the head that config.json names is not among the weights; for num_labels below 1 or without a key.
+    """
+    config, params = folder.config, folder.params
+    if num_labels is not None:
+        if not isinstance(num_labels, int) or isinstance(num_labels, bool) or num_labels < 1 or key is None:
+            raise ModelError(
+                f"num_labels is {num_labels!r}, key is {key!r}; a new head takes 1 label or more and a key."
+            )
+        model = BertForSequenceClassification(config, num_labels, dtype)
+        return model, initialised(model, key, {"bert": params["bert"]})[0]
+    head = bert_values.head(folder.values, params)
+    if head is None:
+        has_pooler = "pooler" in params["bert"]
+        return BertModel(config, dtype, has_pooler=has_pooler), params["bert"]
+    model = _with_head(folder, head, dtype)
+    wanted = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 1), jnp.int32))["params"]
+    leaves = flat(params)
+    missing = sorted(flat(wanted).keys() - leaves.keys())
+    if missing:
+        name = bert_names.tensor(config.model_type, missing[0])
+        raise ModelError(
+            f"{folder.path}: config.json names a model with a head, and the weights have no {name}; num_labels= starts a new classifier."
+        )
+    return model, nested({path: leaves[path] for path in flat(wanted)})
+
+
+def _with_head(folder: BertFolder, head: str, dtype: Any) -> nn.Module:
+    if head == "cls":
+        return BertForMaskedLM(folder.config, dtype, has_pooler="pooler" in folder.params["bert"])
+    kernel = flat(folder.params).get(bert_tensors.last_kernel(folder.config))
+    count = kernel.shape[-1] if kernel is not None else 1
+    return BertForSequenceClassification(folder.config, count, dtype, folder.labels)
+
+
 def write(
     path: str | os.PathLike,
     config: BertConfig,
     params: Mapping[str, Any],
     *,
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     labels: Sequence[str] | None = None,
     beside: Mapping[str, bytes] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config.json and model.safetensors, which `transformers` and `read` load.
 
     Args:
-      params: as in `BertFolder.params`; no leaf beside a BERT's own (adapters: `lora_jax.merge` folds them in).
-      dtype: of the tensors in the file, e.g. jnp.bfloat16.
-      labels: the words of the classifier's labels, in order; by default LABEL_0, LABEL_1 ...
+      params: as in `BertFolder.params`; no leaf beside the family's own (adapters: `lora_jax.merge` folds them in).
+      dtype: of the tensors in the file, e.g. jnp.bfloat16; by default the widest of the parameters'.
+      labels: the words of the classifier's labels, in order; by default those of `about`, or else LABEL_0, LABEL_1 ...
       beside: other files that belong to the model, as its tokenizer's, by name; all are written together, or none.
+      about: what config.json says beside, as bos_token_id; `BertFolder.values` keeps what the folder said that the model comes from.
 
     Raises:
-      ModelError: for parameters that are not those of a BERT of this config, or a folder that cannot be written.
+      ModelError: for parameters that are not those of this config, or a folder that cannot be written.
     """
     leaves = flat(params)
-    shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
-    torch_names.raise_for("the parameters do not fit the config", _problems(_shapes(config, _labels(shapes)), shapes))
-    folder = epath.Path(path)
-    tensors = {torch_names.name(leaf): torch_names.as_theirs(leaf, value, dtype) for leaf, value in leaves.items()}
-    torch_names.raise_for(f"the parameters cannot be written as {jnp.dtype(dtype)}", torch_names.odd_values(tensors))
-    about = {"model_type": "bert", **dataclasses.asdict(config), "pad_token_id": 0}
-    about["architectures"] = [next((name for head, name in ARCHITECTURES.items() if head in params), "BertModel")]
-    if "classifier/kernel" in shapes:
-        about |= _words(_labels(shapes), labels)
-    weight_files.write(folder, tensors, about, beside or {})
-
-
-def _words(count: int, labels: Sequence[str] | None) -> dict[str, Any]:
-    words = [f"LABEL_{i}" for i in range(count)] if labels is None else list(labels)
-    if len(words) != count or len(set(words)) < count:
-        raise ModelError(f"labels are {words}; the classifier has {count}, and each has a word of its own.")
-    return {"id2label": dict(enumerate(words)), "label2id": {word: i for i, word in enumerate(words)}}
+    names = {leaf: bert_names.tensor(config.model_type, leaf) for leaf in leaves}
+    shapes = {names[leaf]: torch_names.turned(leaf, value.shape) for leaf, value in leaves.items()}
+    kernel = leaves.get(bert_tensors.last_kernel(config))
+    count = kernel.shape[-1] if kernel is not None and kernel.ndim else 1
+    problems = bert_tensors.problems(config, bert_tensors.shapes(config, count), shapes)
+    torch_names.raise_for("the parameters do not fit the config", problems)
+    dtype = jnp.dtype(jnp.result_type(*(leaf.dtype for leaf in leaves.values())) if dtype is None else dtype)
+    tensors = {names[leaf]: torch_names.as_theirs(leaf, value, dtype) for leaf, value in leaves.items()}
+    torch_names.raise_for(f"the parameters cannot be written as {dtype}", torch_names.odd_values(tensors))
+    said = bert_values.written(config, params, about or {}, None if kernel is None else count, labels)
+    weight_files.write(epath.Path(path), tensors, said, beside or {})

@@ -1,7 +1,7 @@
 """config.json of a Hugging Face folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -30,19 +30,12 @@ def read(folder: epath.Path) -> tuple[epath.Path, dict[str, Any]]:
     return file, values
 
 
-def require_kind(
-    file: epath.Path, values: dict[str, Any], kind: str, fields: Mapping[str, Any], *, assumed: str | None = None
-) -> None:
-    """Raises ModelError for another architecture than `kind`, or a field of another type.
-
-    Args:
-      fields: name -> type of what will be read, as for `require_fields`.
-      assumed: the architecture of a file that does not name one.
-    """
+def require_kind(file: Any, values: Mapping[str, Any], kinds: Sequence[str], *, assumed: str | None = None) -> str:
+    """The architecture. Raises ModelError for one that is not among `kinds`; where the file does not name one it is `assumed`."""
     found = values.get("model_type") or assumed
-    if found != kind:
-        raise ModelError(f"{file}: the architecture is {found!r}; only {kind!r} can be read here.")
-    require_fields(values, str(file), fields)
+    if found not in kinds:
+        raise ModelError(f"{file}: the architecture is {found!r}; what can be read here is {', '.join(kinds)}.")
+    return found
 
 
 def content(values: Mapping[str, Any]) -> bytes:

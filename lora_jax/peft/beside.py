@@ -1,7 +1,7 @@
 """What a folder holds beside the adapters: modules that train whole, heads that a task asks for, biases, rows of tables."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -71,9 +71,11 @@ def kept(
     _require_kept(tree, trained | heads | settled | set(rows), base or {})
     trained -= biases | heads
     trained -= _add_adapted_tables(found, tree, trained)
-    for module in sorted({path.rpartition("/")[0] for path in trained}):
+    modules = sorted({path.rpartition("/")[0] for path in trained})
+    saved = {tree.names_of(module) for module in modules}
+    for module in modules:
         _require_whole(module, trained, tree.leaves)
-        _add_module(found, tree, module)
+        _add_module(found, tree, module, saved=saved)
     return found
 
 
@@ -157,8 +159,8 @@ def _add_task_heads(found: Beside, tree: Tree, task: str | None) -> set[str]:
     return written
 
 
-def _add_module(found: Beside, tree: Tree, module: str, name: str | None = None) -> None:
-    """All parameters of a module; the config calls it by `name`, or by its own."""
+def _add_module(found: Beside, tree: Tree, module: str, name: str | None = None, saved: Collection[str] = ()) -> None:
+    """All parameters of a module; the config calls it by `name`, or by its own, which may mean others that are `saved`."""
     own = [path for path in tree.leaves if path.rpartition("/")[0] == module]
     torch_path = tree.names_of(module)
     if any(map(is_adapter_leaf, own)) or owner(f"{module}/x".lstrip("/")) in owners(tree.leaves):
@@ -182,7 +184,7 @@ def _add_module(found: Beside, tree: Tree, module: str, name: str | None = None)
         modules = _with_output(tree, torch_path, site, path) if leaf in ("embedding", "kernel") else [torch_path]
         for each in modules:
             found.stored[f"{each}.{parameter}"] = value
-            found.modules_to_save.add(name or names.saved_name(each, tree.every | {each}))
+            found.modules_to_save.add(name or names.saved_name(each, tree.every | {each}, saved))
         found.ensure_weight_tying |= len(modules) > 1
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lora_jax import axes
@@ -185,18 +185,26 @@ def selection(chosen: set[str], every: set[str]) -> list[str] | str:
     return sorted(found)
 
 
-def saved_name(path: str, every: set[str]) -> str:
+def saved_name(path: str, every: set[str], saved: Collection[str] = ()) -> str:
     """What PEFT's modules_to_save must say for one module: it goes by the last letters of names, whatever stands before them.
+
+    Args:
+      saved: modules that are saved as well, so that the name may mean them, too.
 
     Raises:
       PeftError: when another module's name ends so too.
+
+    >>> saved_name("classifier", {"classifier", "pre_classifier"}, {"pre_classifier"})
+    'classifier'
     """
     parts = path.split(".")
     for n in range(1, len(parts) + 1):
         ending = ".".join(parts[-n:])
         if _ending_in(ending, every) == {path}:
             return ending
-    others = sorted(_ending_in(path, every) - {path})
+    others = sorted(_ending_in(path, every) - {path, *saved})
+    if not others:
+        return path
     raise PeftError(
         f"PEFT saves modules by the ends of their names, and {others[0]!r} ends like {path!r}: rename one of them by names_of=."
     )

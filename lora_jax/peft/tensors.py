@@ -50,7 +50,7 @@ def require_torch_layout(path: str, site: Site, *, ties: bool = False) -> None:
     if site.is_tied and not (ties and site.is_lookup):
         raise PeftError(
             f"{path} is tied: its adapter acts at all its uses ({', '.join(sorted({use.operation for use in site.uses}))}), and PEFT's on "
-            "one alone, but for a table's under ensure_weight_tying; merge it, or exclude the layer."
+            "one alone, but for an embed_tokens' or lm_head's under ensure_weight_tying; merge it, or exclude the layer."
         )
     if site.is_convolution and site.roles.lstrip("si") != "o":
         raise PeftError(

@@ -1,9 +1,11 @@
 """Tables that are tied: looked up and multiplied by. torch has two modules of them, the embedding and the output layer, and a file may have both.
 
 PEFT gives what it trains to the embedding alone, unless the output layer is in the file as well (`modules_to_save` of both) or
-`ensure_weight_tying` is set, which gives it to both. Here a table is one, so that both must be the same.
+`ensure_weight_tying` is set, which gives it to both where the table is called as PEFT looks for it. Here a table is one, so that both must
+be the same.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -24,7 +26,13 @@ OUTPUT_LAYERS = {
     "transformer.wte": "lm_head",
     "wte": "lm_head",
     "bert.embeddings.word_embeddings": "cls.predictions.decoder",
+    "roberta.embeddings.word_embeddings": "lm_head.decoder",
+    "distilbert.embeddings.word_embeddings": "vocab_projector",
 }
+
+
+# The names under which PEFT looks for tables to tie when `ensure_weight_tying` is set (its EMBEDDING_LAYER_NAMES); others it does not tie.
+PEFT_S_NAMES = ("embed_tokens", "lm_head")
 
 
 class Copies(NamedTuple):
@@ -40,10 +48,29 @@ def is_tied_table(site: Site | None) -> bool:
     return site is not None and site.is_lookup and site.is_tied
 
 
+def are_tied_by_peft(values: Mapping[str, Any]) -> bool:
+    """Whether PEFT gives what the file has of an embedding to the output layer as well.
+
+    >>> are_tied_by_peft({"ensure_weight_tying": True, "target_modules": ["embed_tokens"]})
+    True
+    >>> are_tied_by_peft({"ensure_weight_tying": True, "target_modules": ["word_embeddings"]})
+    False
+    """
+    if not values.get("ensure_weight_tying"):
+        return False
+    targets = values.get("target_modules") or ()
+    if isinstance(targets, str):
+        named = {name for name in PEFT_S_NAMES if re.fullmatch(targets, name)}
+    else:
+        named = {name.rpartition(".")[2] for name in targets}
+    named |= {name.rpartition(".")[2] for name in values.get("modules_to_save") or ()}
+    return bool(named & set(PEFT_S_NAMES))
+
+
 def without_copies(values, found: Found, slots: Mapping[str, Slot], known, leaves, layout) -> tuple[Found, Copies]:
     """The tensors without those that only say again what a tied table has, and what is wrong with these."""
     tables = [path for path, slot in slots.items() if is_tied_table(layout[slot.module]) and f"{path}.weight" in known]
-    copies = Copies(set(), set(tables) if values.get("ensure_weight_tying") else set(), [])
+    copies = Copies(set(), set(tables) if are_tied_by_peft(values) else set(), [])
     if len(tables) != 1:
         return found, copies
     table, site = tables[0], layout[slots[tables[0]].module]
@@ -74,7 +101,7 @@ def without_copies(values, found: Found, slots: Mapping[str, Slot], known, leave
     if table not in copies.tables and trained is not None and not _is_same(trained, base()):
         copies.problems.append(
             f"{weight} is tied here, and PEFT gives it to the input alone: the file must have the output layer's weight too, or "
-            "adapter_config.json ensure_weight_tying"
+            f"adapter_config.json ensure_weight_tying, which PEFT heeds for tables called {' or '.join(PEFT_S_NAMES)}"
         )
     return found._replace(adapters=adapters, others=others, rows=rows), copies
 

@@ -1,0 +1,39 @@
+"""Attention of every token to every token that is no padding. Letters: B batch, Q queries, T tokens, H heads, K head width."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    drop: Callable[[jax.Array], jax.Array] | None = None,
+    *,
+    is_fused: bool | None = None,
+) -> jax.Array:
+    """Context [B, Q, H, K] of q [B, Q, H, K] over k and v [B, T, H, K]; softmax in float32, in which a row without tokens weighs all alike.
+
+    Args:
+      mask: bool [B, T], True where a token is real.
+      drop: dropout of the weights [B, H, Q, T].
+      is_fused: whether `jax.nn.dot_product_attention` computes it; it has no dropout. None is whether this is an accelerator.
+
+    >>> x = jnp.ones((1, 3, 2, 4))
+    >>> attend(x, x, x, jnp.ones((1, 3), bool)).shape
+    (1, 3, 2, 4)
+    """
+    if drop is None and (on_accelerator() if is_fused is None else is_fused):
+        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(q.shape[-1]).astype(q.dtype)
+    scores = jnp.where(mask[:, None, None, :], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores).astype(q.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights if drop is None else drop(weights), v)
+
+
+def on_accelerator() -> bool:
+    """Whether JAX computes on another device than a CPU."""
+    return jax.default_backend() != "cpu"
