@@ -226,5 +226,5 @@ def _meant(config: CausalLMConfig, name: str) -> Any:
     if name in ("head_dim", "query_pre_attn_scalar"):
         return getattr(config, name) or config.head_size
     if name == "rope_local_base_freq":
-        return (config.rope_local_base_freq or config.rope_theta) if any(config.is_sliding) else None
+        return config.rope_local_base_freq or config.rope_theta
     return getattr(config, name)

@@ -5,24 +5,37 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from etils import epath
 
 from lora_jax.errors import ModelError
 from lora_jax.files import require_path
-from lora_jax.models import causal_folder, config_file, gguf_file, tokenizer, weight_files
-from lora_jax.models.causal_config import FAMILIES, CausalLMConfig
+from lora_jax.models import (
+    bert_config,
+    bert_folder,
+    bert_values,
+    causal_config,
+    causal_folder,
+    config_file,
+    gguf_file,
+    tokenizer,
+    weight_files,
+)
+from lora_jax.models.bert import BertForMaskedLM, BertForSequenceClassification, BertModel
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.models.causal_values import config_of
 from lora_jax.models.tokenizer import Tokenizer
 
 SUFFIX = ".gguf"
+DTYPES = ("float32", "bfloat16", "float16")
+ENCODERS = (BertModel, BertForSequenceClassification, BertForMaskedLM)
 
 
 class Pretrained(NamedTuple):
     """A model, its parameters, and its tokenizer: None where the folder has none.
 
-    >>> model, params, tokenizer = Pretrained(CausalLM(CausalLMConfig()), {}, None)
+    >>> model, params, tokenizer = Pretrained(CausalLM(causal_config.CausalLMConfig()), {}, None)
     """
 
     model: nn.Module
@@ -31,16 +44,25 @@ class Pretrained(NamedTuple):
 
 
 def from_pretrained(
-    source: str | os.PathLike, *, dtype: Any = jnp.float32, param_dtype: Any = None, remat: bool = False
+    source: str | os.PathLike,
+    *,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = None,
+    remat: bool = False,
+    num_labels: int | None = None,
+    key: jax.Array | None = None,
 ) -> Pretrained:
-    """Reads a decoder (Llama, SmolLM2, Mistral, Qwen 2 and 3, Gemma 1 to 3).
+    """Reads a decoder (Llama, SmolLM2, Mistral, Qwen 2 and 3, Gemma 1 to 3) or an encoder (BERT, RoBERTa, DistilBERT).
+
+    Of an encoder, the model is the one that config.json names: a classifier, with the folder's labels, a masked LM, or the encoder alone.
 
     Args:
       source: a folder with config.json and safetensors, as `save_pretrained` writes it; a name on the Hugging Face hub (owner/model), which
-        is fetched or found in the hub's cache; or a .gguf file.
+        is fetched or found in the hub's cache; or a decoder's .gguf file.
       dtype: what is computed in, float32 or bfloat16.
       param_dtype: of the parameters. By default they stay as they are stored (bfloat16 stays bfloat16); those of a .gguf become float32.
-      remat: whether the backward pass computes each layer again: less memory, more time.
+      remat: of decoders, whether the backward pass computes each layer again: less memory, more time.
+      num_labels: of encoders, makes a classifier with a new head of so many labels; `key` draws it.
 
     Raises:
       ModelError: for a source that is not there or not whole, of a family that there is no code for, or with a tokenizer of another
@@ -57,28 +79,60 @@ def from_pretrained(
     (True, None)
     """
     source = require_path(source, ModelError)
+    _require_floating(dtype, param_dtype)
     if str(source).lower().endswith(SUFFIX):
+        _require_none(num_labels, str(source))
         return _of_gguf(source, dtype, param_dtype, remat)
     folder = weight_files.locate(source)
     file, values = config_file.read(folder)
-    config = config_of(file, values)
-    words = tokenizer.read(folder)
-    _require_words(words, config, values, str(folder))
+    kind = values.get("model_type") or "bert"  # BERT's first releases do not say
+    if kind in bert_config.FAMILIES:
+        return _encoder(folder, values, dtype, param_dtype, num_labels, key)
+    if kind not in causal_config.FAMILIES:
+        raise ModelError(
+            f"{file}: the architecture is {kind!r}; there is code for decoders ({', '.join(causal_config.FAMILIES)}) and encoders "
+            f"({', '.join(bert_config.FAMILIES)})."
+        )
+    _require_none(num_labels, str(file))
+    config, words = config_of(file, values), tokenizer.read(folder)
+    _require_words(words, config.vocab_size, values, str(folder))
     params = causal_folder.params_of(folder, config, weight_files.read(folder), param_dtype=param_dtype)
     return Pretrained(CausalLM(config, dtype, remat), params, words)
+
+
+def _encoder(folder: epath.Path, values: dict[str, Any], dtype, param_dtype, num_labels, key) -> Pretrained:
+    config, words = bert_values.config(folder, values), tokenizer.read(folder)
+    _require_words(words, config.vocab_size, values, str(folder))
+    found = bert_folder.built(folder, values, weight_files.read(folder), param_dtype)
+    return Pretrained(*bert_folder.model_of(found, dtype=dtype, num_labels=num_labels, key=key), words)
 
 
 def _of_gguf(source: str | os.PathLike, dtype: Any, param_dtype: Any, remat: bool) -> Pretrained:
     found = gguf_file.read(source, param_dtype)
     config = config_of(source, found.values)
-    _require_words(found.tokenizer, config, found.values, str(source))
+    _require_words(found.tokenizer, config.vocab_size, found.values, str(source))
     params = causal_folder.params_of(source, config, found.tensors)
     return Pretrained(CausalLM(config, dtype, remat), params, found.tokenizer)
 
 
-def _require_words(words: Tokenizer | None, config: CausalLMConfig, values: Mapping[str, Any], where: str) -> None:
+def _require_words(words: Tokenizer | None, vocab_size: int, values: Mapping[str, Any], where: str) -> None:
     if words is not None:
-        tokenizer.require_vocabulary(words, config.vocab_size, values, where)
+        tokenizer.require_vocabulary(words, vocab_size, values, where)
+
+
+def _require_floating(dtype: Any, param_dtype: Any) -> None:
+    for name, value in (("dtype", dtype), ("param_dtype", param_dtype)):
+        try:
+            is_known = value is None and name == "param_dtype" or str(jnp.dtype(value)) in DTYPES
+        except TypeError:
+            is_known = False
+        if not is_known or (value is None and name == "dtype"):
+            raise ModelError(f"from_pretrained: {name} is {value!r}; it must be {' or '.join(DTYPES)}.")
+
+
+def _require_none(num_labels: int | None, where: str) -> None:
+    if num_labels is not None:
+        raise ModelError(f"{where}: num_labels is {num_labels!r}, and a decoder has no classifier; leave it out.")
 
 
 def save_pretrained(
@@ -99,19 +153,23 @@ def save_pretrained(
       ModelError: for a model that is none of ours, parameters of another one, or a folder that cannot be written.
 
     >>> import jax, os, tempfile
-    >>> small = CausalLM(CausalLMConfig(11, 8, 16, 2, 2, 1, 16))
+    >>> small = CausalLM(causal_config.CausalLMConfig(11, 8, 16, 2, 2, 1, 16))
     >>> params = small.init(jax.random.key(0), *small.example())["params"]
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_pretrained(folder, small, params)
     ...     sorted(os.listdir(folder))
     ['config.json', 'model.safetensors']
     """
-    if not isinstance(model, CausalLM):
-        raise ModelError(
-            f"save_pretrained: {type(model).__name__} cannot be written; there is code for decoders ({', '.join(FAMILIES)})."
-        )
     about = {} if words is None else {f"{name}_token_id": getattr(words, name) for name in ("bos", "eos", "pad")}
     about = {name: id for name, id in about.items() if id is not None}
-    causal_folder.write(
-        epath.Path(folder), model.config, params, dtype=dtype, beside={} if words is None else words.files, about=about
-    )
+    beside = {} if words is None else words.files
+    if isinstance(model, CausalLM):
+        causal_folder.write(folder, model.config, params, dtype=dtype, beside=beside, about=about)
+    elif isinstance(model, ENCODERS):
+        whole = {"bert": params} if isinstance(model, BertModel) else params
+        labels = model.labels if isinstance(model, BertForSequenceClassification) else None
+        bert_folder.write(folder, model.config, whole, dtype=dtype, labels=labels, beside=beside, about=about)
+    else:
+        raise ModelError(
+            f"save_pretrained: a {type(model).__name__} cannot be written; only the models that from_pretrained gives."
+        )
