@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lora_jax
 from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.models.generation import generate
@@ -129,3 +130,38 @@ def test_bfloat16_in_shards_stays_what_it_is(tmp_path, case):
     logits = CausalLM(found.config).apply({"params": found.params}, jnp.asarray(IDS, jnp.int32))
     again = type(reference).from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").eval()
     np.testing.assert_allclose(real(logits), real(their_outputs(again)[0]), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+FAMILIES = ("llama, biases", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")
+
+
+def their_adapter(peft, base):
+    """A random adapter on every linear layer of two layers, of different ranks, and on the MLP of all."""
+    config = peft.LoraConfig(
+        r=3, lora_alpha=5, target_modules=r".*layers\.([12]\.self_attn\.(q|k|v|o)_proj|\d\.mlp\.(gate|up|down)_proj)",
+        rank_pattern={r"layers\.2\.self_attn\.q_proj": 4}, task_type="CAUSAL_LM",
+    )  # fmt: skip
+    model = peft.get_peft_model(base, config).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, leaf in model.named_parameters():
+            if "lora_" in name:
+                leaf.copy_(0.2 * torch.randn_like(leaf))
+    return model
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_adapters_of_peft_both_ways(tmp_path, case):
+    peft = pytest.importorskip("peft")
+    model, params = read(theirs(case), tmp_path / "base")
+    plain = their_outputs(theirs(case))[0]
+    adapted = their_adapter(peft, theirs(case))
+    expected = their_outputs(adapted)[0]
+    adapted.save_pretrained(tmp_path / "peft")
+    loaded, config = lora_jax.peft.load(tmp_path / "peft", params, model)
+    ours = lora_jax.LoRA(model, config).apply({"params": loaded}, jnp.asarray(IDS, jnp.int32))
+    np.testing.assert_allclose(real(ours), real(expected), atol=TOLERANCE, rtol=TOLERANCE)
+    assert np.abs(expected - plain).max() > 0.1
+    lora_jax.peft.save(tmp_path / "ours", loaded, config, model, mask=None, task_type="CAUSAL_LM")
+    again = peft.PeftModel.from_pretrained(theirs(case), str(tmp_path / "ours")).eval()
+    np.testing.assert_allclose(their_outputs(again)[0], expected, atol=TOLERANCE, rtol=TOLERANCE)
