@@ -7,6 +7,7 @@ Largest error measured: 1e-6 (of values up to 6).
 import functools
 import json
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -200,8 +201,8 @@ def test_both_ways_of_attention_agree(monkeypatch):
     assert len(calls) == 2 * len(NAMES)  # weights that are dropped are not fused
 
 
-@pytest.mark.parametrize("is_fused", [False, True])
-def test_gradients_of_attention_are_those_of_the_formula(is_fused):
+@pytest.mark.parametrize("by_jax", [False, True])
+def test_gradients_of_attention_are_those_of_the_formula(by_jax):
     random = np.random.default_rng(0)
     q, k, v = (jnp.asarray(random.normal(size=(2, 5, 3, 4)), jnp.float32) for _ in range(3))
     mask = jnp.asarray([[1, 1, 1, 1, 1], [0, 1, 1, 0, 0]], bool)
@@ -214,9 +215,43 @@ def test_gradients_of_attention_are_those_of_the_formula(is_fused):
     def of(attend):
         return jax.value_and_grad(lambda *args: jnp.sin(attend(*args)).sum(), (0, 1, 2))(q, k, v)
 
-    got = of(lambda q, k, v: padded_attention.attend(q, k, v, mask, is_fused=is_fused))
+    got = of(lambda q, k, v: padded_attention.attend(q, k, v, mask, by_jax=by_jax))
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(of(formula)), strict=True):
         assert_close(one, other, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "way"),
+    [
+        ({}, "cudnn"),
+        ({"dtype": jnp.float32}, "xla"),
+        ({"tokens": 5}, "xla"),
+        ({"queries": 1}, "xla"),
+        ({"width": 12}, "xla"),
+        ({"width": 136}, "xla"),
+        ({"capability": "7.5"}, "xla"),
+        ({"platform": "tpu"}, "xla"),
+    ],
+    ids=str,
+)
+def test_cudnn_is_asked_for_what_it_takes(changes, way, monkeypatch):
+    """It refuses others in mid-training: its own conditions are those of jax._src.cudnn.fused_attention_stablehlo."""
+    of = {
+        "dtype": jnp.bfloat16,
+        "tokens": 6,
+        "queries": 6,
+        "width": 8,
+        "capability": "8.0",
+        "platform": "gpu",
+        **changes,
+    }
+    device = types.SimpleNamespace(platform=of["platform"], compute_capability=of["capability"])
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    asked = []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, *_, **kwargs: asked.append(kwargs) or q)
+    q, k = (jnp.ones((2, length, 3, of["width"]), of["dtype"]) for length in (of["queries"], of["tokens"]))
+    padded_attention.attend(q, k, k, jnp.ones((2, of["tokens"]), bool), by_jax=True)
+    assert asked[0]["implementation"] == way and asked[0]["mask"].shape == (2, 1, of["queries"], of["tokens"])
 
 
 # Dtypes

@@ -71,14 +71,18 @@ def _by_jax(q, k, v, segments, rule: Rule, window):
     return jax.nn.dot_product_attention(
         q, k, v, mask=mask, scale=rule.scale, is_causal=True,
         local_window_size=(window - 1, 0) if isinstance(window, int) else None,
-        implementation="cudnn" if _is_fused(q) else "xla",
+        implementation="cudnn" if is_fused(q, k, has_mask=mask is not None) else "xla",
     )  # fmt: skip
 
 
-def _is_fused(q: jax.Array) -> bool:
-    """Whether cuDNN's fused attention takes heads like these: on an NVIDIA GPU of compute capability 8 or more, in 16 bits."""
+def is_fused(q: jax.Array, k: jax.Array, *, has_mask: bool) -> bool:
+    """Whether cuDNN's fused attention takes q [B, T, H, K] and k [B, S, G, K]: on an NVIDIA GPU of compute capability 8 or more, in 16 bits, and
+    under a mask of even lengths alone, since it has no gradient for others.
+    """
     device = jax.devices()[0]
     if device.platform != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    if has_mask and (q.shape[1] % 2 or k.shape[1] % 2):
         return False
     capability = str(getattr(device, "compute_capability", "0")).split(".")[0]
     return capability.isdigit() and int(capability) >= 8 and q.shape[-1] % 8 == 0 and q.shape[-1] <= WIDEST

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from lora_jax.models import attention
+
 
 def attend(
     q: jax.Array,
@@ -13,21 +15,26 @@ def attend(
     mask: jax.Array,
     drop: Callable[[jax.Array], jax.Array] | None = None,
     *,
-    is_fused: bool | None = None,
+    by_jax: bool | None = None,
 ) -> jax.Array:
     """Context [B, Q, H, K] of q [B, Q, H, K] over k and v [B, T, H, K]; softmax in float32, in which a row without tokens weighs all alike.
 
     Args:
       mask: bool [B, T], True where a token is real.
       drop: dropout of the weights [B, H, Q, T].
-      is_fused: whether `jax.nn.dot_product_attention` computes it; it has no dropout. None is whether this is an accelerator.
+      by_jax: whether `jax.nn.dot_product_attention` computes it, which has no dropout: cuDNN's fused one where that applies, else XLA's. None is
+        whether this is an accelerator.
 
     >>> x = jnp.ones((1, 3, 2, 4))
     >>> attend(x, x, x, jnp.ones((1, 3), bool)).shape
     (1, 3, 2, 4)
     """
-    if drop is None and (on_accelerator() if is_fused is None else is_fused):
-        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
+    if drop is None and (on_accelerator() if by_jax is None else by_jax):
+        seen = jnp.broadcast_to(
+            mask[:, None, None, :], (len(q), 1, q.shape[1], k.shape[1])
+        )  # cuDNN's takes no narrower one
+        way = "cudnn" if attention.is_fused(q, k, has_mask=True) else "xla"
+        return jax.nn.dot_product_attention(q, k, v, mask=seen, implementation=way)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(q.shape[-1]).astype(q.dtype)
     scores = jnp.where(mask[:, None, None, :], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores).astype(q.dtype)
