@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import tokenizers
 from etils import epath
 
+from experiments.common.errors import UserError
 from experiments.data import text, wordpiece
 from experiments.data.sst2 import Sst2
 from lora_jax.models import bert_folder
@@ -46,6 +47,14 @@ class Inputs:
         return {**self.data.record(), "base": {"source": self.base.source, "sha256": self.base.checksum}}
 
 
+def read(path: epath.Path) -> bert_folder.BertFolder:
+    """The folder of a BERT, in float32. Raises ModelError, and UserError for one of another family."""
+    folder = bert_folder.read(path, param_dtype=jnp.float32)
+    if folder.config.model_type != "bert":
+        raise UserError(f"{path} is a {folder.config.model_type}; the study is of BERTs, so name the folder of one.")
+    return folder
+
+
 def load(name: str | None = None) -> Base:
     """The base of a folder or hub name; without one, ours. Prints one line that says which.
 
@@ -53,7 +62,7 @@ def load(name: str | None = None) -> Base:
       ModelError, UserError: when it is not there or cannot be used.
     """
     path = OWN if name is None else locate(name)
-    folder = bert_folder.read(path, param_dtype=jnp.float32)
+    folder = read(path)
     source = name or "the repository's own BERT-tiny (experiments/base/bert_tiny), not Google's"
     print(f"base: {source}", flush=True)
     return Base(folder, wordpiece.of_folder(path, folder.config.vocab_size), source)

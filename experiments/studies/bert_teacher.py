@@ -18,7 +18,7 @@ from etils import epath
 from tqdm import tqdm
 
 from experiments.common.errors import UserError
-from experiments.data import wordpiece
+from experiments.data import bert_base, wordpiece
 from experiments.data.buckets import by_length
 from lora_jax.files import write_atomically
 from lora_jax.models import bert, bert_folder
@@ -61,7 +61,7 @@ class Teacher:
 def load(name: str) -> Teacher:
     """The teacher of a folder or hub name. Raises UserError for one that reads too few tokens."""
     path = locate(name)
-    folder = bert_folder.read(path, param_dtype=jnp.float32)
+    folder = bert_base.read(path)
     if folder.config.max_position_embeddings < LENGTHS[-1]:
         raise UserError(
             f"--teacher={name}: it reads {folder.config.max_position_embeddings} tokens; at least {LENGTHS[-1]} are needed."

@@ -14,8 +14,8 @@ from etils import epath
 
 import lora_jax
 from experiments.common import recording
+from experiments.data import bert_base, wordpiece
 from experiments.data import buckets as length_buckets
-from experiments.data import wordpiece
 from experiments.data.bert_base import Base
 from experiments.data.buckets import Bucket
 from experiments.data.sst2 import CLASSES, Texts
@@ -52,7 +52,7 @@ class Classifier:
     @classmethod
     def merged(cls, path: epath.Path, settings: Settings, classes: tuple[str, ...]) -> "Classifier":
         """Of the folder that fine-tuning wrote, by itself. Raises ModelError, UserError for one that is damaged."""
-        found = bert_folder.read(path, param_dtype=jnp.float32)
+        found = bert_base.read(path)
         model = bert.BertForSequenceClassification(found.config, len(classes))
         tokenizer = wordpiece.of_folder(path, found.config.vocab_size)
         return cls(settings, model, found.params, tokenizer, classes, is_merged=True)

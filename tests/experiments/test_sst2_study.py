@@ -17,6 +17,7 @@ from experiments.studies.sst2_training import Recipe, Task, train_group
 from lora_jax import sweep
 from lora_jax.models import bert, bert_folder
 from lora_jax.tree import flat
+from tests.bert_golden import GOLDEN
 from tests.experiments import tiny_bert
 
 RECIPE = Recipe(epochs=1, batch_size=8, warm_up=0.1, weight_decay=0.01, blocks_per_epoch=2)
@@ -242,3 +243,11 @@ def test_every_regime_chooses_from_its_own_rates():
     rates = {regime: sst2.Settings().rates(regime) for regime in sst2_training.REGIMES}
     assert rates["LoRA"] == rates["LoRA all linear"] and len(set(rates.values())) == 4
     assert len({len(of_regime) for of_regime in rates.values()}) == 1  # the same effort for each
+
+
+def test_a_base_of_another_family_is_refused():
+    """Its positions, padding and head are others than the study's."""
+    with pytest.raises(
+        UserError, match="distilbert_odd is a distilbert; the study is of BERTs, so name the folder of one"
+    ):
+        bert_base.load(str(GOLDEN / "distilbert_odd"))

@@ -1,5 +1,6 @@
 """Are folders of BERT and Llama whole at every moment, and refused where what is in them cannot be meant?"""
 
+import dataclasses
 import json
 import shutil
 import time
@@ -17,6 +18,11 @@ from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
 from tests.files.faults import content, lay, states
 
 BERT = BertConfig(20, 8, 1, 2, 8, 16)
+ENCODERS = {
+    "bert": BERT,
+    "roberta": dataclasses.replace(BERT, model_type="roberta", type_vocab_size=1, pad_token_id=3),
+    "distilbert": dataclasses.replace(BERT, model_type="distilbert", type_vocab_size=0),
+}
 LLAMA = CausalLMConfig(20, 8, 8, 2, 2, 1, 16)
 TENSOR = {"bert": "bert.pooler.dense.weight", "llama": "model.norm.weight"}
 
@@ -24,8 +30,9 @@ TENSOR = {"bert": "bert.pooler.dense.weight", "llama": "model.norm.weight"}
 def of(kind, seed=0):
     """(module that reads and writes, config, parameters)."""
     ids = jnp.ones((1, 1), jnp.int32)
-    if kind == "bert":
-        return bert_folder, BERT, BertForSequenceClassification(BERT, 2).init(jax.random.key(seed), ids)["params"]
+    if kind in ENCODERS:
+        model = BertForSequenceClassification(ENCODERS[kind], 2)
+        return bert_folder, model.config, model.init(jax.random.key(seed), ids)["params"]
     return causal_folder, LLAMA, CausalLM(LLAMA).init(jax.random.key(seed), ids)["params"]
 
 

@@ -24,11 +24,12 @@ CONFIG, TENSORS, INDEX, SHARD = (
     "model.safetensors.index.json",
     "model-1.safetensors",
 )
-KINDS = st.sampled_from(["bert", "llama"])
+KINDS = st.sampled_from(["bert", "llama", "roberta", "distilbert"])
 # What a BERT or Llama has whatever its tensors are: a number for another number is another model, and not told.
 FREE = {
     "layer_norm_eps", "rms_norm_eps", "rope_theta", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range",
     "num_attention_heads", "num_key_value_heads", "max_position_embeddings", "classifier_dropout", "hidden_act", "tie_word_embeddings",
+    "pad_token_id", "n_heads", "activation", "dropout", "attention_dropout", "seq_classif_dropout",
 }  # fmt: skip
 
 
