@@ -135,7 +135,7 @@ def model_of(
 
     Args:
       dtype: what is computed in.
-      num_labels: for a classifier with a new head of so many labels, whatever head the folder has.
+      num_labels: for a classifier with a new head of so many labels, whatever head the folder has (and a new pooler, where a BERT's has none).
       key: draws the new head.
 
     Raises:
@@ -143,11 +143,12 @@ def model_of(
     """
     config, params = folder.config, folder.params
     if num_labels is not None:
-        if not isinstance(num_labels, int) or isinstance(num_labels, bool) or num_labels < 1 or key is None:
+        is_count = isinstance(num_labels, (int, np.integer)) and not isinstance(num_labels, bool) and num_labels >= 1
+        if not is_count or key is None:
             raise ModelError(
                 f"num_labels is {num_labels!r}, key is {key!r}; a new head takes 1 label or more and a key."
             )
-        model = BertForSequenceClassification(config, num_labels, dtype)
+        model = BertForSequenceClassification(config, int(num_labels), dtype)
         return model, initialised(model, key, {"bert": params["bert"]})[0]
     head = bert_values.head(folder.values, params)
     if head is None:
