@@ -76,10 +76,22 @@ def _on_mesh(trainable: Params, tx: optax.GradientTransformation, key: jax.Array
     return jax.jit(begin, out_shardings=layout)(nested(laid), meshes.put(key, mesh))
 
 
-def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
+def make_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    parts: int = 1,
+    weight: Callable[[Any], jax.Array] | None = None,
+) -> Callable:
     """`step(state, frozen, batch) -> (state, (loss, metrics))`, not yet jitted.
 
     The frozen tree is never differentiated.
+
+    Args:
+      parts: the rows of a batch are taken in so many parts, one after the other, in the memory of one (gradient accumulation); metrics then
+        come back stacked [parts, ...].
+      weight: batch -> [], what a loss is a mean over where that is not its rows: scored tokens, say. The step's loss and gradient are the
+        means over all parts by it, those of the whole batch at once but for rounding.
 
     >>> step = make_step(lambda params, batch, key: (jnp.sum(params["w"] * batch), {}), optax.sgd(0.1))
     >>> state, (loss, _) = step(init_state({"w": jnp.ones(())}, optax.sgd(0.1), jax.random.key(0)), {}, jnp.asarray(2.0))
@@ -87,18 +99,49 @@ def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Callable:
     (2.0, 0.8)
     """
 
-    def step(state: TrainState, frozen: Params, batch: Any):
-        key = jax.random.fold_in(state.key, state.step)
+    parts = rows.positive("parts", parts)
 
+    def differentiated(trainable: Params, frozen: Params, batch: Any, key: jax.Array):
         def loss_of(trainable):
             return loss_fn(combine(frozen, trainable), batch, key)
 
-        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
+        return jax.value_and_grad(loss_of, has_aux=True)(trainable)
+
+    of_batch = differentiated if parts == 1 else _in_parts(differentiated, parts, weight)
+
+    def step(state: TrainState, frozen: Params, batch: Any):
+        key = jax.random.fold_in(state.key, state.step)
+        (loss, metrics), gradients = of_batch(state.trainable, frozen, batch, key)
         updates, opt_state = tx.update(gradients, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         return TrainState(trainable, opt_state, state.key, state.step + 1), (loss, metrics)
 
     return step
+
+
+def _in_parts(differentiated: Callable, parts: int, weight: Callable[[Any], jax.Array] | None) -> Callable:
+    """`differentiated` of a batch, part by part: losses and gradients are means by the parts' weights."""
+
+    def of_batch(trainable: Params, frozen: Params, batch: Any, key: jax.Array):
+        size = rows.count(batch, "make_step")
+        if size % parts:
+            raise ConfigError(f"parts is {parts}, and a batch has {size} rows, which are not so many equal parts.")
+        # Every parts-th row, so that a batch that is shared out to devices stays so.
+        cut = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
+        weights = jnp.ones(parts) if weight is None else jax.vmap(weight)(cut).astype(jnp.float32)
+        shares = weights / jnp.maximum(weights.sum(), jnp.finfo(jnp.float32).tiny)
+
+        def add(sums, part):
+            share, number, batch = part
+            (loss, metrics), gradients = differentiated(trainable, frozen, batch, jax.random.fold_in(key, number))
+            own = jax.tree.map(lambda value: share.astype(value.dtype) * value, (loss, gradients))
+            return jax.tree.map(jnp.add, sums, own), metrics
+
+        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable)
+        (loss, gradients), metrics = jax.lax.scan(add, zeros, (shares, jnp.arange(parts), cut))
+        return (loss, metrics), gradients
+
+    return of_batch
 
 
 def per_example_gradients(loss_fn: LossFn) -> Callable:
@@ -125,7 +168,12 @@ def per_example_gradients(loss_fn: LossFn) -> Callable:
 
 
 def make_train_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, *, mesh: jax.sharding.Mesh | None = None
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    parts: int = 1,
+    weight: Callable[[Any], jax.Array] | None = None,
 ) -> Callable:
     """`make_step`, jitted, with the state donated.
 
@@ -137,7 +185,7 @@ def make_train_step(
     >>> int(state.step)
     1
     """
-    step = make_step(loss_fn, tx)
+    step = make_step(loss_fn, tx, parts=parts, weight=weight)
     return _jitted(lambda state, frozen, batch: step(state, frozen, meshes.cut(batch, mesh, 0)), mesh)
 
 
@@ -180,11 +228,18 @@ def scan_steps(step: Callable, state: TrainState, frozen: Params, data: Any, ord
     return jax.lax.scan(body, state, order)
 
 
-def make_epoch(loss_fn: LossFn, tx: optax.GradientTransformation, *, mesh: jax.sharding.Mesh | None = None) -> Callable:
+def make_epoch(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    parts: int = 1,
+    weight: Callable[[Any], jax.Array] | None = None,
+) -> Callable:
     """`epoch(state, frozen, data, order) -> (state, (losses [S], metrics [S, ...]))`: one `lax.scan`, state donated.
 
     `data` lies on the device; a batch is gathered there. On a mesh, as `make_train_step`: `data` lies whole on every device, which gathers its
-    share of each batch.
+    share of each batch. `parts` and `weight` are those of `make_step`.
 
     >>> tx = optax.sgd(0.25)
     >>> epoch = make_epoch(lambda params, batch, key: (jnp.sum(params["w"] * batch), {}), tx)
@@ -193,7 +248,7 @@ def make_epoch(loss_fn: LossFn, tx: optax.GradientTransformation, *, mesh: jax.s
     >>> losses.tolist()
     [1.0, 1.5]
     """
-    step = make_step(loss_fn, tx)
+    step = make_step(loss_fn, tx, parts=parts, weight=weight)
 
     def epoch(state: TrainState, frozen: Params, data: Any, order: jax.Array):
         return scan_steps(step, state, frozen, data, meshes.cut(order, mesh, 1))

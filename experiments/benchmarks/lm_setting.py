@@ -87,6 +87,6 @@ def lengths(count: int) -> list[tuple[int, int]]:
 def packed(of: list[tuple[int, int]]) -> dict[str, jax.Array]:
     """Instructions of these lengths as rows; noise."""
     rng = np.random.default_rng(1)
-    examples = [packing.Example(rng.integers(4, CONFIG.vocab_size, q + a).tolist(), q) for q, a in of]
+    examples = [packing.Example.of_pair(*np.split(rng.integers(4, CONFIG.vocab_size, q + a), [q])) for q, a in of]
     rows, _ = packing.place(examples, TOKENS)
     return jax.tree.map(jnp.asarray, packing.gathered(rows))

@@ -22,6 +22,7 @@ MOST_EPOCHS = 10_000
 MOST_WAIT_S = 7 * 24 * 3600
 TEXT_FLAGS = ("corpus", "field", "questions", "medical")
 BERT_FLAGS = ("bert", "regimes", "epochs", "train_limit", "dropout")
+SAMPLING_FLAGS = ("temperature", "top_k", "top_p")
 FINETUNING_FLAGS = (
     "regime", "rank", "learning_rate", "seed", "batch_size", "max_tokens", "train_file", "validation_file", "text_field",
     "label_field", "model",
@@ -144,3 +145,14 @@ def define_texts() -> None:
     define_text("field", "where a line of .jsonl has its text", default="text")
     define_path("questions", "Alpaca's .json or MedQuAD's .jsonl, also .gz; by default about docstrings")
     define_path("medical", "the same of medicine, for the study; by default ICD-10-CM's terms")
+
+
+def define_sampling() -> None:
+    """--temperature, --top_k, --top_p: SAMPLING_FLAGS."""
+    define_number(
+        "temperature", "of sampling; 0 takes the likeliest token", default=0.0, least=1e-3, most=1e3, has_zero=True
+    )
+    define_integer("top_k", "sample among so many tokens; 0 all", default=0, least=0)
+    define_number(
+        "top_p", "sample among the fewest tokens of this probability together", default=1.0, least=1e-6, most=1.0
+    )

@@ -18,6 +18,7 @@ from lora_jax.errors import CheckpointError, DamagedError, first_line
 from lora_jax.sweep import Sweep, SweepState, fill, first
 
 SAVE_EVERY_S = 15.0  # a save of small states takes 0.2 s
+QUICK_S = 1.0  # of a save; one that takes longer is made as much more rarely
 
 
 def train(
@@ -63,6 +64,8 @@ def train_blocks(
     blocks: int,
     follow: Callable[[Any], dict[str, jax.Array]] = lambda state: {},
     members: int | None = None,
+    told: Callable[[dict[str, Any]], str] = lambda values: "",
+    unit: str = "block",
 ) -> tuple[Any, list[dict[str, np.ndarray]]]:
     """Runs `blocks` calls of `advance`, from the last save if there is one; saves and stops where the machine is taken away.
 
@@ -73,6 +76,7 @@ def train_blocks(
       follow: measured before the first block and after each one; recorded in metrics.jsonl.
       members: the state is a sweep's, and these of its members are real; the others only make it even, and are not saved. So a run goes on
         with another number of devices.
+      told: what the progress bar says of the values of a block; `unit` is what it calls one.
 
     Returns:
       The final state, and the history: one dict per measurement, arrays [M, ...], the one before training first.
@@ -81,22 +85,25 @@ def train_blocks(
     state, done = _resume(folder, phase, saves, state, shared, members)
     if not done:
         _measure(folder, phase, 0, follow(state))
-    saved_at = time.monotonic()
+    saved_at, took = time.monotonic(), 0.0
     started = time.monotonic()
-    bar = tqdm(total=blocks, initial=done, desc=phase, unit="block", leave=False, disable=None)
+    bar = tqdm(total=blocks, initial=done, desc=phase, unit=unit, leave=False, disable=None)
     with bar, preemption.saving():
         for block in range(done, blocks):
             with profiling.block(folder.path / "profile" / slug(phase), block == min(done + 1, blocks - 1)):
                 state, values = advance(state, block)
             _measure(folder, phase, block + 1, {**values, **follow(state)})
+            bar.set_postfix_str(told(values), refresh=False)
             bar.update()
             is_last = block + 1 == blocks
             leaving = preemption.is_due()
-            if is_last or leaving or _is_due(saved_at):
+            if is_last or leaving or _is_due(saved_at, took):
+                began = time.monotonic()
                 checkpoint.save_state(
                     saves, _real(state, members), shared, None, step=block + 1, run=f"{folder.run}/{phase}"
                 )
                 saved_at = time.monotonic()
+                took = saved_at - began
             if leaving:
                 preemption.stop(f"{phase} after {block + 1} of {blocks} blocks in {folder.path}")
     if done < blocks:
@@ -108,8 +115,10 @@ def train_blocks(
     return _real(state, members), history
 
 
-def _is_due(saved_at: float) -> bool:
-    return processes.agreed_by_first(lambda: time.monotonic() - saved_at > SAVE_EVERY_S)
+def _is_due(saved_at: float, took: float) -> bool:
+    """Whether to save again; saves that take long, of a whole large model say, are rarer."""
+    wait_s = SAVE_EVERY_S * max(1.0, took / QUICK_S)
+    return processes.agreed_by_first(lambda: time.monotonic() - saved_at > wait_s)
 
 
 def traces(history: list[dict[str, np.ndarray]]) -> int:

@@ -39,7 +39,7 @@ def encode(tokenizer: tokenizers.Tokenizer, pairs: Sequence[Pair], length: int) 
         asked = prompt(tokenizer, pair.question)
         told = tokenizer.encode(pair.answer, add_special_tokens=False).ids
         if len(asked) + len(told) + 1 <= length:
-            examples.append(packing.Example((*asked, *told, end), len(asked)))
+            examples.append(packing.Example.of_pair(asked, (*told, end)))
             kept.append(pair)
     if not examples:
         raise UserError(

@@ -27,10 +27,20 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A question and its answer as one sequence; only tokens from `answer_at` on are scored."""
+    """A question and its answer, or a conversation, as one sequence: of each token whether it is of an answer. Only those are scored."""
 
     ids: Sequence[int]
-    answer_at: int
+    is_answer: Sequence[bool]
+
+    @classmethod
+    def of_pair(cls, asked: Sequence[int], told: Sequence[int]) -> "Example":
+        """One question and its answer."""
+        return cls((*asked, *told), (False,) * len(asked) + (True,) * len(told))
+
+    @property
+    def answer_at(self) -> int:
+        """Where the first answer begins."""
+        return self.is_answer.index(True)
 
 
 def stream(documents: Iterable[Sequence[int]], length: int) -> Rows:
@@ -89,7 +99,7 @@ def _filled(examples: Sequence[Example], members: list[list[int]], length: int) 
         for number, i in enumerate(held, 1):
             end = start + len(examples[i].ids)
             ids[row, start:end], segments[row, start:end] = examples[i].ids, number
-            is_answer[row, start + examples[i].answer_at : end] = True
+            is_answer[row, start:end] = examples[i].is_answer
             start = end
     scored = _continues(segments)
     scored[:, :-1] &= is_answer[:, 1:]

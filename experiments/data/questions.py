@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -47,25 +47,34 @@ def read(path: str, flag: str = "--questions") -> Pairs:
       UserError: for a file that is missing, damaged, not UTF-8, of no known kind, or without a single good row.
     """
     where = f"{flag}: {path}"
-    rows = list(_rows(where, epath.Path(path)))
-    if not rows:
-        raise UserError(f"{where} is empty.")
-    kind = next((kind for kind, (ask, tell) in FIELDS.items() if _has(rows[0], (ask[0], tell))), None)
+    return of_rows(where, rows(where, epath.Path(path)), epath.Path(path).name)
+
+
+def of_rows(where: str, given: Sequence[Any], name: str, also: str = "") -> Pairs:
+    """The pairs of a file's rows.
+
+    Args:
+      also: what else the first row could have been, for the message.
+
+    Raises:
+      UserError: for rows of no known kind, or without a single good one.
+    """
+    kind = next((kind for kind, (ask, tell) in FIELDS.items() if _has(given[0], (ask[0], tell))), None)
     if kind is None:
-        names = ", ".join(sorted(rows[0])) if isinstance(rows[0], dict) else type(rows[0]).__name__
+        names = ", ".join(sorted(given[0])) if isinstance(given[0], dict) else type(given[0]).__name__
         raise UserError(
-            f"{where}: its first row has {names}; give instruction and output (Alpaca) or question and answer (MedQuAD)."
+            f"{where}: its first row has {names}; give instruction and output (Alpaca) or question and answer (MedQuAD){also}."
         )
     good, left_out = [], collections.Counter()
-    for row in rows:
+    for row in given:
         pair, problem = _pair(row, *FIELDS[kind])
         if pair is None:
             left_out[problem] += 1
         else:
             good.append(pair)
     if not good:
-        raise UserError(f"{where}: none of its {len(rows):,} rows has a question and an answer.")
-    return Pairs(tuple(good), dict(left_out), f"{epath.Path(path).name} ({kind})")
+        raise UserError(f"{where}: none of its {len(given):,} rows has a question and an answer.")
+    return Pairs(tuple(good), dict(left_out), f"{name} ({kind})")
 
 
 def _has(row: Any, fields: tuple[str, ...]) -> bool:
@@ -79,7 +88,7 @@ def _pair(row: Any, ask: tuple[str, ...], tell: str) -> tuple[Pair | None, str]:
     parts = [row.get(field) or "" for field in (*ask, tell)]
     if not all(isinstance(part, str) for part in parts):
         return None, "no text"
-    if any("\ud800" <= character <= "\udfff" or character == "\ufffd" for part in parts for character in part):
+    if any(map(is_broken, parts)):
         return None, "wrong encoding"
     *question, answer = (part.strip() for part in parts)
     if not answer:
@@ -87,6 +96,27 @@ def _pair(row: Any, ask: tuple[str, ...], tell: str) -> tuple[Pair | None, str]:
     if not question[0]:
         return None, "no question"
     return Pair("\n".join(filter(None, question)), answer), ""
+
+
+def is_broken(text: str) -> bool:
+    """Whether it was read in another encoding than it was written in.
+
+    >>> is_broken("caf\ufffd"), is_broken("café")
+    (True, False)
+    """
+    return any("\ud800" <= character <= "\udfff" or character == "\ufffd" for character in text)
+
+
+def rows(where: str, path: epath.Path) -> list[Any]:
+    """What a file holds, of whatever kind; one row at least.
+
+    Raises:
+      UserError: for a file that is missing, damaged, empty, or not UTF-8.
+    """
+    found = list(_rows(where, path))
+    if not found:
+        raise UserError(f"{where} is empty.")
+    return found
 
 
 def _rows(where: str, path: epath.Path) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lora_jax.models.token_loss import token_losses
 
@@ -18,15 +19,41 @@ def whole_rows(model):
     return loss_fn
 
 
-def gathered(model):
-    """The same for batches {"ids", "segments" [B, T], "places", "targets", "weights" [B, P]}: no other logits are made."""
+def gathered(model, *, dropout: bool = False):
+    """The same for batches {"ids", "segments" [B, T], "places", "targets", "weights" [B, P]}: no other logits are made.
+
+    Args:
+      dropout: whether the adapters' dropout is on.
+    """
 
     def loss_fn(params, batch, key):
-        states = model.apply({"params": params}, batch["ids"], batch["segments"], method="hidden")
-        picked = jnp.take_along_axis(states, batch["places"][..., None], axis=1)  # [B, P, D]
+        picked = _picked(model, params, batch, rngs={"dropout": key} if dropout else {})
         return _mean(model, params, picked, batch["targets"], batch["weights"])
 
     return loss_fn
+
+
+def judged(model):
+    """`judge(params, batch) -> (nats, hits)` [B, P] of the places of such batches: whether each target is the likeliest token."""
+
+    def judge(params, batch):
+        picked = _picked(model, params, batch, rngs={})
+
+        def row(of):
+            states, targets = of
+            logits = model.apply({"params": params}, states, method="score").astype(jnp.float32)
+            nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+            return nats, logits.argmax(axis=-1) == targets
+
+        return jax.lax.map(row, (picked, batch["targets"]))
+
+    return judge
+
+
+def _picked(model, params, batch, rngs) -> jax.Array:
+    """The states at the scored places, [B, P, D]."""
+    states = model.apply({"params": params}, batch["ids"], batch["segments"], method="hidden", rngs=rngs)
+    return jnp.take_along_axis(states, batch["places"][..., None], axis=1)
 
 
 def _mean(model, params, states, targets, weights):

@@ -9,7 +9,11 @@ from experiments.data.trigram import Trigram, contexts
 
 def examples(sizes, seed: int = 0) -> list[packing.Example]:
     rng = np.random.default_rng(seed)
-    return [packing.Example(rng.integers(1, 99, size).tolist(), int(rng.integers(1, size))) for size in sizes]
+    made = []
+    for size in sizes:
+        ids, answer_at = rng.integers(1, 99, size).tolist(), int(rng.integers(1, size))
+        made.append(packing.Example.of_pair(ids[:answer_at], ids[answer_at:]))
+    return made
 
 
 def test_a_stream_is_the_documents_one_after_the_other():
@@ -37,7 +41,7 @@ def test_every_example_is_in_one_row_whole():
 
 
 def test_only_answers_are_scored():
-    made = [packing.Example([5, 6, 7, 8], 2), packing.Example([9, 10, 11], 2)]
+    made = [packing.Example.of_pair([5, 6], [7, 8]), packing.Example.of_pair([9, 10], [11])]
     rows, _ = packing.place(made, 9)
     assert rows.scored.tolist() == [[False, True, True, False, False, True, False, False, False]]
     batch = packing.gathered(rows, multiple=4)
