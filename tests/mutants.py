@@ -64,7 +64,7 @@ MUTANTS = [
     Mutant("base is differentiated", "products/trees.py", MARKED, MARKED.replace("leaf,", "leaf + 0 * mark.terms[0][0].sum(),"), DIFFERENTIATED),
     Mutant("dropout always on", "products/sides.py", KEY, ALWAYS, ("tests/test_adapter.py",)),
     Mutant("head not saved", "checkpoint/adapters.py", " or p in heads}", "}", ("tests/test_checkpoint.py",)),
-    Mutant("head not written to PEFT", "peft/beside.py", "_add_module(found, tree, module)", "pass", PEFT),
+    Mutant("head not written to PEFT", "peft/beside.py", "_add_module(found, tree, module, saved=saved)", "pass", PEFT),
     Mutant("rank padding not zero", "lowrank.py", "jnp.pad(a", "1 + jnp.pad(a", ("tests/test_lowrank.py", "tests/test_sweep.py")),
     Mutant("DoRA's gain upside down", "dora.py", GAIN, "1 / (" + GAIN + ")", VARIANTS),
     Mutant("DoRA's norm differentiated", "dora.py", CONSTANT, CONSTANT.removeprefix("jax.lax.stop_gradient"), VARIANTS),

@@ -1,4 +1,4 @@
-"""Writes the golden RoBERTa and DistilBERT of tests/test_encoders.py; needs torch and transformers.
+"""Writes the golden RoBERTa and DistilBERT of tests/encoder_golden.py; needs torch and transformers.
 
 Run from the repository root:
 
