@@ -277,3 +277,43 @@ def test_layers_of_a_scan_that_read_the_same_input_keep_it_once():
     x = jnp.ones((4, 5, 8))
     # Which of the input, the sum and its tanh a layer keeps is JAX's affair: three arrays up to 0.10, two from 0.11 on.
     assert wide(LoRA(Stack(), LoRAConfig(rank=2)), ()) == wide(Stack(), ("*",)) <= 3
+
+
+def _weighed(params, batch, key):
+    """A mean over what is scored, which rows have different numbers of."""
+    logits = MODEL.apply({"params": params}, batch["x"], train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+    return (losses * batch["w"]).sum() / batch["w"].sum(), {"count": batch["w"].sum()}
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_a_batch_in_parts_is_the_batch_at_once(parts):
+    """Weights that differ from part to part: a mean of means would be another step."""
+    frozen, trainable = start()
+    weights = jnp.asarray(np.random.default_rng(2).integers(0, 9, 12), jnp.float32)
+    batch = {"x": DATA["x"][:12], "y": DATA["y"][:12], "w": weights}
+
+    def stepped(**more):
+        tx = optax.sgd(0.5)
+        step = training.make_train_step(_weighed, tx, **more)
+        return step(training.init_state(trainable, tx, jax.random.key(0)), frozen, batch)
+
+    whole, (loss, _) = stepped()
+    cut, (of_parts, metrics) = stepped(parts=parts, weight=lambda part: part["w"].sum())
+    assert float(of_parts) == pytest.approx(float(loss), abs=1e-6)
+    assert_trees_close(cut.trainable, whole.trainable, 1e-6)
+    assert metrics["count"].shape == (parts,) and float(metrics["count"].sum()) == float(weights.sum())
+    unweighed, _ = stepped(parts=parts)
+    with pytest.raises(AssertionError):
+        assert_trees_close(unweighed.trainable, whole.trainable, 1e-6)
+
+
+def test_parts_that_a_batch_does_not_have_are_refused():
+    frozen, trainable = start()
+    tx = optax.sgd(0.5)
+    step = training.make_step(loss_fn, tx, parts=5)
+    state = training.init_state(trainable, tx, jax.random.key(0))
+    with pytest.raises(LoRAError, match="parts is 5, and a batch has 22 rows"):
+        step(state, frozen, DATA)
+    with pytest.raises(LoRAError, match="parts"):
+        training.make_step(loss_fn, tx, parts=0)

@@ -1,5 +1,6 @@
 """Byte-level BPE tokenizers (Hugging Face's `tokenizers`), trained on a corpus and kept with the run."""
 
+import json
 from collections.abc import Iterable
 
 import tokenizers
@@ -7,6 +8,7 @@ from etils import epath
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from experiments.common.errors import UserError
+from experiments.data import templates
 from lora_jax.errors import first_line
 from lora_jax.files import parse
 
@@ -39,6 +41,21 @@ def _literal(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
 def content(tokenizer: tokenizers.Tokenizer) -> bytes:
     """Of a file tokenizer.json."""
     return tokenizer.to_str().encode()
+
+
+def beside(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
+    """What lies beside a model: the tokenizer, its special tokens, and the chat template by which the model is asked."""
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "pad_token": PAD}
+    return {
+        FILE: content(tokenizer),
+        "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
+        templates.FILE: templates.TINY.encode(),
+    }
+
+
+def about(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
+    """What a model's config.json says about it."""
+    return {"eos_token_id": tokenizer.token_to_id(END), "pad_token_id": tokenizer.token_to_id(PAD)}
 
 
 def read(folder: epath.Path, vocab_size: int) -> tokenizers.Tokenizer:

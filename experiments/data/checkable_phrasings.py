@@ -8,22 +8,22 @@ PHRASINGS = {
     "first": (
         "Which word starts this list? {x}", "Tell me the first word: {x}", "List: {x}\nFirst word?", "Say only the word at the beginning: {x}",
         "What comes first in {x}?", "I have the words {x}. Name the first of them.",
-        "Pick the opening word of this list: {x}", "Of the words {x}, which one stands at the front?",
+        "Pick the opening word of this list: {x}", "Look at the words {x}. Which of them stands in front?",
     ),
     "last": (
         "Which word ends this list? {x}", "Tell me the last word: {x}", "List: {x}\nLast word?", "Say only the word at the end: {x}",
         "What comes last in {x}?", "I have the words {x}. Name the last of them.",
-        "Pick the closing word of this list: {x}", "Of the words {x}, which one stands at the back?",
+        "Pick the closing word of this list: {x}", "Look at the words {x}. Which of them stands at the back?",
     ),
     "nth": (
         "Which word is the {k} one? {x}", "Tell me the {k} word: {x}", "List: {x}\nThe {k} word?", "Say only the word in the {k} place: {x}",
         "What comes {k} in {x}?", "I have the words {x}. Name the {k} of them.",
-        "Pick the {k} word of this list: {x}", "Of the words {x}, which one stands {k}?",
+        "Pick the {k} word of this list: {x}", "Look at the words {x}. Which of them stands {k}?",
     ),
     "longest": (
         "Which word is the longest? {x}", "Tell me the word with the most letters: {x}", "List: {x}\nLongest word?",
         "Say only the longest of these: {x}", "What is the longest word in {x}?", "I have the words {x}. Name the longest of them.",
-        "Pick the word of this list that has the greatest length: {x}", "Of the words {x}, which one needs the most letters?",
+        "Pick the word of this list that has the greatest length: {x}", "Look at the words {x}. Which of them needs the most letters?",
     ),
     "sort": (
         "Alphabetical order, please: {x}", "Sort from a to z: {x}", "List: {x}\nIn alphabetical order?", "Order these words alphabetically: {x}",
@@ -48,7 +48,7 @@ PHRASINGS = {
     "member": (
         "Is {w} in this list? {x}", "Yes or no: does {w} occur here? {x}", "List: {x}\nIs {w} in it?", "Say yes if {w} is one of these, else no: {x}",
         "Is {w} among {x}?", "I have the words {x}. Do I have {w}?",
-        "Does this list contain {w}? {x}", "Of the words {x}, is one {w}? Yes or no.",
+        "Does this list contain {w}? {x}", "Look at the words {x}. Is one of them {w}? Yes or no.",
     ),
     "copy": (
         "Say this again: {x}", "Write the same sentence: {x}", "Sentence: {x}\nThe same again?", "Copy: {x}",
@@ -93,7 +93,7 @@ PHRASINGS = {
     "story": (
         "{x} {q}", "{q} {x}", "Story: {x}\n{q}", "Read this and answer: {x} {q}",
         "I heard that {x} {q}", "Answer briefly. {x} {q}",
-        "Here is what happened: {x} Now, {q}", "Use this sentence to answer. {x} {q}",
+        "Here is what happened: {x} Now tell me: {q}", "Use this sentence to answer. {x} {q}",
     ),
 }  # fmt: skip
 KINDS = tuple(PHRASINGS)

@@ -6,7 +6,7 @@ def _parted(text: str, mark: str | None = None) -> tuple[str, ...]:
 
 
 NOUNS = _parted(  # each with a plural in -s
-    "apple arrow badge bag ball banana barrel basket beach bean bear bed bell belt bird blanket board boat bone book boot bottle bowl brick "
+    "apple arrow badge bag ball banana barrel basket bean bear bed bell belt bird blanket board boat bone book boot bottle bowl brick "
     "bridge broom bucket button cabin cake camera candle carpet carrot cart castle cat chain chair cheese chicken clock cloud coat coin cookie "
     "corner cow cradle crown cup curtain desk dog doll donkey door dragon drawer drum duck eagle ear egg elbow engine eye farmer feather fence "
     "finger flag flower fork forest fountain frog garden gate ghost goat grape guitar hammer hand hat helmet hill horse house island jacket jar "

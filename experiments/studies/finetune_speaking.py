@@ -39,21 +39,15 @@ def answers(
     found: list[str] = []
     for start in range(0, len(prompts), rows):
         part = prompts[start : start + rows]
-        ids, lengths = np.zeros((rows, width), np.int32), np.ones(rows, np.int32)
-        for row, prompt in enumerate(part):
+        ids, lengths = np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
+        for row, prompt in enumerate([*part, *[part[-1]] * (rows - len(part))]):
             ids[row, : len(prompt)], lengths[row] = prompt, len(prompt)
         made = generate(
             base.model, voice.params, jnp.asarray(ids), jnp.asarray(lengths), jax.random.fold_in(jax.random.key(seed), start),
-            max_new_tokens=max_new_tokens, sampling=sampling, stop=_stop(base), through=voice.through,
+            max_new_tokens=max_new_tokens, sampling=sampling, stop=base.tokenizer.stop, through=voice.through,
         )  # fmt: skip
         found += [_text(base, row) for row in np.asarray(made)[: len(part)].tolist()]
     return found
-
-
-def _stop(base: Base) -> int | None:
-    """The token after which nothing is generated; others that end an answer are looked for afterwards."""
-    tokenizer = base.tokenizer
-    return tokenizer.end_of_turn if tokenizer.end_of_turn is not None else tokenizer.eos
 
 
 def _text(base: Base, tokens: Sequence[int]) -> str:

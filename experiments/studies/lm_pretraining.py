@@ -40,7 +40,9 @@ def run(folder: RunFolder, settings: Settings, source: lm_text.Source) -> dict[s
     state, history, about = _train(folder, settings, model, rows)
     params = meshes.fetch(state.trainable)
     if processes.is_first():
-        causal_folder.write(folder.path / "model", model.config, params, beside={bpe.FILE: bpe.content(tokenizer)})
+        causal_folder.write(
+            folder.path / "model", model.config, params, beside=bpe.beside(tokenizer), about=bpe.about(tokenizer)
+        )
     processes.wait("model")
     train, held_out = (contexts(part, model.config.vocab_size) for part in (rows.train, rows.held_out))
     loss = about["held_out_loss"]

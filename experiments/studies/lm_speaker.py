@@ -16,7 +16,7 @@ from experiments.data import answers, bpe
 from lora_jax import checkpoint
 from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import CausalLM
-from lora_jax.models.generation import Sampling, generate
+from lora_jax.models.generation import generate
 
 ROUNDED = 32  # prompts are padded to a multiple, so that few shapes are compiled
 AT_ONCE = 16  # prompts
@@ -63,16 +63,8 @@ def has_room(base: Base, question: str, max_new_tokens: int) -> bool:
     return len(answers.prompt(base.tokenizer, question)) + max_new_tokens <= base.model.config.max_position_embeddings
 
 
-def outputs(
-    base: Base,
-    voice: Voice,
-    questions: Sequence[str],
-    *,
-    max_new_tokens: int,
-    sampling: Sampling = Sampling(),
-    seed: int = 0,
-) -> list[str]:
-    """The model's answer to each question, up to <end>.
+def outputs(base: Base, voice: Voice, questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+    """The model's likeliest answer to each question, up to <end>.
 
     Raises:
       UserError: for a question that leaves no room for an answer.
@@ -95,11 +87,10 @@ def outputs(
         for row, prompt in enumerate(part):
             ids[row, : len(prompt)] = prompt
         lengths = np.asarray([len(prompt) for prompt in part] + [1] * (rows - len(part)), np.int32)
-        key = jax.random.fold_in(jax.random.key(seed), start)
         stop = tokenizer.token_to_id(bpe.END)
         made = generate(
-            model, voice.params, jnp.asarray(ids), jnp.asarray(lengths), key,
-            max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, through=voice.through,
+            model, voice.params, jnp.asarray(ids), jnp.asarray(lengths), jax.random.key(0),
+            max_new_tokens=max_new_tokens, stop=stop, through=voice.through,
         )  # fmt: skip
         found += [_text(tokenizer, row, stop) for row in np.asarray(made)[: len(part)].tolist()]
     return found

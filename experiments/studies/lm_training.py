@@ -15,7 +15,7 @@ import numpy as np
 import lora_jax
 from experiments.common import devices, phases
 from experiments.common.recording import RunFolder
-from experiments.settings.lm_jobs import LINEAR
+from experiments.settings.finetune_lm import LINEAR
 from experiments.studies import groups, lm_judge, lm_objective
 from lora_jax import sweep, training
 from lora_jax.models.causal_lm import CausalLM

@@ -128,9 +128,13 @@ def test_e2_junk_in_every_flag_is_one_sentence_or_a_value_that_can_be(entry, sta
 
 NONE = [
     ("bert_sst2.py", "learning_rate", "0"), ("bert_sst2.py", "seed", str(2**32)), ("bert_sst2.py", "dropout", "nan"),
-    ("bert_sst2.py", "dropout", "1"), ("tiny_lm.py", "learning_rate", "0"), ("tiny_lm.py", "scale", "nan"), ("tiny_lm.py", "scale", str(2**63)),
-    ("tiny_lm.py", "targets", ""), ("tiny_lm.py", "temperature", "inf"), ("tiny_lm.py", "top_p", "0"), ("tiny_lm.py", "epochs", str(10**9)),
-    ("rank_sweep.py", "learning_rates", "1e-3,inf"), ("bert_sst2.py", "train_file", ""), ("bert_sst2.py", "max_tokens", "2"),
+    ("bert_sst2.py", "dropout", "1"), ("tiny_lm.py", "learning_rate", "0"), ("finetune_lm.py", "alpha", "nan"),
+    ("finetune_lm.py", "alpha", str(2**63)), ("finetune_lm.py", "targets", ""), ("finetune_lm.py", "temperature", "inf"),
+    ("finetune_lm.py", "top_p", "0"), ("tiny_lm.py", "epochs", str(10**9)), ("finetune_lm.py", "dropout", "1"),
+    ("finetune_lm.py", "lora_plus", "0"), ("finetune_lm.py", "dtype", "float16"), ("finetune_lm.py", "length", "1"),
+    ("finetune_lm.py", "data", ""), ("finetune_lm.py", "regime", "qlora"), ("finetune_lm.py", "steps", "0"),
+    ("finetune_lm.py", "init", "svd"), ("rank_sweep.py", "learning_rates", "1e-3,inf"), ("bert_sst2.py", "train_file", ""),
+    ("bert_sst2.py", "max_tokens", "2"),
 ]  # fmt: skip
 
 
@@ -144,7 +148,7 @@ def test_e2_values_without_sense(entry, name, value, started):
 def test_e2_the_ends_of_a_range_are_values(started):
     for given in (["--seed=0"], [f"--seed={2**32 - 1}"], ["--dropout=0"], ["--dropout=0.9"], ["--learning_rate=1e-12"]):
         assert started("bert_sst2.py", "--job=finetune", *given)[0] == 0
-    assert started("tiny_lm.py", "--temperature=0", "--top_k=0", "--top_p=1")[0] == 0
+    assert started("finetune_lm.py", "--temperature=0", "--top_k=0", "--top_p=1", "--dropout=0")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -369,7 +373,7 @@ def test_e5_tables_and_figures_say_that_smoke_teaches_nothing(preset, is_noted, 
     assert titles and all(title.startswith(smoke.NOTE) == is_noted for title in titles)
 
 
-# E6: a user's own data (test_sst2_jobs has the jobs, test_tiny_lm the talk).
+# E6: a user's own data (test_sst2_jobs has the jobs, test_finetune_lm the talk).
 
 
 def table(tmp_path, name: str, content: str) -> str:

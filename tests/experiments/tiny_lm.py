@@ -11,7 +11,7 @@ import pytest
 
 from experiments.data import answers, bpe, packing
 from experiments.data.questions import Pair, Pairs
-from experiments.studies import lm_jobs, lm_pretraining, lm_speaker, lm_study, lm_text
+from experiments.studies import lm_pretraining, lm_speaker, lm_study, lm_text
 from lora_jax.models import causal_folder, causal_lm
 from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
 
@@ -19,7 +19,6 @@ COLORS = ("red", "green", "blue", "black", "white", "brown", "yellow", "grey")
 THINGS = ("car", "house", "bird", "door", "stone", "coat", "lamp", "boat", "tree", "cup")
 CONFIG = CausalLMConfig(400, 16, 24, 2, 2, 1, 64)
 PRETRAINING = lm_pretraining.Settings("0.3M", 32, 2, 4_000, epochs=2, held_out_tokens=200, learning_rate=1e-2)
-FINETUNING = lm_jobs.Settings(rank=2, epochs=2, batch_size=2, length=48, learning_rate=1e-2)
 STUDY = dataclasses.replace(
     lm_study.PRESETS["smoke"], pretraining=PRETRAINING,
     pairs=40, tuning=10, held_out=12, asked=10, general_rows=4, length=48, batch=8, epochs=2, ranks=(8, 12),
@@ -32,7 +31,6 @@ def at_home(path: pathlib.Path, patch: pytest.MonkeyPatch) -> None:
     """Small presets under the name "smoke"; in `path`, things.jsonl to pretrain on and questions.json."""
     patch.setitem(causal_lm.PRESETS, "0.3M", CONFIG)
     patch.setitem(lm_pretraining.PRESETS, "smoke", PRETRAINING)
-    patch.setitem(lm_jobs.PRESETS, "smoke", FINETUNING)
     patch.setitem(lm_study.PRESETS, "smoke", STUDY)
     corpus(path)
     rows = [{"instruction": pair.question, "input": "", "output": pair.answer} for pair in pairs().pairs]
@@ -64,7 +62,7 @@ def base(path: pathlib.Path) -> lm_speaker.Base:
     tokenizer = bpe.trained([f"{pair.question} {pair.answer}" for pair in pairs().pairs], CONFIG.vocab_size)
     params = CausalLM(CONFIG).init(jax.random.key(0), jnp.ones((1, 4), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: 4 * leaf if leaf.ndim > 1 else leaf, params)
-    causal_folder.write(path, CONFIG, params, beside={bpe.FILE: bpe.content(tokenizer)})
+    causal_folder.write(path, CONFIG, params, beside=bpe.beside(tokenizer), about=bpe.about(tokenizer))
     return lm_speaker.load(path)
 
 
