@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from experiments.benchmarks import bert_setting, floor, flops, lm_setting, lm_steps, setting, steps, timing
+from experiments.benchmarks import bert_setting, floor, lm_setting, lm_steps, setting, steps, timing
 from experiments.benchmarks.record import digest
 from experiments.common import tied
 from experiments.common.errors import UserError
@@ -72,7 +72,7 @@ def generation(python: str, new_tokens: int, turns: int) -> dict[str, Any] | Non
     for batch in (1, 16):
         works = {"lora_jax": lm_steps.generation(batch, new_tokens)}
         tokens = batch * new_tokens
-        operations = flops.of_products(works["lora_jax"]) / tokens
+        operations = lm_steps.flops_of_generation(batch, new_tokens) / tokens
         part = in_turns(python, f"generation, {batch}", works, new_tokens, turns, operations=operations, per=tokens)
         if part is None:
             return None

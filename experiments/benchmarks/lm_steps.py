@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks import floor, lm_setting, steps
+from experiments.benchmarks import floor, flops, lm_setting, steps
 from lora_jax import training
+from lora_jax.models.causal_lm import CausalLM, empty_cache
 from lora_jax.models.generation import generate
 
 PROMPT = 32  # tokens
@@ -48,9 +49,27 @@ def instructions(lengths: list[tuple[int, int]]) -> tuple[Callable[[], Any], flo
     return work, floor.of_step(rival) * len(order)
 
 
-def generation(batch: int, new_tokens: int) -> Callable[[], Any]:
-    """Greedy answers through the cache; noise as prompts."""
-    params, model = lm_setting.base(), lm_setting.model()
-    prompts = jax.random.randint(jax.random.key(6), (batch, PROMPT), 4, lm_setting.CONFIG.vocab_size, jnp.int32)
+def generation(batch: int, new_tokens: int, of: CausalLM | None = None) -> Callable[[], Any]:
+    """Greedy answers through the cache, by the 3 M model or another; noise as prompts. None of them ends early."""
+    model = of or lm_setting.model()
+    params = lm_setting.base(model)
+    prompts = jax.random.randint(jax.random.key(6), (batch, PROMPT), 4, model.config.vocab_size, jnp.int32)
     lengths = jnp.full(batch, PROMPT, jnp.int32)
     return lambda: generate(model, params, prompts, lengths, jax.random.key(7), max_new_tokens=new_tokens)
+
+
+def flops_of_generation(batch: int, new_tokens: int, of: CausalLM | None = None) -> float:
+    """Of the prompts, and of each new token but the last, which none follows; attention is over the whole cache."""
+    model = of or lm_setting.model()
+    params = jax.eval_shape(lambda: lm_setting.base(model))
+    cache = jax.eval_shape(lambda: empty_cache(model.config, batch, PROMPT + new_tokens, model.dtype))
+
+    def one(params, ids, positions, cache):
+        states, cache = model.apply({"params": params}, ids, positions, cache, method="extend")
+        return model.apply({"params": params}, states[:, -1], method="score"), cache
+
+    def counted(tokens: int) -> float:
+        ids = jax.ShapeDtypeStruct((batch, tokens), jnp.int32)
+        return flops.of_products(one, params, ids, ids, cache)
+
+    return counted(PROMPT) + (new_tokens - 1) * counted(1)

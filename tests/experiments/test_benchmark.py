@@ -361,6 +361,19 @@ def test_a_pass_over_instructions_leaves_none_out(tiny):
     assert len(work()) == 1 and operations > 0  # 32 instructions make a batch; these are one
 
 
+def test_generation_is_counted_token_by_token(tiny):
+    """The linear layers of prompt and new tokens but the last, attention over the cache and what is new, the scores of one token each."""
+    c, batch, new = lm_setting.CONFIG, 3, 4
+    slots = lm_steps.PROMPT + new
+    square, narrow = c.hidden_size**2, c.hidden_size * c.num_key_value_heads * c.head_size
+    layer = 2 * square + 2 * narrow + 3 * c.hidden_size * c.intermediate_size
+
+    def of(tokens: int) -> int:
+        return tokens * (layer + 2 * c.hidden_size * (slots + tokens)) + c.hidden_size * c.vocab_size
+
+    assert lm_steps.flops_of_generation(batch, new) == 2 * batch * (of(lm_steps.PROMPT) + (new - 1) * of(1))
+
+
 def test_the_floor_is_the_time_of_the_flops_at_the_rate_of_a_product():
     row = floor.against(
         {"median_ms": 8.0}, 4e9, floor.Rates(2e12), 1e12
