@@ -30,7 +30,8 @@ def wilson(right: int, n: int, level: float = 0.95) -> dict[str, Any]:
     share, z = right / n, float(stats.norm.ppf((1 + level) / 2))
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return {"mean": share, "low": max(0.0, middle - half), "high": min(1.0, middle + half), "n": n}
+    low = 0.0 if right == 0 else float(middle - half)  # exactly, where rounding would go beyond
+    return {"mean": share, "low": low, "high": 1.0 if right == n else float(middle + half), "n": n}
 
 
 def bootstrap(

@@ -40,8 +40,8 @@ def save(figure, path: epath.Path) -> epath.Path:
 
 def error_bars(estimates: list[dict]) -> list[list[float]]:
     """Distances below and above the means, for matplotlib's `yerr`; 0 where there is no interval."""
-    below = [e["mean"] - e["low"] if e["low"] is not None else 0.0 for e in estimates]
-    above = [e["high"] - e["mean"] if e["high"] is not None else 0.0 for e in estimates]
+    below = [max(0.0, e["mean"] - e["low"]) if e["low"] is not None else 0.0 for e in estimates]
+    above = [max(0.0, e["high"] - e["mean"]) if e["high"] is not None else 0.0 for e in estimates]
     return [below, above]
 
 

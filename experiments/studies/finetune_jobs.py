@@ -24,6 +24,7 @@ from experiments.studies.finetune_scores import Measure, Scores
 from lora_jax import checkpoint
 
 BEFORE = "before.json"
+LEAST = 8  # tokens in a row
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,6 +102,7 @@ def finetune(folder: RunFolder, settings: Settings, material: Material) -> dict[
         for reason, count in part.left_out.items():
             left_out[reason] = left_out.get(reason, 0) + count
     return {
+        "run": folder.run,
         "regime": settings.regime,
         "base": material.record(),
         "source": material.data.source,
@@ -170,7 +172,7 @@ def _require_sense(settings: Settings, base: Base) -> None:
     """UserError for rows longer than the model's window, or what surely does not fit into memory; a warning for a rank that is not low."""
     if settings.length > base.positions:
         raise UserError(
-            f"--length: {settings.length:,} is not between 2 and {base.positions:,}, the positions of {base.name}."
+            f"--length: {settings.length:,} is not between {LEAST} and {base.positions:,}, the positions of {base.name}."
         )
     if settings.regime == "lora":
         one = dataclasses.replace(settings, rank=1, alpha=1.0, init="lora", dora=False)

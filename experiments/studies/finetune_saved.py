@@ -80,12 +80,13 @@ def voice_at(path: epath.Path, base: Base) -> Voice:
     if run is not None and (path / MODEL).is_dir():
         return _whole(run, base)
     where = path / ADAPTER if (path / ADAPTER).is_dir() else path
+    run = run or run_at(where.parent)
     if not checkpoint.steps(where):
         raise UserError(
             f"--adapter={path}: it is no folder of a finished run of --job=finetune, none of an adapter that lora_jax saved, and none of PEFT "
             f"({PEFT_CONFIG})."
         )
-    found = checkpoint.load(where, base.params, base.model)
+    found = checkpoint.load(where, base.params, base.model, run=None if run is None else run.summary["run"])
     return Voice(devices.placed(found.params), found.model)
 
 

@@ -24,7 +24,7 @@ TEMPLATE = (
 )
 CONFIG = CausalLMConfig(400, 16, 24, 2, 2, 1, 192)
 SETTINGS = finetune_lm.Settings(
-    rank=2, learning_rate=1e-2, length=96, batch_size=2, items=40, held_out=18, asked=4, max_new_tokens=6, steps=4
+    rank=2, learning_rate=1e-2, length=144, batch_size=2, items=40, held_out=18, asked=4, max_new_tokens=6, steps=4
 )
 
 
