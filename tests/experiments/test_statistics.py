@@ -1,10 +1,10 @@
-"""Are the intervals Student's?"""
+"""Are the intervals Student's, Wilson's, and those of resamples?"""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.common.statistics import estimate, text
+from experiments.common.statistics import bootstrap, estimate, text, wilson
 
 
 @pytest.mark.parametrize("n", [2, 5, 10])
@@ -29,3 +29,26 @@ def test_one_run_has_no_interval_and_equal_runs_one_of_width_0():
 def test_text():
     assert text(estimate([0.5]), 1, 100) == "50.0"
     assert text({"mean": 0.5, "low": -0.1, "high": 1.1, "n": 2}, 1) == "0.5 [-0.1, 1.1]"
+
+
+def test_wilsons_interval_is_that_of_the_score_test():
+    """By another route: the ends are the shares that a test at this level just does not reject."""
+    for right, n in ((0, 12), (3, 40), (20, 40), (40, 40)):
+        found = wilson(right, n)
+        z = stats.norm.ppf(0.975)
+        for end in (found["low"], found["high"]):
+            if 0 < end < 1:
+                assert abs(right / n - end) / np.sqrt(end * (1 - end) / n) == pytest.approx(z)
+        assert found["low"] <= found["mean"] <= found["high"]
+    assert wilson(0, 12)["low"] == 0 and wilson(12, 12)["high"] == 1
+
+
+def test_a_bootstrap_of_means_is_about_students_interval():
+    values = np.random.default_rng(1).normal(size=200)
+    found = bootstrap(lambda rows: values[rows].mean(-1), 200)
+    student = estimate(values)
+    assert found["mean"] == pytest.approx(student["mean"])
+    assert found["low"] == pytest.approx(student["low"], abs=0.02) and found["high"] == pytest.approx(
+        student["high"], abs=0.02
+    )
+    assert bootstrap(lambda rows: values[rows].mean(-1), 1)["low"] is None
