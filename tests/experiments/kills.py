@@ -22,9 +22,9 @@ from typing import Any
 import jax
 
 from experiments.common import phases
-from experiments.settings import linear, lm_pretraining
+from experiments.settings import finetune_lm, linear, lm_pretraining
 from tests import thrift
-from tests.experiments import entries, forks
+from tests.experiments import chat_lm, entries, forks
 from tests.experiments.forks import wait
 
 SENTENCES = "sentence,label\n" + "\n".join(
@@ -38,6 +38,7 @@ ENTRIES = {
     "mnist_new_digits": ("mnist_new_digits.py", "--job=all"),
     "bert_sst2 finetune": ("bert_sst2.py", "--job=finetune", "--train_file={home}/train.csv", "--batch_size=16"),
     "tiny_lm pretrain": ("tiny_lm.py", "--job=pretrain", "--size=0.3M"),
+    "finetune_lm": ("finetune_lm.py", "--model={home}/model", "--steps=20"),
 }
 # What a run that went on may say otherwise: how long it took, and on what.
 PASSING = re.compile(r"seal|.*second.*|.*_s|.*peak.*|.*waiting.*|traces|flops.*|.*mfu.*|.*per_step.*")
@@ -57,6 +58,16 @@ def small() -> None:
     """Presets that take seconds: what is tried is the going on."""
     linear.PRESETS["smoke"] = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6)
     lm_pretraining.PRESETS["smoke"] = dataclasses.replace(lm_pretraining.PRESETS["smoke"], tokens=20_000)
+    finetune_lm.PRESETS["smoke"] = chat_lm.SETTINGS
+
+
+def make_model(home: pathlib.Path) -> None:
+    """In a child: this process must not start JAX."""
+    pid = os.fork()
+    if not pid:
+        chat_lm.folder(home / "model")
+        os._exit(0)
+    assert wait(pid) == 0
 
 
 def said(workdir: pathlib.Path) -> str:
@@ -110,6 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = pathlib.Path(folder)
         (home / "train.csv").write_text(SENTENCES)
+        make_model(home)
         jax.config.update("jax_compilation_cache_dir", str(home / "cache"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         whole, took = {}, {}
