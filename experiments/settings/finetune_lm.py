@@ -35,7 +35,7 @@ class Settings:
     learning_rate: float | None = None
     warm_up: float = 0.03
     limit: int | None = None
-    items: int = 1400
+    items: int = 1030
     held_out: int = 180
     asked: int = 32
     max_new_tokens: int = 24
