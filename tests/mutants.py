@@ -54,7 +54,7 @@ MUTANTS = [
     Mutant("groups of a convolution mixed", "products/dots.py", "b.reshape(groups, -1, rank)", "b.reshape(-1, groups, rank).swapaxes(0, 1)", LAYERS),
     Mutant("EVA does not centre", "products/moments.py", "centred = rows - mean[..., None, :]", "centred = rows", ("tests/test_eva.py",)),
     Mutant("the model's mode is not asked", "mode.py", "return bool(value) == when_training", "return True", ("tests/test_adapter.py",)),
-    Mutant("parts of a batch weigh alike", "training.py", "if weight is None else jax.vmap(weight)(cut)", "if True else jax.vmap(weight)(cut)", ("tests/test_training.py",)),
+    Mutant("parts of a batch weigh alike", "training.py", "jax.vmap(weight)(cut)", "jnp.ones(parts)", ("tests/test_training.py",)),
     Mutant("scale forgotten", "lowrank.py", " * scale.astype(narrow.dtype)\n", "\n", LAYERS),
     Mutant("scale forgotten in merge", "lowrank.py", "scale.astype(dtype)[..., None, None] * jnp.matmul", "jnp.matmul", MERGE),
     Mutant("a transposed", "lowrank.py", "@ a.astype(rows.dtype)  # [B, R]", "@ a.T.reshape(a.shape).astype(rows.dtype)", LAYERS),

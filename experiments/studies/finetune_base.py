@@ -136,8 +136,10 @@ def _with_template(tokenizer: Tokenizer) -> Tokenizer:
 
     Raises:
       UserError: where neither can be, as no token ends a text.
+      ModelError: for a template that fails.
     """
     if tokenizer.chat_template is not None:
+        tokenizer.chat([_message(USER, "Hello")])  # one that fails is told before all else
         return tokenizer
     if tokenizer.eos is None:
         raise UserError(

@@ -308,6 +308,13 @@ def test_a_model_without_a_chat_template_has_a_plain_one(run, home, monkeypatch)
     assert_one_sentence(stderr, "has no chat template and no token that ends a text, so no answer would end")
 
 
+def test_a_template_that_fails_is_told_before_all_else(run, home):
+    broken = chat_lm.folder(home / "broken", template="{{ messages[0].nothing.at_all }}")
+    status, _, stderr = run(f"--model={broken}", model=False)
+    assert status == 2
+    assert_one_sentence(stderr, "its chat template fails in line 1")
+
+
 def test_without_the_extra_one_sentence_names_it(run, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
