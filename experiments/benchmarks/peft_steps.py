@@ -65,7 +65,7 @@ def lm26():
 
 
 def lm26_smoke():
-    """The same, as small as a smoke test has it (gpu/lm26.py)."""
+    """The same, as small as a smoke test has it (gpu/decoder.py)."""
     small = {"vocab_size": 1600, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2}
     return _in_bfloat16(2, 64, **small, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
 

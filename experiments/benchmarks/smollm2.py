@@ -29,7 +29,10 @@ def model() -> CausalLM:
 
 
 def lora() -> setting.Rival:
-    return lm_setting.lora(lm_setting.full_rows(TOKENS, 2 * BATCH, CONFIG.vocab_size), BATCH, model())
+    """On rows of one document each, of which neither side is told."""
+    data = lm_setting.full_rows(TOKENS, 2 * BATCH, CONFIG.vocab_size)
+    del data["segments"]
+    return lm_setting.lora(data, BATCH, model())
 
 
 def step(python: str, turns: int) -> dict[str, Any] | None:
