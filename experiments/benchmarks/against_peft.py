@@ -4,7 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from experiments.common.errors import UserError
 
 WORKER = pathlib.Path(__file__).with_name("peft_steps.py")
 ROUNDS_A_TURN = 3
-ABOUT = ("torch", "peft", "transformers", "threads", "trainable", "peak_bytes")
+ABOUT = ("torch", "peft", "transformers", "threads", "trainable", "peak_bytes", "peak_rss_bytes")
 
 
 def is_installed(python: str) -> bool:
@@ -68,12 +68,21 @@ def instructions(python: str, count: int, turns: int) -> dict[str, Any] | None:
 
 def generation(python: str, new_tokens: int, turns: int) -> dict[str, Any] | None:
     """Greedy generation by the base, one prompt and 16 at a time. Per token of all prompts."""
-    found: dict[str, Any] = {"rows": {}, "ratio": {}}
-    for batch in (1, 16):
+
+    def of(batch: int) -> dict[str, Any] | None:
         works = {"lora_jax": lm_steps.generation(batch, new_tokens)}
         tokens = batch * new_tokens
         operations = lm_steps.flops_of_generation(batch, new_tokens) / tokens
-        part = in_turns(python, f"generation, {batch}", works, new_tokens, turns, operations=operations, per=tokens)
+        return in_turns(python, f"generation, {batch}", works, new_tokens, turns, operations=operations, per=tokens)
+
+    return per_batch((1, 16), of)
+
+
+def per_batch(batches: Sequence[int], measure: Callable[[int], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """One part of what is measured for so many prompts each; None where one of them is."""
+    found: dict[str, Any] = {"rows": {}, "ratio": {}}
+    for batch in batches:
+        part = measure(batch)
         if part is None:
             return None
         found["rows"] |= {f"{name}, batch {batch}": row for name, row in part.pop("rows").items()}
@@ -90,6 +99,7 @@ def in_turns(
     turns: int,
     *,
     operations: float,
+    moved: float | None = None,
     per: int | None = None,
     stdin: str | None = None,
 ) -> dict[str, Any] | None:
@@ -99,11 +109,12 @@ def in_turns(
       name: the setting, as the worker calls it.
       works: our ways to do as many steps.
       operations: FLOPs of our products a step, or whatever times are divided by.
+      moved: bytes that must be read a step, where they are more than caches hold; as `operations`.
       per: what times are divided by, where it is not the steps.
       stdin: what the worker is told beside.
     """
     times: dict[str, list[float]] = {way: [] for way in (*works, "PEFT")}
-    references = floor.references()
+    references = floor.references(reads=moved is not None)
     of_references: dict[str, list[float]] = {name: [] for name in references}
     about: dict[str, Any] = {}
     for work in (*works.values(), *references.values()):
@@ -122,8 +133,9 @@ def in_turns(
         times["PEFT"] += about["seconds"]
     rate = floor.rates(of_references)
     rows = {way: timing.summarise(values, per=per or step_count) for way, values in times.items()}
-    rows |= {way: floor.against(rows[way], operations, rate) for way in works}
-    rows["PEFT"]["times_the_floor"] = rows["PEFT"]["median_ms"] * rate.flops / operations / 1e3  # of what ours computes
+    rows |= {way: floor.against(rows[way], operations, rate, moved) for way in works}
+    of_ours = floor.against(rows["PEFT"], operations, rate, moved)
+    rows["PEFT"]["times_the_floor"] = of_ours["times_the_floor"]  # of what ours computes
     ratio = {f"PEFT / {way}": rows["PEFT"]["median_ms"] / rows[way]["median_ms"] for way in works}
     return {
         "rows": rows,

@@ -2,16 +2,19 @@
 
     python experiments/benchmarks/peft_steps.py SETTING STEPS ROUNDS DEVICE     # prints {"seconds": [...], ...} as JSON
 
-SETTING is mlp (S3's, see setting.py), bert (see bert_setting.py), lm, lm26 or instructions (see lm_setting.py), or "generation, B" for
-B prompts, where STEPS are new tokens. DEVICE is cpu or cuda, where float32 products run in TF32, as JAX's do. It imports nothing of this
-project, so any interpreter that has torch and peft can run it.
+SETTING is mlp (S3's, see setting.py), bert (see bert_setting.py), lm, lm26 or instructions (see lm_setting.py), smollm2 or "smollm2, bfloat16"
+(see smollm2.py; ", smoke" after a name makes it small); or "generation, B" and "smollm2 generation, B" for B prompts, where STEPS are new tokens.
+DEVICE is cpu or cuda, where float32 products run in TF32, as JAX's do. It imports nothing of this project, so any interpreter that has torch
+and peft can run it.
 """
 
 import json
+import pathlib
 import sys
 import time
 
 EXAMPLES = 4096
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def mlp():
@@ -52,7 +55,7 @@ def bert():
 def lm():
     """A Llama-like decoder of the same sizes as ours (lm_setting.py): 16 rows of 256 tokens, r = 8 on every linear layer."""
 
-    return _language_model(_llama(), rows=64, tokens=256, batch=16)
+    return _language_model(_adapted(_llama()), rows=64, tokens=256, batch=16)
 
 
 def lm26():
@@ -62,15 +65,19 @@ def lm26():
 
 
 def lm26_smoke():
-    """The same, as small as a smoke test has it (gpu/lm26.py)."""
+    """The same, as small as a smoke test has it (gpu/decoder.py)."""
     small = {"vocab_size": 1600, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2}
     return _in_bfloat16(2, 64, **small, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
 
 
 def _in_bfloat16(batch: int, tokens: int, **sizes):
+    return _autocast(_adapted(_llama(**sizes)), batch, tokens)
+
+
+def _autocast(model, batch: int, tokens: int):
     import torch
 
-    model = _llama(**sizes).to(torch.bfloat16)
+    model = model.to(torch.bfloat16)
     for parameter in _trainable(model):
         parameter.data = parameter.data.float()
     model, optimizer, batch, loss = _language_model(model, rows=2 * batch, tokens=tokens, batch=batch)
@@ -90,15 +97,51 @@ def _language_model(model, *, rows: int, tokens: int, batch: int):
     return model, optimizer, batch, lambda of: model(input_ids=x[of % rows], labels=x[of % rows]).loss
 
 
+def smollm2():
+    """SmolLM2-135M: 8 rows of 128 tokens, r = 8 on the seven projections of each layer."""
+    return _language_model(_adapted(_smollm2()), rows=16, tokens=128, batch=8)
+
+
+def smollm2_smoke():
+    """The same, as small as tests have it."""
+    return _language_model(_adapted(_smollm2(**SMALL)), rows=4, tokens=16, batch=2)
+
+
+def smollm2_bfloat16():
+    """As `lm26`: 32 rows of 512 tokens."""
+    return _autocast(_adapted(_smollm2()), 32, 512)
+
+
+def smollm2_bfloat16_smoke():
+    """The same, as small as a smoke test has it (gpu/decoder.py)."""
+    return _autocast(_adapted(_smollm2(**SMALL)), 2, 64)
+
+
+SMALL = {"vocab_size": 1600, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 3,
+         "num_key_value_heads": 1}  # fmt: skip
+
+
+def _smollm2(**less):
+    sizes = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192}
+    return _llama(**{**sizes, **heads, **less})
+
+
 def _llama(**more):
-    import peft
+    """The base, with PyTorch's scaled dot-product attention."""
     import transformers
 
     sizes = {"vocab_size": 6400, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6}
     heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 256}
     config = transformers.LlamaConfig(**{**sizes, **heads, **more}, tie_word_embeddings=True)
-    lora = peft.LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=8, target_modules="all-linear")
-    return peft.get_peft_model(transformers.LlamaForCausalLM(config), lora)
+    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+
+
+def _adapted(base):
+    import peft
+
+    lora = peft.LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=8, target_modules=PROJECTIONS)
+    return peft.get_peft_model(base, lora)
 
 
 def instructions():
@@ -106,7 +149,7 @@ def instructions():
     import torch
 
     lengths = json.load(sys.stdin)
-    model = _llama()
+    model = _adapted(_llama())
     optimizer = torch.optim.AdamW(_trainable(model), lr=1e-3, weight_decay=1e-4)
     batches = []
     for start in range(0, len(lengths), 32):
@@ -121,19 +164,21 @@ def instructions():
     return model, lambda: _train(optimizer, [lambda batch=batch: model(**batch).loss for batch in batches])
 
 
-def generation(batch: int, new_tokens: int):
-    """(model, greedy answers of so many tokens) for prompts of 32."""
+def generation(base, batch: int, new_tokens: int):
+    """(the base, greedy answers of so many tokens) for prompts of 32; none ends early."""
     import torch
 
-    model = _llama().eval()
-    prompts = torch.randint(4, 6400, (batch, 32))
+    model = base.eval().requires_grad_(False)
+    model.generation_config.eos_token_id = None
+    prompts = torch.randint(4, model.config.vocab_size, (batch, 32))
 
     def work():
         with torch.no_grad():
-            model.generate(
+            made = model.generate(
                 input_ids=prompts, attention_mask=torch.ones_like(prompts), do_sample=False, use_cache=True,
-                max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0,
+                max_new_tokens=new_tokens, pad_token_id=0,
             )  # fmt: skip
+        assert made.shape == (batch, 32 + new_tokens)
 
     return model, work
 
@@ -159,6 +204,34 @@ def steps_of(setting, steps: int):
     return model, lambda: _train(optimizer, [lambda rows=rows: loss_of(rows) for rows in batches])
 
 
+def peak_rss_bytes() -> int:
+    """What this process has held at most. (`ru_maxrss` would count what its parent held when it was started.)"""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def ways(steps: int):
+    """Name of a setting -> () -> (model, what is timed)."""
+    trained = {
+        "mlp": mlp,
+        "bert": bert,
+        "lm": lm,
+        "lm26": lm26,
+        "lm26, smoke": lm26_smoke,
+        "smollm2": smollm2,
+        "smollm2, smoke": smollm2_smoke,
+        "smollm2, bfloat16": smollm2_bfloat16,
+        "smollm2, bfloat16, smoke": smollm2_bfloat16_smoke,
+    }
+    asked = [("generation", _llama, 1), ("generation", _llama, 16)]
+    asked += [("smollm2 generation", _smollm2, 1), ("smollm2 generation", _smollm2, 8)]
+    return {
+        **{name: lambda of=of: steps_of(of, steps) for name, of in trained.items()},
+        "instructions": instructions,
+        **{f"{name}, {batch}": lambda of=of, n=batch: generation(of(), n, steps) for name, of, batch in asked},
+    }
+
+
 def main(setting: str, steps: int, rounds: int, device: str) -> None:
     import peft
     import torch
@@ -168,18 +241,8 @@ def main(setting: str, steps: int, rounds: int, device: str) -> None:
     torch.set_default_device(device)
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
-    ways = {
-        "mlp": lambda: steps_of(mlp, steps),
-        "bert": lambda: steps_of(bert, steps),
-        "lm": lambda: steps_of(lm, steps),
-        "lm26": lambda: steps_of(lm26, steps),
-        "lm26, smoke": lambda: steps_of(lm26_smoke, steps),
-        "instructions": instructions,
-        "generation, 1": lambda: generation(1, steps),
-        "generation, 16": lambda: generation(16, steps),
-    }
     finish = torch.cuda.synchronize if device == "cuda" else lambda: None
-    model, work = ways[setting]()
+    model, work = ways(steps)[setting]()
     work()
     seconds = []
     for _ in range(rounds):
@@ -190,6 +253,8 @@ def main(setting: str, steps: int, rounds: int, device: str) -> None:
         seconds.append(time.perf_counter() - start)
     about = {module.__name__: module.__version__ for module in (torch, peft, transformers)}
     about |= {"threads": torch.get_num_threads(), "trainable": sum(p.numel() for p in _trainable(model))}
+    if sys.platform == "linux":
+        about["peak_rss_bytes"] = peak_rss_bytes()
     if device == "cuda":
         about["peak_bytes"] = torch.cuda.max_memory_allocated()
     print(json.dumps({"seconds": seconds, **about}))

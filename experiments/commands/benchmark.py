@@ -12,7 +12,7 @@ from experiments.common import devices, locks, main, preemption, smoke
 from experiments.common.recording import make_folder, write_text
 from experiments.settings.benchmark import TITLES
 
-NEED_PEFT = ("peft", "bert_peft", "lm_peft", "lm_instructions", "lm_generation")
+NEED_PEFT = ("peft", "bert_peft", "lm_peft", "lm_instructions", "lm_generation", "smollm2", "smollm2_generation")
 STEPS = {"smoke": 10, "quick": 100, "full": 200}
 BERT_STEPS = {"smoke": 2, "quick": 20, "full": 40}  # BERT-tiny's take some 30 times as long
 LM_STEPS = {"smoke": 1, "quick": 3, "full": 5}  # a step takes a second
@@ -78,6 +78,7 @@ def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | N
         growth,
         lm_steps,
         many_adapters,
+        smollm2,
         steps,
         sweeps,
         tracing,
@@ -99,6 +100,8 @@ def parts(preset: str, python: str) -> dict[str, Callable[[], dict[str, Any] | N
         "lm_peft": lambda: against_peft.lm(python, few, turns),
         "lm_instructions": lambda: against_peft.instructions(python, few, turns),
         "lm_generation": lambda: against_peft.generation(python, NEW_TOKENS[preset], turns),
+        "smollm2": lambda: smollm2.step(python, turns),
+        "smollm2_generation": lambda: smollm2.generation(python, min(smollm2.NEW_TOKENS, NEW_TOKENS[preset]), turns),
         "variants": lambda: variants.compared(short, rounds),
         "flax_peers": lambda: flax_peers.compared(short, rounds),
         "mixed_batch": lambda: many_adapters.mixed_batch(short, rounds),

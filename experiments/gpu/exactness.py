@@ -181,7 +181,7 @@ def _relative(got: np.ndarray, expected: np.ndarray) -> float:
 
 def _language_model(is_smoke: bool) -> setting.Rival:
     """Computed in bfloat16, its base kept so."""
-    from experiments.gpu import lm26
+    from experiments.gpu import decoder
 
     model = CausalLM(PRESETS["0.3M" if is_smoke else "3M"], dtype=jnp.bfloat16)
-    return lm26.in_bfloat16(lm_setting.lora(lm_setting.full_rows(64, rows=8, below=IDS), 4, model))
+    return decoder.in_bfloat16(lm_setting.lora(lm_setting.full_rows(64, rows=8, below=IDS), 4, model))

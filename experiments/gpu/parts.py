@@ -46,9 +46,18 @@ def _exactness(size: Size) -> dict[str, Any]:
 
 
 def _lm26(size: Size) -> dict[str, Any]:
-    from experiments.gpu import lm26
+    from experiments.gpu import decoder
 
-    return lm26.lora_against_full(size)
+    ways = (decoder.LORA, decoder.FULL) if size.is_smoke else (decoder.LORA, decoder.IN_FLOAT32, decoder.FULL)
+    return decoder.lora_against_full(size, decoder.LM26[size.is_smoke], ways)
+
+
+def _smollm2(size: Size) -> dict[str, Any]:
+    from experiments.gpu import decoder
+
+    return decoder.lora_against_full(
+        size, decoder.SMOLLM2[size.is_smoke], (decoder.LORA, decoder.UNFUSED, decoder.FULL)
+    )
 
 
 # Times with compilation are left to the CPU: a GPU's compiler tries out products once a process, and whoever comes first pays.
@@ -80,10 +89,16 @@ def _attention(size: Size) -> dict[str, Any]:
     return attention.compared(size)
 
 
-def _lm26_peft(size: Size) -> dict[str, Any]:
-    from experiments.gpu import lm26
+def _lm26_peft(size: Size) -> dict[str, Any] | None:
+    from experiments.gpu import decoder
 
-    return lm26.against_peft(size)
+    return decoder.against_peft(size, decoder.LM26[size.is_smoke])
+
+
+def _smollm2_peft(size: Size) -> dict[str, Any] | None:
+    from experiments.gpu import decoder
+
+    return decoder.against_peft(size, decoder.SMOLLM2[size.is_smoke])
 
 
 def _bert_peft(size: Size) -> dict[str, Any] | None:
@@ -95,13 +110,15 @@ def _bert_peft(size: Size) -> dict[str, Any] | None:
 PARTS = {
     "exactness": Part("exactness on the device", 80, _exactness),
     "lm26": Part("26 M language model in bfloat16: LoRA against full fine-tuning, per step", 90, _lm26, True),
+    "smollm2": Part("SmolLM2-135M in bfloat16: LoRA against full fine-tuning, attention fused or not, per step", 150, _smollm2, True),
     "sweep": Part("30 members of an MLP: one program against one by one, per member step", 90, _sweep),
     "many_adapters": Part("BERT-tiny, 8 adapters: together against one after another, per member step", 70, _many_adapters),
     "mixed_batch": Part("BERT-tiny, 8 adapters in one batch of 32 sentences, per batch", 20, _mixed_batch),
     "attention": Part("causal attention in bfloat16, forward and backward: XLA against cuDNN, per call", 40, _attention),
     "lm26_peft": Part("26 M language model in bfloat16: LoRA training against PEFT, per step", 60, _lm26_peft),
+    "smollm2_peft": Part("SmolLM2-135M in bfloat16: LoRA training against PEFT, per step", 120, _smollm2_peft),
     "bert_peft": Part("BERT-tiny: LoRA training against PEFT, per step", 60, _bert_peft),
 }  # fmt: skip
-NEED_PEFT = ("lm26_peft", "bert_peft")
+NEED_PEFT = ("lm26_peft", "smollm2_peft", "bert_peft")
 HEADLINE = "rank_sweep"  # a command of its own, `headline.py`, before these
 NAMES = (HEADLINE, *PARTS)

@@ -13,6 +13,8 @@ TITLES = {
     "lm_peft": "3 M language model: LoRA training against PEFT on full rows, per step",
     "lm_instructions": "3 M language model: LoRA training against PEFT on instructions, per instruction",
     "lm_generation": "3 M language model: generation against transformers, per token",
+    "smollm2": "SmolLM2-135M: LoRA training against PEFT, per step",
+    "smollm2_generation": "SmolLM2-135M: generation against transformers, per token",
     "variants": "BERT-tiny: DoRA, PiSSA and quantised bases against LoRA, per step",
     "flax_peers": "feed-forward blocks: qwix and flax.nnx.LoRALinear against lora_jax, per step",
     "mixed_batch": "BERT-tiny, 8 adapters in one batch of 32 sentences, per batch",

@@ -8,10 +8,13 @@ from lora_jax.models.token_loss import token_losses
 
 
 def whole_rows(model):
-    """`loss_fn(params, batch, key) -> (loss, (total, count))` for batches {"ids", "segments", "scored"} [B, T]."""
+    """`loss_fn(params, batch, key) -> (loss, (total, count))` for batches {"ids", "segments", "scored"} [B, T].
+
+    Without "segments" a row is one document.
+    """
 
     def loss_fn(params, batch, key):
-        states = model.apply({"params": params}, batch["ids"], batch["segments"], method="hidden")
+        states = model.apply({"params": params}, batch["ids"], batch.get("segments"), method="hidden")
         targets = jnp.roll(batch["ids"], -1, axis=1)  # a row's last place is never scored
         weights = batch["scored"].astype(jnp.float32)
         return _mean(model, params, states, targets, weights)

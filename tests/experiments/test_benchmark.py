@@ -23,9 +23,11 @@ from experiments.benchmarks import (
     lm_setting,
     lm_steps,
     many_adapters,
+    peft_steps,
     record,
     report,
     setting,
+    smollm2,
     steps,
     sweeps,
     tracing,
@@ -46,11 +48,15 @@ TINY = bert.BertConfig(
 )
 WORKER = """
 import json, sys
-assert sys.argv[1] in ("mlp", "bert", "lm", "instructions", "generation, 1", "generation, 16"), sys.argv
+known = {"mlp", "bert", "lm", "instructions", "generation, 1", "generation, 16"}
+known |= {"smollm2", "smollm2 generation, 1", "smollm2 generation, 8"}
+assert sys.argv[1] in known, sys.argv
 assert sys.argv[1] != "instructions" or len(json.load(sys.stdin)) == 32
 steps, rounds = map(int, sys.argv[2:4])
 assert sys.argv[4] == "cpu"
-about = dict(torch="2", peft="0", transformers="5", threads=2, trainable=9)
+about = dict(torch="2", peft="0", transformers="5", threads=2, trainable=9, peak_rss_bytes=600)
+if sys.argv[1] == "smollm2":
+    about["trainable"] = 8 * (16 + 12 + 12 + 16 + 3 * 16)
 print("a warning"); print(json.dumps(dict(seconds=[steps] * rounds, **about)))
 """
 
@@ -76,6 +82,10 @@ def tiny(monkeypatch):
     monkeypatch.setattr(many_adapters, "COUNT", 2)
     monkeypatch.setattr(tracing, "LAYERS", 1)
     monkeypatch.setattr(lm_setting, "LARGE", CausalLMConfig(40, 8, 8, 1, 2, 1, 64))
+    monkeypatch.setattr(smollm2, "CONFIG", CausalLMConfig(40, 8, 8, 1, 2, 1, 64))
+    monkeypatch.setattr(smollm2, "TOKENS", 8)
+    monkeypatch.setattr(smollm2, "_alone", lambda name, count: 300)  # a process of its own would not be tiny
+    monkeypatch.setattr(floor, "COPIED", 256)
     for name, few in {
         "MEMBERS": (2,),
         "RANKS": (2,),
@@ -114,7 +124,7 @@ def test_all_parts(tiny, two_buckets, worker, run_entry, monkeypatch, tmp_path):
     status, stdout, stderr = run_entry("benchmark.py", "--preset=smoke", f"--workdir={tmp_path}")
     assert status == 0, stderr
     results = json.loads((tmp_path / "benchmark-cpu" / "benchmark.json").read_text())["results"]
-    assert len(results) == 23
+    assert len(results) == 25
     for title, result in results.items():
         assert title in stdout
         for row in result["rows"].values():
@@ -127,6 +137,11 @@ def test_all_parts(tiny, two_buckets, worker, run_entry, monkeypatch, tmp_path):
     against = results["BERT-tiny: LoRA training against PEFT, per step"]
     assert against["rows"]["PEFT"]["median_ms"] == 1000 and against["trainable"] == 9
     assert list(against["ratio"]) == ["PEFT / lora_jax", "PEFT / lora_jax, loop"]
+    large = results["SmolLM2-135M: LoRA training against PEFT, per step"]
+    assert large["rows"]["PEFT"]["peak_rss_bytes"] == 600 and large["ratio"]["PEFT / lora_jax, peak_rss_bytes"] == 2
+    made = results["SmolLM2-135M: generation against transformers, per token"]["rows"]
+    assert set(made) == {f"{way}, batch {batch}" for way in ("lora_jax", "PEFT") for batch in (1, 8)}
+    assert made["lora_jax, batch 1"]["moved_bytes"] == 8 * made["lora_jax, batch 8"]["moved_bytes"] == 4 * 728
 
 
 def test_a_choice_of_parts_without_peft(tiny, run_entry, monkeypatch, tmp_path):
@@ -338,7 +353,34 @@ def test_lora_of_the_language_model_trains_what_peft_does():
     assert everything == 6400 * 192 + 6 * (sum(a * b for a, b in sizes.values()) + 2 * 192) + 192
 
 
-@pytest.mark.parametrize(("name", "trainable"), [("mlp", 41_376), ("bert", 8_450), ("lm", 162_816)])
+def test_a_peft_that_trains_something_else_is_not_compared(tiny, worker):
+    worker.write_text(WORKER.replace("8 * (16", "9 * (16"))
+    with pytest.raises(ValueError, match="PEFT trains 936 parameters, and lora_jax 832"):
+        smollm2.step(sys.executable, 1)
+
+
+def test_a_process_that_measures_its_memory(tiny):
+    """By itself it does what is timed; its peak is more than an interpreter with JAX holds."""
+    assert smollm2.work("smollm2", 2)().shape == (2,)
+    assert smollm2.work("smollm2 generation, 3", 2)().shape == (3, 2)
+    assert peft_steps.peak_rss_bytes() > 10**8
+
+
+def test_smollm2_trains_what_peft_does():
+    """r (in + out) of the seven projections of 30 layers; so prints PEFT's worker."""
+    trainable = jax.tree.leaves(jax.eval_shape(lambda: smollm2.lora().trainable))
+    assert sum(leaf.size for leaf in trainable) == 2_442_240
+    scored = lm_setting.full_rows(5, 2)["scored"]  # as transformers scores labels: a row's first token is no one's next
+    assert scored.tolist() == [[True] * 4 + [False]] * 2
+
+
+SMALL = 2 * 8 * (2 * 192 + 2 * 128 + 3 * 352)  # r (in + out) of its projections
+
+
+@pytest.mark.parametrize(
+    ("name", "trainable"),
+    [("mlp", 41_376), ("bert", 8_450), ("lm", 162_816), ("smollm2, smoke", SMALL), ("smollm2, bfloat16, smoke", SMALL)],
+)
 def test_the_real_worker(name, trainable):
     pytest.importorskip("torch")
     pytest.importorskip("peft")

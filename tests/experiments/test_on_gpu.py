@@ -16,10 +16,12 @@ from etils import epath
 from experiments.common import tied
 from experiments.common.errors import UserError
 from experiments.data import mnist_file
-from experiments.gpu import children, headline, parts, report, session, worker
+from experiments.gpu import children, decoder, headline, parts, report, session, worker
 from experiments.gpu.checks import check
 from experiments.gpu.record import FILE, Record
 from experiments.gpu.worker import Order
+from lora_jax import training
+from lora_jax.models import attention
 from tests.experiments import entries
 
 ENTRY = str(entries.FOLDER / "on_gpu.py")
@@ -97,8 +99,8 @@ def test_every_part_runs_and_a_killed_run_goes_on(bare, digits, tmp_path):
         assert all(found["holds"] for found in after[name]["result"].get("checks", {}).values()), after[name]
     assert [after[name]["failed"] for name in parts.NEED_PEFT] == [
         "no interpreter with torch and peft here (--peft_python)"
-    ] * 2
-    assert report.SMOKE in done.stdout and "measured: rank_sweep, exactness, lm26" in done.stdout
+    ] * 3
+    assert report.SMOKE in done.stdout and "measured: rank_sweep, exactness, lm26, smollm2" in done.stdout
     assert (
         len(list(path.parent.glob("*.png"))) == 2 and len(list(path.parent.iterdir())) <= 8
     )  # what a lent machine gives back
@@ -108,6 +110,22 @@ def test_every_part_runs_and_a_killed_run_goes_on(bare, digits, tmp_path):
 
 def measured(path: pathlib.Path) -> dict:
     return json.loads(path.read_text())["parts"] if path.exists() else {}
+
+
+def test_a_way_is_traced_without_fused_attention_and_the_others_with_it(monkeypatch):
+    """On a CPU neither is fused: what is asked for is seen where JAX's attention is called."""
+    subject, asked = decoder.SMOLLM2[True], []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "is_fused", lambda q, k, has_mask: asked.append(q.shape[-1] <= attention.WIDEST))
+    rival = subject.lora()
+    for way in (decoder.unfused(rival), rival):
+        asked.clear()
+        batch = jax.tree.map(lambda leaf: leaf[: subject.rows], way.data)
+        loss = jax.eval_shape(
+            lambda batch, way=way: training.make_step(way.loss, way.tx)(way.state(), way.frozen, batch)[1][0], batch
+        )
+        assert loss.shape == () and asked and set(asked) == {way is rival}
+    assert attention.WIDEST == 128
 
 
 # What is refused
