@@ -7,6 +7,7 @@ import pytest
 
 from lora_jax import LoRA, LoRAConfig, adapt
 from lora_jax.errors import ModelError
+from lora_jax.models import generation
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.models.generation import Sampling, generate, sample
 from tests.cases import randomised
@@ -96,9 +97,9 @@ def test_an_adapter_speaks():
 
 def test_one_trace_for_all_prompts_of_a_shape():
     made()
-    before = generate._cache_size()
+    before = generation._generated._cache_size()
     generate(model(), folder().params, ids() * 0 + 3, LENGTHS - 0, jax.random.key(9), max_new_tokens=6)
-    assert generate._cache_size() == before
+    assert generation._generated._cache_size() == before
 
 
 @pytest.mark.parametrize(

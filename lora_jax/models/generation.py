@@ -5,16 +5,20 @@ Letters: B prompts, T prompt tokens, N new tokens, V vocabulary, S cache slots.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lora_jax.errors import ModelError
+from lora_jax.errors import ModelError, shown
+from lora_jax.models import generation_inputs
 from lora_jax.models.causal_lm import CausalLM, empty_cache
+from lora_jax.scalars import integer, number
 
 PREFILL = 512
+LEAST = 1e-6  # temperature: logits over a smaller one are infinite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,25 +37,27 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self):
-        if not 0 <= self.temperature < float("inf"):
-            raise ModelError(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
-        if self.top_k < 0:
-            raise ModelError(f"top_k is {self.top_k}; it must be 0 (all tokens) or more.")
-        if not 0 < self.top_p <= 1:
-            raise ModelError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        temperature, top_p = number(self.temperature), number(self.top_p)
+        if temperature is None or temperature < 0 or 0 < temperature < LEAST:
+            raise ModelError(
+                f"temperature is {shown(self.temperature)}; it must be 0 (greedy) or a number of {LEAST} or more."
+            )
+        if integer(self.top_k) is None or self.top_k < 0:
+            raise ModelError(f"top_k is {shown(self.top_k)}; it must be 0 (all tokens) or an integer above.")
+        if top_p is None or not 0 < top_p <= 1:
+            raise ModelError(f"top_p is {shown(self.top_p)}; it must be a number above 0 and at most 1.")
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "sampling", "stop", "through", "prefill"))
 def generate(
     model: CausalLM,
     params: dict[str, Any],
     prompts: jax.Array,
     lengths: jax.Array,
-    key: jax.Array,
+    key: jax.Array | None = None,
     *,
     max_new_tokens: int,
     sampling: Sampling = Sampling(),
-    stop: int | tuple[int, ...] | None = None,
+    stop: int | Sequence[int] | None = None,
     through: nn.Module | None = None,
     prefill: int = PREFILL,
 ) -> jax.Array:
@@ -60,18 +66,39 @@ def generate(
     Args:
       prompts: int32 [B, T], each row's tokens first, then anything.
       lengths: int32 [B], how many of them count; 1 or more.
-      key: for sampling; not read by greedy decoding.
+      key: for sampling; greedy decoding needs none.
       stop: the token, or any of the tokens, that ends a row (`Tokenizer.stop`).
       through: a module that wraps the model (and adds adapters, say), to be applied in its place.
       prefill: prompt tokens of each row that go through the model at once; a longer prompt does so in pieces, in the same program.
 
-    Prompt and new tokens together must fit `max_position_embeddings`: ModelError.
+    Raises:
+      ModelError: for prompt and new tokens that together exceed `max_position_embeddings`, lengths or tokens that cannot be (they are looked
+        at where no transformation of JAX traces them), and parameters that `model` does not use, where `through` is None.
     """
-    t = prompts.shape[1]
-    most = model.config.max_position_embeddings
-    if t + max_new_tokens > most:
-        raise ModelError(f"a prompt of {t} tokens and {max_new_tokens} new ones exceed the model's {most} positions.")
-    stops = jnp.asarray((stop,) if isinstance(stop, int) else stop or (-1,), jnp.int32)
+    generation_inputs.require_model(model, through)
+    if not isinstance(sampling, Sampling):
+        raise ModelError(f"generate: sampling is {shown(sampling)}; expected a Sampling, as Sampling(temperature=0.7).")
+    more, size = (
+        generation_inputs.whole(value, name)
+        for name, value in (("max_new_tokens", max_new_tokens), ("prefill", prefill))
+    )
+    stops = generation_inputs.stops(stop)
+    prompts, lengths = generation_inputs.prompts(model, prompts, lengths)
+    key = generation_inputs.key(key, sampling.temperature)
+    t, most = prompts.shape[1], model.config.max_position_embeddings
+    if t + more > most:
+        raise ModelError(f"a prompt of {t} tokens and {more} new ones exceed the model's {most} positions.")
+    return _generated(model, params, prompts, lengths, key, more, sampling, stops, through, min(size, t))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "sampling", "stop", "through", "prefill"))
+def _generated(
+    model, params, prompts, lengths, key, max_new_tokens: int, sampling: Sampling, stop, through, prefill: int
+) -> jax.Array:
+    if through is None:
+        generation_inputs.require_params(model, params)
+    stops = jnp.asarray(stop or (-1,), jnp.int32)
+    prompts = jnp.where(jnp.arange(prompts.shape[1])[None] < lengths[:, None], prompts, 0)  # beyond a length: anything
     speaking = model if through is None else through
 
     def extend(ids, positions, cache):
@@ -81,7 +108,7 @@ def generate(
         logits = speaking.apply({"params": params}, states, method="score").astype(jnp.float32)
         return sample(logits, jax.random.fold_in(key, step), sampling)
 
-    last, cache = _prefilled(extend, model, prompts, lengths, max_new_tokens, min(prefill, t))
+    last, cache = _prefilled(extend, model, prompts, lengths, max_new_tokens, prefill)
     first = choose(last, 0)
 
     def is_going(carry):
@@ -129,7 +156,7 @@ def sample(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
     """int32 [B], one token for each row of float32 logits [B, V]."""
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / sampling.temperature
+    logits = (logits - logits.max(axis=-1, keepdims=True)) / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
