@@ -174,6 +174,25 @@ def test_logits_are_made_again_only_for_a_head_that_trains(train, products, key)
     assert sum(of.primitive.name == "dot_general" for of in equations(program)) == products
 
 
+def test_a_head_does_not_train_because_layers_before_it_have_adapters(key):
+    """What a wrapper hands over beside the head is not what the head reads."""
+    wrapped = LoRA(CausalLM(PRESETS["0.3M"]), LoRAConfig(rank=2, targets=("*_proj",)))
+    ids = jnp.ones((2, 4), jnp.int32)
+    params = jax.eval_shape(lambda: wrapped.init(key, ids)["params"])
+    frozen, trainable = partition(params, trainable_mask(params))
+
+    def loss(trainable, frozen):
+        tree = {"params": combine(frozen, trainable)}
+        states = wrapped.apply(tree, ids, method="hidden").reshape(8, -1)
+        return token_losses(
+            lambda x: wrapped.apply(tree, x, method="score"), states, jnp.zeros(8, jnp.int32), chunk=4
+        ).sum()
+
+    program = jax.make_jaxpr(jax.grad(loss))(trainable, frozen).jaxpr
+    made = [of.outvars[0].aval.shape for of in equations(program) if of.primitive.name == "dot_general"]
+    assert made.count((4, PRESETS["0.3M"].vocab_size)) == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_lora_on_every_linear_layer_equals_the_merged_model(name):
     config = LoRAConfig(rank=2, alpha=4, targets=("*_proj",))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import Jaxpr
+from jax.extend.core import Jaxpr, Var
 
 CHUNK = 512  # rows; their logits then stay in a CPU's cache (BUILD_NOTES.md has the measurement)
 
@@ -39,7 +39,19 @@ def token_losses(
     # What `score` reads becomes an argument: so it is known which of it trains, and nothing of another trace is closed over. (A wrapper of its
     # own, since JAX remembers traces by function.)
     traced = jax.make_jaxpr(lambda x: score(x))(states[0])
-    return _losses(traced.jaxpr, states, targets, list(traced.consts)).reshape(-1)[:n]
+    consts = zip(traced.jaxpr.constvars, traced.consts, strict=True)
+    read = _read(traced.jaxpr)
+    parameters = [value if of in read else jax.lax.stop_gradient(value) for of, value in consts]
+    return _losses(traced.jaxpr, states, targets, parameters).reshape(-1)[:n]
+
+
+def _read(program: Jaxpr) -> set:
+    """The variables that its outputs come from. A wrapper hands over adapters of all layers, of which a head reads its own."""
+    read = {of for of in program.outvars if isinstance(of, Var)}
+    for equation in reversed(program.eqns):
+        if not read.isdisjoint(equation.outvars):
+            read |= {of for of in equation.invars if isinstance(of, Var)}
+    return read
 
 
 def _chunk(score: Jaxpr, states: jax.Array, targets: jax.Array, parameters: list) -> jax.Array:
