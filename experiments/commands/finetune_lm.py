@@ -24,6 +24,7 @@ OF_ADAPTERS = ("rank", "alpha", "targets", "dora", "rslora", "init", "dropout", 
 OF_TRAINING = ("regime", *OF_ADAPTERS, "accumulate", "epochs", "steps", "learning_rate", "held_out")
 OF_DATA = ("data", "length", "batch_size", "limit", "seed")
 OF_BASE = ("dtype", "param_dtype")
+OF_SETTINGS = (*OF_TRAINING, "length", "batch_size", "limit", "seed", *OF_BASE, "system", "max_new_tokens")
 NEW_TOKENS = 128  # of an answer in a talk
 
 
@@ -70,7 +71,8 @@ def _evaluate() -> None:
     settings = _settings() if run is None else _as_run(run)
     data = _data(settings)
     measured = _measured(data, settings, run)
-    result = finetune_jobs.evaluate(Material(base, data), settings, measured, voices)
+    asked = {name: voices[name] for name in ("base", "adapter") if name in voices}
+    result = finetune_jobs.evaluate(base, settings, measured, asked)
     print(figures.evaluated(result))
 
 
@@ -92,16 +94,14 @@ def _merge() -> None:
 
 def _settings() -> Settings:
     """What the flags say."""
-    names = (
-        "regime", *OF_ADAPTERS[:2], *OF_ADAPTERS[5:], *OF_BASE, "length", "batch_size", "accumulate", "epochs", "steps", "learning_rate", "limit",
-        "held_out", "max_new_tokens", "system", "seed",
-    )  # fmt: skip
-    given = {name: FLAGS[name].value for name in names}
-    given |= {"dora": FLAGS.dora, "rslora": FLAGS.rslora, "targets": tuple(FLAGS.targets) if FLAGS.targets else None}
-    if FLAGS.epochs is not None and FLAGS.steps is None:  # of a preset that says steps
-        settings = main.settings_from_flags(PRESETS, **given)
-        return _for_data(dataclasses.replace(settings, steps=None))
-    return _for_data(main.settings_from_flags(PRESETS, **given))
+    given = {name: FLAGS[name].value for name in OF_SETTINGS}
+    for name in ("dora", "rslora"):
+        given[name] = FLAGS[name].value or None  # as a preset has it
+    given["targets"] = tuple(FLAGS.targets) if FLAGS.targets else None
+    settings = main.settings_from_flags(PRESETS, **given)
+    if FLAGS.epochs is not None:  # where the preset says steps
+        settings = dataclasses.replace(settings, steps=None)
+    return _for_data(settings)
 
 
 def _for_data(settings: Settings) -> Settings:
@@ -149,8 +149,11 @@ def _measured(data: Conversations, settings: Settings, run: Run | None) -> Conve
     return found
 
 
-def _base(name: str | None) -> Base:
-    return finetune_base.load(name, dtype=FLAGS.dtype or "float32", param_dtype=FLAGS.param_dtype)
+def _base(name: str | None, run: Run | None = None) -> Base:
+    """As the flags say, and where they do not, as the run had it: its adapter is bound to the parameters as they were."""
+    of_run = {} if run is None else run.summary["settings"]
+    dtype, param_dtype = FLAGS.dtype or of_run.get("dtype", "float32"), FLAGS.param_dtype or of_run.get("param_dtype")
+    return finetune_base.load(name, dtype=dtype, param_dtype=param_dtype)
 
 
 def _of_adapter() -> tuple[Base, dict[str, Voice], Run | None]:
@@ -161,7 +164,7 @@ def _of_adapter() -> tuple[Base, dict[str, Voice], Run | None]:
         return base, {"base": base.voice}, None
     path = epath.Path(FLAGS.adapter)
     run = finetune_saved.run_at(path)
-    base = _base(FLAGS.model if FLAGS.model is not None or run is None else run.model)
+    base = _base(FLAGS.model if FLAGS.model is not None or run is None else run.model, run)
     voice = finetune_saved.voice_at(path, base)
     off = finetune_saved.off(voice)
     return base, {"adapter": voice, **({} if off is None else {"off": off}), "base": base.voice}, run

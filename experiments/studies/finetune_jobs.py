@@ -15,7 +15,6 @@ from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import conversations
 from experiments.data.conversations import Conversations
-from experiments.settings.finetune_lm import PRESETS as PRESETS
 from experiments.settings.finetune_lm import Settings
 from experiments.studies import finetune_rows, finetune_saved, finetune_scores, finetune_speaking, finetune_training
 from experiments.studies.finetune_base import Base, Voice
@@ -190,9 +189,9 @@ def _require_sense(settings: Settings, base: Base) -> None:
         )
 
 
-def evaluate(material: Material, settings: Settings, found: Conversations, voices: dict[str, Voice]) -> dict[str, Any]:
-    """Each voice's numbers on the conversations, by name."""
-    exam = Exam.of(material.base, settings, conversations.begun(found.found, settings.system))
+def evaluate(base: Base, settings: Settings, found: Conversations, voices: dict[str, Voice]) -> dict[str, Any]:
+    """Each voice's numbers on the conversations, by name; what the last one says."""
+    exam = Exam.of(base, settings, conversations.begun(found.found, settings.system))
     scores = {name: finetune_scores.of_voice(voice, exam.packed, settings.batch_size) for name, voice in voices.items()}
     return {
         "source": found.source,

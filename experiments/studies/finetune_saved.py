@@ -57,11 +57,16 @@ class Run:
 
 
 def run_at(path: epath.Path) -> Run | None:
-    """The finished run of a folder; None where it is none. Raises UserError for a summary that was changed."""
-    if not (path / "config.json").is_file() or not (path / recording.SUMMARY).is_file():
-        return None
-    summary = read_run(path, RUN)
-    return None if summary is None else Run(path, summary)
+    """The finished run of a folder, or of what it left there; None where it is none.
+
+    Raises:
+      UserError: for a summary that was changed.
+    """
+    for folder in (path, path.parent):
+        if (folder / "config.json").is_file() and (folder / recording.SUMMARY).is_file():
+            summary = read_run(folder, RUN)
+            return None if summary is None else Run(folder, summary)
+    return None
 
 
 def voice_at(path: epath.Path, base: Base) -> Voice:
@@ -77,10 +82,9 @@ def voice_at(path: epath.Path, base: Base) -> Voice:
         found = lora_jax.peft.load(path, base.params, base.model)
         return Voice(devices.placed(found.params), lora_jax.LoRA(base.model, found.config))
     run = run_at(path)
-    if run is not None and (path / MODEL).is_dir():
+    if run is not None and (run.path / MODEL).is_dir():
         return _whole(run, base)
     where = path / ADAPTER if (path / ADAPTER).is_dir() else path
-    run = run or run_at(where.parent)
     if not checkpoint.steps(where):
         raise UserError(
             f"--adapter={path}: it is no folder of a finished run of --job=finetune, none of an adapter that lora_jax saved, and none of PEFT "

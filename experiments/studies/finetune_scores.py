@@ -14,6 +14,7 @@ from experiments.common import statistics
 from experiments.studies import lm_objective
 from experiments.studies.finetune_base import Voice
 from experiments.studies.finetune_rows import Packed
+from lora_jax import mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Measure:
         for start in range(0, size, b):
             rows = np.minimum(np.arange(start, start + b), size - 1)  # the last batch is filled up with the last row
             nats, hits = self._judge(params, jax.tree.map(lambda leaf, rows=rows: leaf[rows], packed.rows))
-            found.append((np.asarray(nats), np.asarray(hits)))
+            found.append(mesh.fetch((nats, hits)))
         nats, hits = (np.concatenate(part)[:size] for part in zip(*found, strict=True))
         return _of_items(nats, hits, packed.owners)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.common.errors import UserError
 from experiments.studies.finetune_base import Base, Voice
+from lora_jax import mesh
 from lora_jax.models.generation import Sampling, generate
 
 ROUNDED = 64  # tokens that the width of prompts is a multiple of
@@ -46,7 +47,7 @@ def answers(
             base.model, voice.params, jnp.asarray(ids), jnp.asarray(lengths), jax.random.fold_in(jax.random.key(seed), start),
             max_new_tokens=max_new_tokens, sampling=sampling, stop=base.tokenizer.stop, through=voice.through,
         )  # fmt: skip
-        found += [_text(base, row) for row in np.asarray(made)[: len(part)].tolist()]
+        found += [_text(base, row) for row in mesh.fetch(made)[: len(part)].tolist()]
     return found
 
 

@@ -20,7 +20,7 @@ from experiments.settings.finetune_lm import Settings
 from experiments.studies import groups, lm_objective
 from experiments.studies.finetune_base import Base, Voice
 from experiments.studies.finetune_rows import Packed
-from lora_jax import training
+from lora_jax import mesh, training
 from lora_jax.tree import flat
 
 MOST_STEPS = 5  # of a call
@@ -99,7 +99,7 @@ def train(folder: RunFolder, settings: Settings, base: Base, start: Voice, data:
         order = _order(settings, len(data), block * size, size)
         started = time.perf_counter()
         state, (losses, _) = epoch(state, frozen, rows, devices.everywhere(jnp.asarray(order)))
-        losses = np.asarray(losses)
+        losses = mesh.fetch(losses)
         seconds = time.perf_counter() - started
         if not np.isfinite(losses).all():
             raise UserError(f"training diverged at --learning_rate={settings.rate:g}; take a lower one.")

@@ -1,8 +1,10 @@
 """A chat model of 16 dimensions in a Hugging Face folder, with a tokenizer trained here, and data to fine-tune it on."""
 
 import dataclasses
+import io
 import json
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+import lora_jax
 from experiments.data import checkable
 from experiments.settings import finetune_lm
 from experiments.studies import finetune_base
@@ -90,3 +93,27 @@ def chats(path: pathlib.Path, *rows: object) -> str:
     lines = [json.dumps({"messages": row} if isinstance(row, list) else row) for row in rows]
     path.write_text("\n".join(lines) + "\n")
     return str(path)
+
+
+def finished(result: tuple[int, str, str]) -> tuple[pathlib.Path, dict]:
+    """(the run's folder, its summary)."""
+    status, stdout, stderr = result
+    assert (status, stderr) == (0, ""), stderr
+    path = pathlib.Path(re.search(r"^summary: (.+)$", stdout, re.MULTILINE)[1])
+    return path.parent, json.loads(path.read_text())
+
+
+def typed(monkeypatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+def spoken(stdout: str) -> list[str]:
+    """What is printed after the line that names the voices."""
+    lines = stdout.splitlines()
+    return lines[next(i for i, line in enumerate(lines) if line.startswith("voices: ")) + 1 :]
+
+
+def loaded(folder: pathlib.Path, params, model) -> lora_jax.checkpoint.adapters.Loaded:
+    """What a run left, by the library alone."""
+    run = json.loads((folder / "summary.json").read_text())["run"]
+    return lora_jax.checkpoint.load(folder / "adapter", params, model, run=run)
