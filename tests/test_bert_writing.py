@@ -235,7 +235,7 @@ def test_a_file_is_no_folder_and_the_hub_is_not_asked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     calls = hub(monkeypatch, lambda patterns: str(tmp_path))
-    with pytest.raises(ModelError, match="^file: there is no such folder"):
+    with pytest.raises(ModelError, match="^file is a file; name the folder that it lies in"):
         weight_files.locate("file")
     assert calls == []
 

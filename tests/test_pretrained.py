@@ -198,3 +198,44 @@ def test_bfloat16_is_kept_and_float32_is_asked_for(tmp_path):
     narrow = from_pretrained(tmp_path, dtype=jnp.bfloat16)
     logits = narrow.model.apply({"params": narrow.params}, IDS)
     assert logits.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "part"),
+    [
+        (None, {}, "None is no path"),
+        ("", {}, "the folder's name is empty; write '.'"),
+        ("out", {"words": 3}, "words are 3; expected the Tokenizer"),
+        ("out", {"dtype": "x"}, "save_pretrained: dtype is 'x'; it must be float32"),
+        ("out", {"dtype": jnp.float8_e4m3fn}, "save_pretrained: dtype is .*float8_e4m3fn"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_saved_so(tmp_path, monkeypatch, folder, options, part, as_users_run_it):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=part):
+        save_pretrained(folder, *decoder("llama"), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_a_folders_place(tmp_path):
+    with pytest.raises(ModelError, match=r"config.json is a file; name the folder that it lies in"):
+        from_pretrained(changed(tmp_path) / "config.json")
+
+
+def test_weights_in_8_bits_are_called_so(tmp_path):
+    import ml_dtypes
+    from safetensors.numpy import save
+
+    changed(tmp_path)
+    content = {"model.norm.weight": np.ones(24, ml_dtypes.float8_e4m3fn)}
+    (tmp_path / "model.safetensors").write_bytes(save(content))
+    with pytest.raises(ModelError, match=r"numbers of another type .*float8_e4m3fn.*16 or 32 bits"):
+        from_pretrained(tmp_path)
+
+
+def test_what_an_encoder_has_not(as_users_run_it):
+    with pytest.raises(ModelError, match="remat is True, and an encoder computes no layer again"):
+        from_pretrained(GOLDEN / "bert_odd", remat=True)
+    with pytest.raises(ModelError, match="num_labels is 2, key is 0; a new head takes 1 label or more and a key"):
+        from_pretrained(GOLDEN / "bert_odd", num_labels=2, key=0)

@@ -22,7 +22,11 @@ def read_safetensors(file: str | epath.PathLike) -> dict[str, np.ndarray]:
             return safetensors.numpy.load_file(path)
     except ModelError as error:
         raise ModelError(f"{file} cannot be read as safetensors ({str(error).rstrip('.')}); fetch it again.") from error
-    except Exception as error:  # its own error; OSError; AttributeError for a dtype that numpy lacks, as float8
+    except AttributeError as error:  # a dtype that numpy lacks, as float8
+        raise ModelError(
+            f"{file} cannot be read as safetensors here: it has numbers of another type ({first_line(error)}); take the weights in 16 or 32 bits."
+        ) from error
+    except Exception as error:  # its own error; OSError
         raise ModelError(
             f"{file} cannot be read as safetensors ({type(error).__name__}: {first_line(error)}); fetch it again."
         ) from error

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from lora_jax.errors import ModelError
+from lora_jax.errors import ModelError, shown
 from lora_jax.models import bert_names, bert_tensors, bert_values, config_file, torch_names, weight_files
 from lora_jax.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from lora_jax.tree import flat, nested
@@ -144,9 +144,10 @@ def model_of(
     config, params = folder.config, folder.params
     if num_labels is not None:
         is_count = isinstance(num_labels, (int, np.integer)) and not isinstance(num_labels, bool) and num_labels >= 1
-        if not is_count or key is None:
+        if not is_count or not isinstance(key, (jax.Array, np.ndarray)):
+            drawn = "a key of JAX" if isinstance(key, (jax.Array, np.ndarray)) else shown(key)
             raise ModelError(
-                f"num_labels is {num_labels!r}, key is {key!r}; a new head takes 1 label or more and a key."
+                f"num_labels is {num_labels!r}, key is {drawn}; a new head takes 1 label or more and a key, as jax.random.key(0)."
             )
         model = BertForSequenceClassification(config, int(num_labels), dtype)
         return model, initialised(model, key, {"bert": params["bert"]})[0]

@@ -6,8 +6,8 @@ from typing import Any
 
 from lora_jax.errors import ModelError
 from lora_jax.files import require_fields
+from lora_jax.models import causal_positions
 from lora_jax.models.causal_config import FAMILIES, FULL, SLIDING, CausalLMConfig
-from lora_jax.models.rope import RopeScaling
 
 SIZES = tuple(field.name for field in dataclasses.fields(CausalLMConfig) if field.type is int)
 COMMON = (*SIZES, "rms_norm_eps", "rope_theta", "tie_word_embeddings", "rope_scaling", "hidden_act")
@@ -16,7 +16,7 @@ WINDOWS = ("sliding_window", "layer_types")
 OWN = {
     "llama": ("head_dim", "attention_bias", "mlp_bias"),
     "mistral": ("head_dim", "sliding_window"),
-    "qwen2": WINDOWS,
+    "qwen2": ("head_dim", *WINDOWS),
     "qwen3": ("head_dim", "attention_bias", *WINDOWS),
     "gemma": ("head_dim", "attention_bias"),
     "gemma2": (
@@ -55,9 +55,9 @@ TYPES = {
     **{"num_key_value_heads": int | None, "layer_types": list[str] | None, "hidden_act": str | None},
     **{"rope_parameters": dict | None, "rope_scaling": dict | None, "hidden_activation": str | None},
     **{"use_sliding_window": bool | None, "max_window_layers": int | None, "sliding_window_pattern": int | None},
-    **{"use_bidirectional_attention": bool | None},
+    **{"use_bidirectional_attention": bool | None, "attention_dropout": float | None},
+    **{"partial_rotary_factor": float | None, "original_max_position_embeddings": int | None},
 }
-NOT_SCALED = ("default", None)  # rope types
 
 
 def config_of(where: Any, values: Mapping[str, Any]) -> CausalLMConfig:
@@ -76,7 +76,8 @@ def config_of(where: Any, values: Mapping[str, Any]) -> CausalLMConfig:
     require_fields(values, str(where), TYPES)
     said = {**SILENT.get(kind, {}), **_given(values)}
     _require_plain(where, said)
-    said.update(_rope(where, kind, said))
+    said["hidden_act"] = _activation(where, kind, said)
+    said.update(causal_positions.fields(where, kind, values))
     said.update(_windows(kind, said))
     said["num_key_value_heads"] = said.get("num_key_value_heads") or said.get("num_attention_heads")
     missing = [name for name in SIZES if said.get(name) is None]
@@ -106,10 +107,7 @@ def _unless(value: Any, usual: Any) -> Any:
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     """What is said, without fields that are null where transformers then takes another value."""
-    given = {name: value for name, value in values.items() if value is not None or name in _MAY_BE_NULL}
-    if given.get("hidden_activation"):  # Gemma's word
-        given["hidden_act"] = given["hidden_activation"]
-    return given
+    return {name: value for name, value in values.items() if value is not None or name in _MAY_BE_NULL}
 
 
 _MAY_BE_NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "rope_scaling")
@@ -118,44 +116,25 @@ _MAY_BE_NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcap
 def _require_plain(where: Any, values: Mapping[str, Any]) -> None:
     if values.get("use_bidirectional_attention"):
         raise ModelError(f"{where}: use_bidirectional_attention is true; decoders here are causal.")
+    if values.get("attention_dropout"):
+        raise ModelError(
+            f"{where}: attention_dropout is {values['attention_dropout']!r}; decoders here have none: write 0.0, and training goes without it."
+        )
 
 
-def _rope(where: Any, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """rope_theta, rope_scaling and rope_local_base_freq, whichever release of transformers wrote the file."""
-    told = dict(values.get("rope_parameters") or {})  # where transformers 5 keeps what concerns positions
-    found: dict[str, Any] = {}
-    if FULL in told or SLIDING in told:
-        found["rope_local_base_freq"] = _plain_theta(where, told.get(SLIDING, {}), values.get("rope_local_base_freq"))
-        told = dict(told.get(FULL) or {})
-    if "rope_theta" in told:
-        found["rope_theta"] = told["rope_theta"]
-    scaling = told if "rope_type" in told else dict(values.get("rope_scaling") or {})
-    found["rope_scaling"] = _scaling(where, scaling, values)
-    return found
-
-
-def _plain_theta(where: Any, told: Any, otherwise: Any) -> Any:
-    if not isinstance(told, dict) or told.get("rope_type") not in NOT_SCALED:
-        raise ModelError(f"{where}: rope_parameters of {SLIDING} are {told!r}; only unscaled ones can be read here.")
-    return told.get("rope_theta", otherwise)
-
-
-def _scaling(where: Any, told: Mapping[str, Any], values: Mapping[str, Any]) -> RopeScaling | None:
-    kind = told.get("rope_type", told.get("type"))
-    if kind in NOT_SCALED:
-        return None
-    known = {field.name for field in dataclasses.fields(RopeScaling)}
-    rest = {name: value for name, value in told.items() if name not in {*known, "type", "rope_theta"}}
-    odd = sorted(name for name, value in rest.items() if value is not None and (name, value) != ("truncate", True))
-    if odd and kind in ("linear", "llama3", "yarn"):
-        raise ModelError(f"{where}: rope_scaling has {', '.join(odd)}, for which there is no code.")
-    fields = {name: told[name] for name in known & told.keys() if told[name] is not None}
-    if kind == "yarn":
-        fields.setdefault("original_max_position_embeddings", values.get("max_position_embeddings"))
-    try:
-        return RopeScaling(**{**fields, "rope_type": kind})
-    except ModelError as error:
-        raise ModelError(f"{where}: {error}") from error
+def _activation(where: Any, kind: str, values: Mapping[str, Any]) -> str:
+    """Of Gemma 2 and 3 the word is hidden_activation; Gemma's "gelu" always meant the approximation by tanh."""
+    act, tanh = values.get("hidden_act") or "silu", _OF_GEMMA["hidden_act"]
+    if kind in ("gemma2", "gemma3_text"):
+        return values.get("hidden_activation") or tanh
+    if kind != "gemma":
+        return act
+    act = tanh if act == "gelu" else act
+    if values.get("hidden_activation") not in (None, act):
+        raise ModelError(
+            f"{where}: hidden_act is {act!r}, and hidden_activation {values['hidden_activation']!r}; leave one, or make them one."
+        )
+    return act
 
 
 def _windows(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +175,7 @@ def values_of(config: CausalLMConfig) -> dict[str, Any]:
         said["sliding_window"] = config.sliding_window or (4096 if kind.startswith("gemma") else None)
     if kind in ("qwen2", "qwen3"):
         said |= {"use_sliding_window": any(config.is_sliding), "max_window_layers": 0}
-    if config.family.is_gemma:
+    if config.family.is_gemma and (kind, config.hidden_act) != ("gemma", "gelu"):  # which is read as another
         said["hidden_activation"] = config.hidden_act
     if "query_pre_attn_scalar" in OWN[kind]:
         said["query_pre_attn_scalar"] = config.query_pre_attn_scalar or config.head_size

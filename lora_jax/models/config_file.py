@@ -18,12 +18,18 @@ def read(folder: epath.Path) -> tuple[epath.Path, dict[str, Any]]:
     """(the file, what it says).
 
     Raises:
-      ModelError: for a folder without it, one that cannot be read, or an integer that no axis can have.
+      ModelError: for a folder without it, one that cannot be read, an integer that no axis can have, or weights that are quantised.
     """
     file = folder / NAME
     if not file.is_file():
         raise ModelError(f"{folder}: there is no {NAME} in it; name a folder that `save_pretrained` wrote.")
-    values = require_fields(read_json(file, max_bytes=MAX_BYTES), str(file), {"model_type": str | None})
+    fields = {"model_type": str | None, "quantization_config": dict | None}
+    values = require_fields(read_json(file, max_bytes=MAX_BYTES), str(file), fields)
+    if values.get("quantization_config"):
+        way = values["quantization_config"].get("quant_method", "no quant_method is said")
+        raise ModelError(
+            f"{file}: quantization_config says that the weights are quantised ({way}); take the model that they were made of, or its .gguf."
+        )
     for name, value in values.items():
         if isinstance(value, int) and abs(value) > MAX_SIZE:
             raise ModelError(f"{file}: {name} is {value:,}; at most {MAX_SIZE:,} can be.")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from lora_jax.errors import ModelError
+from lora_jax.errors import ModelError, shown
 from lora_jax.files import require_path
 from lora_jax.models import (
     bert_config,
@@ -87,6 +87,8 @@ def from_pretrained(
     file, values = config_file.read(folder)
     kind = values.get("model_type") or "bert"  # BERT's first releases do not say
     if kind in bert_config.FAMILIES:
+        if remat:
+            raise ModelError(f"{file}: remat is {shown(remat)}, and an encoder computes no layer again; leave it out.")
         return _encoder(folder, values, dtype, param_dtype, num_labels, key)
     if kind not in causal_config.FAMILIES:
         raise ModelError(
@@ -120,14 +122,14 @@ def _require_words(words: Tokenizer | None, vocab_size: int, values: Mapping[str
         tokenizer.require_vocabulary(words, vocab_size, values, where)
 
 
-def _require_floating(dtype: Any, param_dtype: Any) -> None:
+def _require_floating(dtype: Any, param_dtype: Any, caller: str = "from_pretrained") -> None:
     for name, value in (("dtype", dtype), ("param_dtype", param_dtype)):
         try:
             is_known = value is None and name == "param_dtype" or str(jnp.dtype(value)) in DTYPES
         except TypeError:
             is_known = False
         if not is_known or (value is None and name == "dtype"):
-            raise ModelError(f"from_pretrained: {name} is {value!r}; it must be {' or '.join(DTYPES)}.")
+            raise ModelError(f"{caller}: {name} is {value!r}; it must be {' or '.join(DTYPES)}.")
 
 
 def _require_none(num_labels: int | None, where: str) -> None:
@@ -150,7 +152,7 @@ def save_pretrained(
       dtype: of the tensors in the file; by default the widest of the parameters'.
 
     Raises:
-      ModelError: for a model that is none of ours, parameters of another one, or a folder that cannot be written.
+      ModelError: for a model that is none of ours, parameters of another one, a dtype that is none, or a folder that cannot be written.
 
     >>> import jax, os, tempfile
     >>> small = CausalLM(causal_config.CausalLMConfig(11, 8, 16, 2, 2, 1, 16))
@@ -160,6 +162,15 @@ def save_pretrained(
     ...     sorted(os.listdir(folder))
     ['config.json', 'model.safetensors']
     """
+    folder = require_path(folder, ModelError)
+    if not str(folder):
+        raise ModelError("save_pretrained: the folder's name is empty; write '.' for the one that you are in.")
+    if words is not None and not isinstance(words, Tokenizer):
+        raise ModelError(
+            f"save_pretrained: words are {shown(words)}; expected the Tokenizer that from_pretrained gives, or None."
+        )
+    if dtype is not None:
+        _require_floating(dtype, None, "save_pretrained")
     about = {} if words is None else {f"{name}_token_id": getattr(words, name) for name in ("bos", "eos", "pad")}
     about = {name: id for name, id in about.items() if id is not None}
     beside = {} if words is None else words.files

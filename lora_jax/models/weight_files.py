@@ -41,7 +41,9 @@ def locate(name: str | os.PathLike) -> epath.Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ModelError(no_name)
+        raise ModelError(
+            f"{name} is a file; name the folder that it lies in, with config.json and the weights, or a .gguf file."
+        )
     try:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError:
