@@ -12,7 +12,7 @@ from experiments.common.errors import UserError
 from experiments.data import conversations, packing, templates
 from experiments.data.conversations import Conversation, asked
 from experiments.settings.finetune_lm import Settings
-from experiments.studies import finetune_rows, finetune_scores, finetune_speaking
+from experiments.studies import finetune_rows, finetune_scores, finetune_speaking, finetune_training
 from experiments.studies.finetune_jobs import Exam
 from experiments.studies.finetune_rows import Encoded
 from tests.experiments import chat_lm
@@ -221,3 +221,10 @@ def test_summaries_have_intervals_and_differences_are_paired():
     back = finetune_scores.Scores.of_lists(json.loads(json.dumps(before.lists())))
     assert back.right.dtype == bool and back.nats.tolist() == before.nats.tolist()
     assert finetune_scores.by_kind(after, ["x"] * 30 + ["y"] * 30)["x"] == {"n": 30, "right": 30}
+
+
+def test_the_progress_bar_says_speed_and_loss():
+    assert (
+        finetune_training._told({"tokens": 2400, "seconds": 2.0, "loss": np.array([1.0, 2.0])})
+        == "1,200 tokens/s, loss 1.500"
+    )
