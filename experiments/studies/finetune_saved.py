@@ -18,10 +18,10 @@ from experiments.studies.finetune_base import Base, Voice
 from experiments.studies.finetune_training import config_of
 from lora_jax import checkpoint, mesh
 from lora_jax.models import from_pretrained, save_pretrained
+from lora_jax.peft.adapter_config import NAME as PEFT_CONFIG
 
 RUN = "finetune_lm"  # begins the names of the runs' folders
 ADAPTER, PEFT, MODEL = "adapter", "peft", "model"
-PEFT_CONFIG = "adapter_config.json"
 
 
 def save(folder: RunFolder, settings: Settings, base: Base, params: dict[str, Any]) -> dict[str, str]:

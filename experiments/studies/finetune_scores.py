@@ -28,6 +28,10 @@ class Scores:
     def __len__(self) -> int:
         return len(self.nats)
 
+    def loss(self, rows: np.ndarray) -> np.ndarray:
+        """Nats a token of these items [..., n] together, [...]."""
+        return self.nats[rows].sum(-1) / self.tokens[rows].sum(-1)
+
     def lists(self) -> dict[str, list]:
         """For a file."""
         return {field.name: getattr(self, field.name).tolist() for field in dataclasses.fields(self)}
@@ -74,7 +78,7 @@ def of_voice(voice: Voice, packed: Packed, batch_size: int) -> Scores:
 def summary(scores: Scores) -> dict[str, Any]:
     """Loss in nats a token (bootstrap over items) and accuracy (Wilson), each with its interval of 95 %."""
     return {
-        "loss": statistics.bootstrap(lambda rows: scores.nats[rows].sum(-1) / scores.tokens[rows].sum(-1), len(scores)),
+        "loss": statistics.bootstrap(scores.loss, len(scores)),
         "accuracy": statistics.wilson(int(scores.right.sum()), len(scores)),
     }
 
@@ -82,12 +86,9 @@ def summary(scores: Scores) -> dict[str, Any]:
 def difference(before: Scores, after: Scores) -> dict[str, Any]:
     """After - before, paired: each resample takes the same items of both."""
 
-    def loss(scores: Scores, rows: np.ndarray) -> np.ndarray:
-        return scores.nats[rows].sum(-1) / scores.tokens[rows].sum(-1)
-
     gain = after.right.astype(float) - before.right
     return {
-        "loss": statistics.bootstrap(lambda rows: loss(after, rows) - loss(before, rows), len(before)),
+        "loss": statistics.bootstrap(lambda rows: after.loss(rows) - before.loss(rows), len(before)),
         "accuracy": statistics.bootstrap(lambda rows: gain[rows].mean(-1), len(before)),
     }
 

@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments.common.errors import UserError
+from experiments.studies import speaking
 from experiments.studies.finetune_base import Base, Voice
-from lora_jax import mesh
-from lora_jax.models.generation import Sampling, generate
+from lora_jax.models.generation import Sampling
 
 ROUNDED = 64  # tokens that the width of prompts is a multiple of
-AT_ONCE = 16  # prompts
 
 
 def answers(
@@ -35,25 +32,16 @@ def answers(
         raise UserError(
             f"a prompt of {longest:,} tokens leaves no room for {max_new_tokens:,} more in the {base.positions:,} of this model; ask less."
         )
-    width = min(most, -(-longest // ROUNDED) * ROUNDED)
-    rows = 1 if len(prompts) == 1 else AT_ONCE
+    width = speaking.padded(longest, ROUNDED, most)
     found: list[str] = []
-    for start in range(0, len(prompts), rows):
-        part = prompts[start : start + rows]
-        ids, lengths = np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
-        for row, prompt in enumerate([*part, *[part[-1]] * (rows - len(part))]):
-            ids[row, : len(prompt)], lengths[row] = prompt, len(prompt)
-        made = generate(
-            base.model, voice.params, jnp.asarray(ids), jnp.asarray(lengths), jax.random.fold_in(jax.random.key(seed), start),
-            max_new_tokens=max_new_tokens, sampling=sampling, stop=base.tokenizer.stop, through=voice.through,
+    for start in range(0, len(prompts), speaking.AT_ONCE):
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        said = speaking.continued(
+            base.model, voice.params, voice.through, prompts[start : start + speaking.AT_ONCE], width, is_one=len(prompts) == 1,
+            stops=base.tokenizer.stop, key=key, max_new_tokens=max_new_tokens, sampling=sampling,
         )  # fmt: skip
-        found += [_text(base, row) for row in mesh.fetch(made)[: len(part)].tolist()]
+        found += [base.tokenizer.decode(tokens).strip() for tokens in said]
     return found
-
-
-def _text(base: Base, tokens: Sequence[int]) -> str:
-    ends = [place for place, token in enumerate(tokens) if token in base.tokenizer.stop]
-    return base.tokenizer.decode(tokens[: ends[0]] if ends else tokens).strip()
 
 
 def agreement(said: Sequence[str], true: Sequence[str], right: Sequence[bool]) -> dict[str, int]:

@@ -5,21 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tokenizers
 from etils import epath
 
 from experiments.common.errors import UserError
 from experiments.data import answers, bpe
+from experiments.studies import speaking
 from lora_jax import checkpoint
 from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import CausalLM
-from lora_jax.models.generation import generate
 
 ROUNDED = 32  # prompts are padded to a multiple, so that few shapes are compiled
-AT_ONCE = 16  # prompts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,23 +74,13 @@ def outputs(base: Base, voice: Voice, questions: Sequence[str], *, max_new_token
                 f"a question of {len(prompt)} tokens leaves no room for {max_new_tokens} more in {most + max_new_tokens}: "
                 f"{question[:40]!r} ...; ask a shorter one."
             )
+    stop = tokenizer.token_to_id(bpe.END)
     found: list[str] = []
-    for start in range(0, len(prompts), AT_ONCE):
-        part = prompts[start : start + AT_ONCE]
-        width = min(most, -(-max(map(len, part)) // ROUNDED) * ROUNDED)
-        rows = AT_ONCE if len(prompts) > 1 else 1
-        ids = np.zeros((rows, width), np.int32)
-        for row, prompt in enumerate(part):
-            ids[row, : len(prompt)] = prompt
-        lengths = np.asarray([len(prompt) for prompt in part] + [1] * (rows - len(part)), np.int32)
-        stop = tokenizer.token_to_id(bpe.END)
-        made = generate(
-            model, voice.params, jnp.asarray(ids), jnp.asarray(lengths), jax.random.key(0),
-            max_new_tokens=max_new_tokens, stop=stop, through=voice.through,
+    for start in range(0, len(prompts), speaking.AT_ONCE):
+        part = prompts[start : start + speaking.AT_ONCE]
+        said = speaking.continued(
+            model, voice.params, voice.through, part, speaking.padded(max(map(len, part)), ROUNDED, most), is_one=len(prompts) == 1,
+            stops=(stop,), max_new_tokens=max_new_tokens,
         )  # fmt: skip
-        found += [_text(tokenizer, row, stop) for row in np.asarray(made)[: len(part)].tolist()]
+        found += [tokenizer.decode(tokens).strip() for tokens in said]
     return found
-
-
-def _text(tokenizer: tokenizers.Tokenizer, tokens: list[int], stop: int) -> str:
-    return tokenizer.decode(tokens[: tokens.index(stop)] if stop in tokens else tokens).strip()

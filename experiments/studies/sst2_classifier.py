@@ -91,8 +91,7 @@ class Classifier:
 
     def save_peft(self, path: epath.Path, params: dict[str, Any], base: str) -> None:
         """The adapter and the trained head as a folder of Hugging Face's PEFT."""
-        layout = lora_jax.layout(self.model, jnp.ones((1, 8), jnp.int32))
-        peft.save(path, params, self.config, layout, mask=self._mask(params), base_model=base, task_type="SEQ_CLS")
+        peft.save(path, params, self.config, self.model, mask=self._mask(params), base_model=base, task_type="SEQ_CLS")
 
     def restore(self, path: epath.Path, run: str) -> dict[str, Any]:
         """The parameters that were saved, on this base. Raises CheckpointError where they do not belong together."""

@@ -3,34 +3,34 @@
 import os
 from collections.abc import Mapping
 
+import flax.linen as nn
 from etils import epath
 
 from lora_jax.bank.names import Slots
 from lora_jax.bank.stacking import stack
 from lora_jax.errors import LoRAError, PeftError
 from lora_jax.files import require_path
-from lora_jax.peft import dotted
 from lora_jax.peft import load as load_one
+from lora_jax.peft.adapter_config import NAME as CONFIG
 from lora_jax.peft.names import Names
 from lora_jax.products.site import Site
 from lora_jax.tree import Params
-
-CONFIG = "adapter_config.json"  # what every PEFT folder has
 
 
 def load(
     folder: str | os.PathLike,
     base_params: Params,
-    layout: Mapping[str, Site],
+    layout: Mapping[str, Site] | nn.Module,
     *,
     capacity: int | None = None,
     rank: int | None = None,
-    names_of: Names = dotted,
+    names_of: Names | None = None,
 ) -> tuple[dict, Slots]:
     """`(bank, slots)` of all adapters in a folder, a PEFT folder each, named as their folders are, in the order of their names.
 
     Args:
-      base_params, layout, names_of: as for `lora_jax.peft.load`.
+      base_params, names_of: as for `lora_jax.peft.load`.
+      layout: as `model` there.
       capacity, rank: as for `bank.stack`.
 
     Raises:
@@ -66,7 +66,9 @@ def load(
     return bank, Slots(adapters, capacity=capacity)
 
 
-def _read(folder: epath.Path, base_params: Params, layout: Mapping[str, Site], names_of: Names) -> dict:
+def _read(
+    folder: epath.Path, base_params: Params, layout: Mapping[str, Site] | nn.Module, names_of: Names | None
+) -> dict:
     if not (folder / CONFIG).exists():
         raise PeftError(f"{folder} has no {CONFIG}, so it is no adapter; move it out of the folder of adapters.")
     try:

@@ -21,6 +21,11 @@ class Rule:
     soft_cap: float | None = None
 
 
+def on_accelerator() -> bool:
+    """Whether JAX computes on another device than a CPU."""
+    return jax.default_backend() != "cpu"
+
+
 def positions_within(segments: jax.Array) -> jax.Array:
     """int32 [B, T]: each token's place in its own document; documents are runs of one number in `segments` [B, T].
 
@@ -49,7 +54,7 @@ def within_documents(
       window: a token sees so many at most, itself among them (Beltagy et al. 2020, arXiv:2004.05150, section 3.1); an int32 [] may be traced.
     """
     rule = rule or Rule(q.shape[-1] ** -0.5)
-    if jax.default_backend() == "cpu":
+    if not on_accelerator():
         # One row at a time, a few queries at a time: the scores then stay in the cache, those of later keys are never
         # computed, and they are computed again in the backward pass rather than kept. BUILD_NOTES.md has the measurement.
         row = jax.checkpoint(functools.partial(_attend_row, rule=rule, queries=QUERIES))

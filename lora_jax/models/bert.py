@@ -20,7 +20,30 @@ from lora_jax.models.bert_encoder import INIT, Embeddings, Encoder, Pooler
 __all__ = ["ACTIVATIONS", "INIT", "BertConfig", "BertForMaskedLM", "BertForSequenceClassification", "BertModel"]
 
 
-class BertModel(nn.Module):
+class _Known:
+    """What each of the models tells of itself."""
+
+    config: BertConfig
+
+    def example(self) -> tuple[jax.Array]:
+        """The arguments of a call.
+
+        >>> BertModel(BertConfig()).example()[0].shape
+        (1, 1)
+        """
+        return (jnp.ones((1, 1), jnp.int32),)
+
+    def torch_module(self, path: str) -> str:
+        """What torch calls a module of this model.
+
+        >>> model = BertForSequenceClassification(BertConfig(model_type="roberta", type_vocab_size=1))
+        >>> model.torch_module("bert/encoder/layer/0/attention/self/query"), model.torch_module("classifier/out_proj")
+        ('roberta.encoder.layer.0.attention.self.query', 'classifier.out_proj')
+        """
+        return bert_names.module(self.config.model_type, path)
+
+
+class BertModel(_Known, nn.Module):
     """The encoder, with its pooler where the family has one and `has_pooler`.
 
     Call: `input_ids` int32 [B, T]; `attention_mask` [B, T], nonzero where a token is real (default: everywhere);
@@ -55,14 +78,6 @@ class BertModel(nn.Module):
         states = self.encoder(x, mask, train=train, first_only=first_only)
         return states, self.pooler(states[-1]) if self.has_pooler and self.config.family.has_pooler else None
 
-    def example(self) -> tuple[jax.Array]:
-        """The arguments of a call.
-
-        >>> BertModel(BertConfig()).example()[0].shape
-        (1, 1)
-        """
-        return (jnp.ones((1, 1), jnp.int32),)
-
     def torch_module(self, path: str) -> str:
         """What torch calls a module of this model.
 
@@ -88,7 +103,7 @@ class _ClassificationHead(nn.Module):
         return nn.Dense(self.num_labels, kernel_init=INIT, dtype=self.dtype, name="out_proj")(x)
 
 
-class BertForSequenceClassification(nn.Module):
+class BertForSequenceClassification(_Known, nn.Module):
     """Logits float32 [B, C] of the first token; arguments as for `BertModel`. `labels` are the words of the classes, for whoever shows them.
 
     >>> tiny = BertConfig(vocab_size=11, hidden_size=4, intermediate_size=8)
@@ -128,23 +143,6 @@ class BertForSequenceClassification(nn.Module):
             return self.classifier(self.dropout(x, deterministic=not train)).astype(jnp.float32)
         return self.classifier(x, train=train).astype(jnp.float32)
 
-    def example(self) -> tuple[jax.Array]:
-        """The arguments of a call.
-
-        >>> BertForSequenceClassification(BertConfig()).example()[0].shape
-        (1, 1)
-        """
-        return (jnp.ones((1, 1), jnp.int32),)
-
-    def torch_module(self, path: str) -> str:
-        """What torch calls a module of this model.
-
-        >>> model = BertForSequenceClassification(BertConfig(model_type="roberta", type_vocab_size=1))
-        >>> model.torch_module("bert/encoder/layer/0/attention/self/query"), model.torch_module("classifier/out_proj")
-        ('roberta.encoder.layer.0.attention.self.query', 'classifier.out_proj')
-        """
-        return bert_names.module(self.config.model_type, path)
-
 
 class _Transform(nn.Module):
     config: BertConfig
@@ -174,7 +172,7 @@ class _MaskedLMHead(nn.Module):
         self.predictions = _Predictions(self.config, self.dtype)
 
 
-class BertForMaskedLM(nn.Module):
+class BertForMaskedLM(_Known, nn.Module):
     """Logits float32 over the vocabulary, from the embedding matrix itself (tied); the other arguments as for `BertModel`.
 
     Call: `positions` int32 [B, P] names the tokens to score; returns [B, P, V], or [B, T, V] without it. Scoring
@@ -209,20 +207,3 @@ class BertForMaskedLM(nn.Module):
         head = self.cls.predictions
         logits = self.bert.embeddings.word_embeddings.attend(head.transform(hidden))
         return logits.astype(jnp.float32) + head.bias.astype(jnp.float32)[None, None]
-
-    def example(self) -> tuple[jax.Array]:
-        """The arguments of a call.
-
-        >>> BertForMaskedLM(BertConfig()).example()[0].shape
-        (1, 1)
-        """
-        return (jnp.ones((1, 1), jnp.int32),)
-
-    def torch_module(self, path: str) -> str:
-        """What torch calls a module of this model.
-
-        >>> model = BertForMaskedLM(BertConfig(model_type="roberta", type_vocab_size=1))
-        >>> model.torch_module("cls/predictions/transform/dense")
-        'lm_head.dense'
-        """
-        return bert_names.module(self.config.model_type, path)

@@ -11,22 +11,15 @@
 """
 
 import dataclasses
-import functools
-import math
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from lora_jax.errors import ModelError, shown
+from lora_jax.models import activations
+from lora_jax.models.checks import is_number, require_positive, require_size
 
-ACTIVATIONS = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
-    "gelu_new": nn.gelu,
-    "gelu_pytorch_tanh": nn.gelu,
-    "relu": nn.relu,
-}
+ACTIVATIONS = {name: function for name, function in activations.ACTIVATIONS.items() if name != "silu"}  # no encoder's
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,9 +130,7 @@ class BertConfig:
     def _require_sizes(self):
         sizes = [field.name for field in dataclasses.fields(self) if field.type is int]
         for name in (name for name in sizes if name not in self.family.fixed):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ModelError(f"BertConfig: {name} is {value!r}; it must be an integer of 1 or more.")
+            require_size("BertConfig", name, getattr(self, name))
         if isinstance(self.pad_token_id, bool) or not isinstance(self.pad_token_id, int):
             raise ModelError(f"BertConfig: pad_token_id is {shown(self.pad_token_id)}; it must be an integer.")
         if self.hidden_size % self.num_attention_heads:
@@ -155,10 +146,9 @@ class BertConfig:
     def _require_rates(self):
         rates = ["hidden_dropout_prob", "attention_probs_dropout_prob"]
         for name in rates + ["classifier_dropout"] * (self.classifier_dropout is not None):
-            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
+            if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise ModelError(f"BertConfig: {name} is {getattr(self, name)!r}; it must be a number in [0, 1).")
-        if not (_is_number(self.layer_norm_eps) and self.layer_norm_eps > 0):
-            raise ModelError(f"BertConfig: layer_norm_eps is {self.layer_norm_eps!r}; it must be a positive number.")
+        require_positive("BertConfig", "layer_norm_eps", self.layer_norm_eps)
 
     @property
     def family(self) -> Family:
@@ -189,7 +179,3 @@ class BertConfig:
         return dataclasses.replace(
             self, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate, classifier_dropout=None
         )
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

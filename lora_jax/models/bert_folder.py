@@ -204,8 +204,6 @@ def write(
     count = kernel.shape[-1] if kernel is not None and kernel.ndim else 1
     problems = bert_tensors.problems(config, bert_tensors.shapes(config, count), shapes)
     torch_names.raise_for("the parameters do not fit the config", problems)
-    dtype = jnp.dtype(jnp.result_type(*(leaf.dtype for leaf in leaves.values())) if dtype is None else dtype)
-    tensors = {names[leaf]: torch_names.as_theirs(leaf, value, dtype) for leaf, value in leaves.items()}
-    torch_names.raise_for(f"the parameters cannot be written as {dtype}", torch_names.odd_values(tensors))
+    tensors, _ = torch_names.written(leaves, names, dtype)
     said = bert_values.written(config, params, about or {}, None if kernel is None else count, labels)
     weight_files.write(epath.Path(path), tensors, said, beside or {})

@@ -1,23 +1,14 @@
 """What a decoder is: its sizes, and what its family does otherwise than Llama."""
 
 import dataclasses
-import functools
-import math
 import typing
 from typing import NamedTuple
 
-import flax.linen as nn
-
 from lora_jax.errors import ModelError
+from lora_jax.models.activations import ACTIVATIONS
+from lora_jax.models.checks import require_positive, require_size
 from lora_jax.models.rope import RopeScaling
 
-ACTIVATIONS = {
-    "silu": nn.silu,
-    "gelu": functools.partial(nn.gelu, approximate=False),
-    "gelu_new": nn.gelu,
-    "gelu_pytorch_tanh": nn.gelu,
-    "relu": nn.relu,
-}
 SLIDING, FULL = "sliding_attention", "full_attention"  # the kinds of layers, as config.json calls them
 
 
@@ -103,8 +94,7 @@ class CausalLMConfig:
             value = getattr(self, name)
             if value is None and name in optional:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ModelError(f"CausalLMConfig: {name} is {value!r}; it must be an integer of 1 or more.")
+            require_size("CausalLMConfig", name, value)
         pairs = [("num_key_value_heads", "num_attention_heads")]
         pairs += [("num_attention_heads", "hidden_size")] if self.head_dim is None else []
         for name, of in reversed(pairs):
@@ -126,8 +116,7 @@ class CausalLMConfig:
             value = getattr(self, name)
             if value is None and name in optional:
                 continue
-            if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf):
-                raise ModelError(f"CausalLMConfig: {name} is {value!r}; it must be a positive number.")
+            require_positive("CausalLMConfig", name, value)
 
     def _require_layer_types(self) -> None:
         types = self.layer_types

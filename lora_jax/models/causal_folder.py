@@ -109,12 +109,10 @@ def write(
     leaves = flat(params)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
     torch_names.raise_for("the parameters do not fit the config", torch_names.problems(_shapes(config), shapes))
-    folder, alone = epath.Path(path), _unstacked(leaves)
-    dtype = jnp.dtype(jnp.result_type(*(leaf.dtype for leaf in leaves.values())) if dtype is None else dtype)
-    tensors = {torch_names.name(p): torch_names.as_theirs(p, leaf, dtype) for p, leaf in alone.items()}
-    torch_names.raise_for(f"the parameters cannot be written as {jnp.dtype(dtype)}", torch_names.odd_values(tensors))
-    said = {**(about or {}), **values_of(config), "torch_dtype": str(jnp.dtype(dtype))}
-    weight_files.write(folder, tensors, said, beside or {})
+    alone = _unstacked(leaves)
+    tensors, stored = torch_names.written(alone, {path: torch_names.name(path) for path in alone}, dtype)
+    said = {**(about or {}), **values_of(config), "torch_dtype": stored}
+    weight_files.write(epath.Path(path), tensors, said, beside or {})
 
 
 def _shapes(config: CausalLMConfig) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,8 @@ from jax import ad_checkpoint
 
 from lora_jax.errors import ModelError
 from lora_jax.models import attention, rope
-from lora_jax.models.causal_config import ACTIVATIONS, PRESETS, CausalLMConfig
+from lora_jax.models.activations import ACTIVATIONS
+from lora_jax.models.causal_config import PRESETS, CausalLMConfig
 
 __all__ = ["PRESETS", "Cache", "CausalLM", "CausalLMConfig", "empty_cache"]
 
@@ -236,7 +237,7 @@ class CausalLM(nn.Module):
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
     def _attended(self, hidden: jax.Array) -> jax.Array:
-        if jax.default_backend() != "cpu" or hidden.size > FEW * hidden.shape[-1]:
+        if attention.on_accelerator() or hidden.size > FEW * hidden.shape[-1]:
             return self.model.embed_tokens.attend(hidden)
         # One row: XLA on a CPU walks over the table by rows in this order only, a third of the time (BUILD_NOTES.md).
         table, rows = nn.dtypes.promote_dtype(self.model.embed_tokens.embedding, hidden, dtype=self.dtype)

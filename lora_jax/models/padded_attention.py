@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lora_jax.models import attention
+from lora_jax.models.attention import is_fused, on_accelerator
 
 
 def attend(
@@ -33,14 +33,9 @@ def attend(
         seen = jnp.broadcast_to(
             mask[:, None, None, :], (len(q), 1, q.shape[1], k.shape[1])
         )  # cuDNN's takes no narrower one
-        way = "cudnn" if attention.is_fused(q, k, has_mask=True) else "xla"
+        way = "cudnn" if is_fused(q, k, has_mask=True) else "xla"
         return jax.nn.dot_product_attention(q, k, v, mask=seen, implementation=way)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(q.shape[-1]).astype(q.dtype)
     scores = jnp.where(mask[:, None, None, :], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores).astype(q.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights if drop is None else drop(weights), v)
-
-
-def on_accelerator() -> bool:
-    """Whether JAX computes on another device than a CPU."""
-    return jax.default_backend() != "cpu"

@@ -79,7 +79,9 @@ def from_pretrained(
     (True, None)
     """
     source = require_path(source, ModelError)
-    _require_floating(dtype, param_dtype)
+    _require_floating("from_pretrained", "dtype", dtype)
+    if param_dtype is not None:
+        _require_floating("from_pretrained", "param_dtype", param_dtype)
     if str(source).lower().endswith(SUFFIX):
         _require_none(num_labels, str(source))
         return _of_gguf(source, dtype, param_dtype, remat)
@@ -122,14 +124,13 @@ def _require_words(words: Tokenizer | None, vocab_size: int, values: Mapping[str
         tokenizer.require_vocabulary(words, vocab_size, values, where)
 
 
-def _require_floating(dtype: Any, param_dtype: Any, caller: str = "from_pretrained") -> None:
-    for name, value in (("dtype", dtype), ("param_dtype", param_dtype)):
-        try:
-            is_known = value is None and name == "param_dtype" or str(jnp.dtype(value)) in DTYPES
-        except TypeError:
-            is_known = False
-        if not is_known or (value is None and name == "dtype"):
-            raise ModelError(f"{caller}: {name} is {value!r}; it must be {' or '.join(DTYPES)}.")
+def _require_floating(caller: str, name: str, value: Any) -> None:
+    try:
+        is_known = value is not None and str(jnp.dtype(value)) in DTYPES
+    except TypeError:
+        is_known = False
+    if not is_known:
+        raise ModelError(f"{caller}: {name} is {value!r}; it must be {' or '.join(DTYPES)}.")
 
 
 def _require_none(num_labels: int | None, where: str) -> None:
@@ -170,7 +171,7 @@ def save_pretrained(
             f"save_pretrained: words are {shown(words)}; expected the Tokenizer that from_pretrained gives, or None."
         )
     if dtype is not None:
-        _require_floating(dtype, None, "save_pretrained")
+        _require_floating("save_pretrained", "dtype", dtype)
     about = {} if words is None else {f"{name}_token_id": getattr(words, name) for name in ("bos", "eos", "pad")}
     about = {name: id for name, id in about.items() if id is not None}
     beside = {} if words is None else words.files

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax.errors import ModelError
+from lora_jax.models.checks import require_positive
 
 # rope_type -> the fields it needs, as Hugging Face's config.json calls them.
 TYPES = {
@@ -50,8 +51,7 @@ class RopeScaling:
             value = getattr(self, field.name)
             if field.name == "rope_type" or value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ModelError(f"rope_scaling: {field.name} is {value!r}; it must be a positive number.")
+            require_positive("rope_scaling", field.name, value)
         if self.rope_type == "llama3" and self.low_freq_factor >= self.high_freq_factor:
             raise ModelError(
                 f"rope_scaling: low_freq_factor is {self.low_freq_factor}; it must be below high_freq_factor {self.high_freq_factor}."

@@ -83,15 +83,30 @@ def as_theirs(path: str, leaf: Any, dtype: Any) -> np.ndarray:
     return array.T if path.endswith("/kernel") else array
 
 
-def problems(expected: Mapping[str, Shape], found: Mapping[str, Shape], *, optional: tuple[str, ...] = ()) -> list[str]:
+def written(leaves: Mapping[str, Any], names: Mapping[str, str], dtype: Any) -> tuple[dict[str, np.ndarray], str]:
+    """(tensors by torch's names, the name of their dtype).
+
+    Args:
+      leaves: path -> value.
+      names: path -> the tensor's name.
+      dtype: None is the widest of the leaves'.
+
+    Raises:
+      ModelError: for values that are not of floating point, or not finite in this dtype.
+    """
+    dtype = jnp.dtype(jnp.result_type(*(leaf.dtype for leaf in leaves.values())) if dtype is None else dtype)
+    tensors = {names[path]: as_theirs(path, leaf, dtype) for path, leaf in leaves.items()}
+    raise_for(f"the parameters cannot be written as {dtype}", odd_values(tensors))
+    return tensors, str(dtype)
+
+
+def problems(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> list[str]:
     """One phrase for each tensor that is missing, unexpected or of another shape, in torch's words.
 
     Args:
       expected, found: path -> shape, as Flax has it.
-      optional: prefixes of paths that may be absent; all that begins with one is there, or nothing is.
     """
-    absent = tuple(part for part in optional if not any(path.startswith(part) for path in found))
-    missing = [f"missing {name(path)}" for path in expected if path not in found and not path.startswith(absent)]
+    missing = [f"missing {name(path)}" for path in expected if path not in found]
     unexpected = [f"unexpected {name(path)}" for path in found if path not in expected]
     return [
         *missing,
@@ -109,16 +124,8 @@ def odd_values(tensors: Mapping[str, np.ndarray]) -> list[str]:
     whole = {name: t for name, t in tensors.items() if not jnp.issubdtype(t.dtype, jnp.floating)}
     return [
         *(f"{name} is {tensor.dtype}, expected floating point" for name, tensor in whole.items()),
-        *(
-            f"{name} is not finite"
-            for name, t in tensors.items()
-            if name not in whole and not all(map(_is_finite, t if t.ndim > 1 else [t]))
-        ),
+        *(f"{name} is not finite" for name, t in tensors.items() if name not in whole and not np.isfinite(t).all()),
     ]
-
-
-def _is_finite(part: np.ndarray) -> bool:
-    return bool(np.isfinite(part.sum(dtype=np.float32))) or bool(np.isfinite(part).all())
 
 
 def require_layers(file: Any, layers: int, names: Iterable[str], pattern: str) -> None:

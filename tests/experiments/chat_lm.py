@@ -21,6 +21,7 @@ from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
 
 START, END, PAD, BEGIN = "<|start|>", "<|end|>", "<|pad|>", "<|text|>"
+IDS = jnp.arange(5, 17, dtype=jnp.int32)[None]
 TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
@@ -35,6 +36,16 @@ def at_home(path: pathlib.Path, patch: pytest.MonkeyPatch) -> None:
     """Small presets under the name "smoke", and the model in `path/model`."""
     patch.setitem(finetune_lm.PRESETS, "smoke", SETTINGS)
     folder(path / "model")
+
+
+def runner(run_entry, path: pathlib.Path):
+    """`run("--steps=4", ...)` with the small preset, on the small model of `path` unless another is named."""
+
+    def run(*arguments: str, model: bool = True):
+        named = [f"--model={path / 'model'}"] if model else []
+        return run_entry("finetune_lm.py", "--preset=smoke", f"--workdir={path / 'runs'}", *named, *arguments)
+
+    return run
 
 
 def tokenizer() -> tokenizers.Tokenizer:

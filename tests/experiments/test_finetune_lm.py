@@ -17,7 +17,7 @@ from experiments.studies import finetune_chat, finetune_jobs, finetune_speaking
 from lora_jax.models import from_pretrained
 from lora_jax.tree import flat
 from tests.experiments import chat_lm
-from tests.experiments.chat_lm import finished, loaded, spoken, typed
+from tests.experiments.chat_lm import IDS, finished, loaded, spoken, typed
 
 ENTRY = "finetune_lm.py"
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -32,16 +32,7 @@ def home(tmp_path, monkeypatch) -> pathlib.Path:
 
 @pytest.fixture
 def run(run_entry, home):
-    """`run("--steps=4", ...)` with the small preset, on the small model unless another is named."""
-
-    def run(*arguments: str, model: bool = True):
-        named = [f"--model={home / 'model'}"] if model else []
-        return run_entry(ENTRY, "--preset=smoke", f"--workdir={home / 'runs'}", *named, *arguments)
-
-    return run
-
-
-IDS = jnp.arange(5, 17, dtype=jnp.int32)[None]
+    return chat_lm.runner(run_entry, home)
 
 
 # From answers to other answers.

@@ -16,7 +16,7 @@ from experiments.studies import finetune_base, finetune_jobs, finetune_speaking
 from experiments.studies.finetune_base import Voice
 from lora_jax.models import from_pretrained
 from tests.experiments import chat_lm, tiny_lm
-from tests.experiments.chat_lm import finished, spoken, typed
+from tests.experiments.chat_lm import IDS, finished, spoken, typed
 from tests.experiments.test_flags_and_errors import assert_one_sentence
 
 ENTRY = "finetune_lm.py"
@@ -32,16 +32,7 @@ def home(tmp_path, monkeypatch) -> pathlib.Path:
 
 @pytest.fixture
 def run(run_entry, home):
-    """`run("--steps=4", ...)` with the small preset, on the small model unless another is named."""
-
-    def run(*arguments: str, model: bool = True):
-        named = [f"--model={home / 'model'}"] if model else []
-        return run_entry(ENTRY, "--preset=smoke", f"--workdir={home / 'runs'}", *named, *arguments)
-
-    return run
-
-
-IDS = jnp.arange(5, 17, dtype=jnp.int32)[None]
+    return chat_lm.runner(run_entry, home)
 
 
 # Models.

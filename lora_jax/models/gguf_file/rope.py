@@ -1,11 +1,11 @@
 """How a GGUF file says that positions are scaled."""
 
-import math
 from typing import Any
 
 import numpy as np
 
 from lora_jax.errors import ModelError, shown
+from lora_jax.models.rope import RopeScaling, frequencies
 
 READ = {f"rope.scaling.{name}" for name in ("type", "factor", "original_context_length", "finetuned")} | {
     "rope.scale_linear"
@@ -41,9 +41,10 @@ def scaling(metadata: Any, theta: float, width: int, factors: np.ndarray | None)
 
 def _of_factors(where: str, theta: float, width: int, factors: np.ndarray) -> dict[str, Any]:
     found = {"rope_type": "llama3", "factor": round(float(factors.max()), 3), **LLAMA3}
-    if factors.shape != (width // 2,) or not np.allclose(
-        factors, llama3_factors(theta, width, found), rtol=1e-4, atol=0
-    ):
+    can_be = (
+        factors.shape == (width // 2,) and np.isfinite(factors).all() and (factors > 0).all() and found["factor"] > 0
+    )
+    if not can_be or not np.allclose(factors, llama3_factors(theta, width, found), rtol=1e-4, atol=0):
         raise ModelError(
             f"{where}: its rope_freqs are not those of Llama 3's rule {shown(LLAMA3)}, which is all that is supported."
         )
@@ -56,7 +57,5 @@ def llama3_factors(theta: float, width: int, scaling: dict[str, Any]) -> np.ndar
     >>> llama3_factors(5e5, 128, {"factor": 8.0, **LLAMA3})[[0, 32, 63]].round(3).tolist()
     [1.0, 2.695, 8.0]
     """
-    factor, low, high = (scaling[name] for name in ("factor", "low_freq_factor", "high_freq_factor"))
-    wavelengths = 2 * math.pi * theta ** (np.arange(0, width, 2) / width)
-    share = np.clip((scaling["original_max_position_embeddings"] / wavelengths - low) / (high - low), 0, 1)
-    return 1 / ((1 - share) / factor + share)
+    scaled = RopeScaling(**{"rope_type": "llama3", **scaling})
+    return frequencies(width, theta).astype(np.float64) / frequencies(width, theta, scaled)
