@@ -19,9 +19,9 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 from absl import flags
 
+from experiments.benchmarks.titles import TITLES
 from experiments.common.flags import define_path
 from experiments.common.options import define_common
-from experiments.settings.benchmark import TITLES
 
 define_common("every sweep that is timed has its own, and the flag has no meaning here")
 define_path("peft_python", "interpreter with torch and peft", default=sys.executable)
@@ -29,7 +29,7 @@ flags.DEFINE_multi_enum("only", None, list(TITLES), "parts to measure, given onc
 
 
 def run() -> None:
-    from experiments.commands import benchmark
+    from experiments.benchmarks import command as benchmark
 
     benchmark.run()
 

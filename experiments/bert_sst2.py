@@ -16,8 +16,10 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 # isort: split
 
 from experiments.common.flags import define_enum, define_integers, define_path
-from experiments.common.options import by_preset, by_task, define_bert, define_common, define_data, define_finetuning
-from experiments.settings import sst2, sst2_classifier
+from experiments.common.options import by_preset, by_task, define_common, define_data
+from experiments.sst2 import classifier_settings as sst2_classifier
+from experiments.sst2 import settings as sst2
+from experiments.sst2.options import define_bert, define_finetuning
 
 JOBS = {"study": sst2.PRESETS, "finetune": sst2_classifier.PRESETS}
 define_enum(
@@ -38,7 +40,7 @@ define_path("sentences", "text file to classify by `predict`, one sentence a lin
 
 
 def run() -> None:
-    from experiments.commands import bert_sst2
+    from experiments.sst2 import command as bert_sst2
 
     bert_sst2.run()
 

@@ -28,8 +28,9 @@ from experiments.common.flags import (
     define_path,
     define_text,
 )
-from experiments.common.options import MOST_EPOCHS, by_preset, define_common, define_sampling
-from experiments.settings.finetune_lm import DTYPES, INITS, PRESETS, RATES
+from experiments.common.options import MOST_EPOCHS, by_preset, define_common
+from experiments.finetune.options import define_sampling
+from experiments.finetune.settings import DTYPES, INITS, PRESETS, RATES
 
 define_enum("job", "what to do", ["finetune", "chat", "evaluate", "merge"], default="finetune")
 define_common("it has no meaning here, where one model is trained: see --seed")
@@ -82,7 +83,7 @@ define_integer(
 
 
 def run() -> None:
-    from experiments.commands import finetune_lm
+    from experiments.finetune import command as finetune_lm
 
     finetune_lm.run()
 

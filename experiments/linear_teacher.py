@@ -14,14 +14,14 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 from experiments.common.flags import define_integers
 from experiments.common.options import by_preset, define_common
-from experiments.settings.linear import PRESETS
+from experiments.linear.settings import PRESETS
 
 define_common(by_preset(PRESETS, "seeds"))
 define_integers("ranks", f"ranks of the sweep; {by_preset(PRESETS, 'ranks')}")
 
 
 def run() -> None:
-    from experiments.commands import linear_teacher
+    from experiments.linear import command as linear_teacher
 
     linear_teacher.run()
 

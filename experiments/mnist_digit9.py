@@ -15,7 +15,7 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 from experiments.common.flags import define_enum, define_integer
 from experiments.common.options import by_preset, define_common, define_data
-from experiments.settings.digit9 import DIGIT, PRESETS
+from experiments.digit9.settings import DIGIT, PRESETS
 
 define_common(by_preset(PRESETS, "seeds"))
 define_data()
@@ -24,7 +24,7 @@ define_integer("digit", f"the digit to fine-tune on, 0-9; by default {DIGIT}, as
 
 
 def run() -> None:
-    from experiments.commands import mnist_digit9
+    from experiments.digit9 import command as mnist_digit9
 
     mnist_digit9.run()
 

@@ -15,7 +15,7 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 from experiments.common.flags import define_enum, define_list, define_paths
 from experiments.common.options import by_preset, define_common, define_data
-from experiments.settings.new_digits import PRESETS
+from experiments.new_digits.settings import PRESETS
 
 define_common(by_preset(PRESETS, "seeds"))
 define_data()
@@ -27,7 +27,7 @@ define_paths("images", "image files of digits for `inference`; by default a samp
 
 
 def run() -> None:
-    from experiments.commands import mnist_new_digits
+    from experiments.new_digits import command as mnist_new_digits
 
     mnist_new_digits.run()
 

@@ -44,7 +44,7 @@ flags.DEFINE_multi_enum("only", None, parts.NAMES, "parts to measure, given once
 
 
 def run() -> None:
-    from experiments.commands import on_gpu
+    from experiments.gpu import command as on_gpu
 
     on_gpu.run()
 

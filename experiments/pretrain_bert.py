@@ -13,9 +13,9 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 # isort: split
 
+from experiments.bert.settings import PRESETS
 from experiments.common.flags import define_enum, define_integer, define_model, define_path, define_paths, define_text
 from experiments.common.options import MOST_EPOCHS, by_preset, define_common
-from experiments.settings.bert_pretraining import PRESETS
 
 define_common("here one model is trained, and the flag has no meaning")
 define_paths("corpus", "text files to train on: .txt, .jsonl, also .gz; must be given")
@@ -35,7 +35,7 @@ define_path("export", "folder to write the model to, beside the copy of the run;
 
 
 def run() -> None:
-    from experiments.commands import pretrain_bert
+    from experiments.bert import command as pretrain_bert
 
     pretrain_bert.run()
 

@@ -16,8 +16,13 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 # isort: split
 
 from experiments.common.flags import define_enum, define_integers, define_numbers
-from experiments.common.options import by_preset, by_task, define_bert, define_common, define_data, define_texts
-from experiments.settings import linear, lm_study, rank_mnist, sst2
+from experiments.common.options import by_preset, by_task, define_common, define_data
+from experiments.linear import settings as linear
+from experiments.lm import settings as lm_study
+from experiments.lm.options import define_texts
+from experiments.rank import settings as rank_mnist
+from experiments.sst2 import settings as sst2
+from experiments.sst2.options import define_bert
 
 TASKS = {
     "mnist": rank_mnist.PRESETS,
@@ -50,7 +55,7 @@ define_texts()
 
 
 def run() -> None:
-    from experiments.commands import rank_sweep
+    from experiments.rank import command as rank_sweep
 
     rank_sweep.run()
 

@@ -17,7 +17,8 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 from absl import flags
 
 from experiments.common.flags import define_path
-from experiments.common.options import define_common, define_data, define_texts
+from experiments.common.options import define_common, define_data
+from experiments.lm.options import define_texts
 
 define_common("by default what each study's preset says, see the --help of its own entry")
 define_data("the data sets")
@@ -31,7 +32,7 @@ define_texts()
 
 
 def run() -> None:
-    from experiments.commands import reproduce
+    from experiments.suite import command as reproduce
 
     reproduce.run()
 

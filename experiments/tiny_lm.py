@@ -17,8 +17,10 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 # isort: split
 
 from experiments.common.flags import MOST_SEED, define_enum, define_integer, define_number
-from experiments.common.options import MOST_EPOCHS, by_preset, define_common, define_texts
-from experiments.settings import lm_pretraining, lm_study
+from experiments.common.options import MOST_EPOCHS, by_preset, define_common
+from experiments.lm import pretraining_settings as lm_pretraining
+from experiments.lm import settings as lm_study
+from experiments.lm.options import define_texts
 
 define_enum(
     "job", "what to do; fine-tuning and talking are finetune_lm.py's", ["pretrain", "study"], default="pretrain"
@@ -41,7 +43,7 @@ define_integer("seed", f"of the training; {by_preset(lm_pretraining.PRESETS, 'se
 
 
 def run() -> None:
-    from experiments.commands import tiny_lm
+    from experiments.lm import command as tiny_lm
 
     tiny_lm.run()
 

@@ -10,8 +10,9 @@ import optax
 
 import lora_jax
 from experiments.benchmarks import setting
+from experiments.common import scored_tokens
 from experiments.data import packing
-from experiments.studies import lm_objective, lm_training
+from experiments.lm import training as lm_training
 from lora_jax.models.causal_lm import PRESETS, CausalLM
 
 CONFIG, LARGE = PRESETS["3M"], PRESETS["26M"]
@@ -57,7 +58,7 @@ def full_rows(tokens: int | None = None, rows: int | None = None, below: int | N
 def lora(data: dict[str, jax.Array] | None = None, batch: int = BATCH, of: CausalLM | None = None) -> setting.Rival:
     """On full rows, or on the rows that are given."""
     data = full_rows() if data is None else data
-    objective = lm_objective.whole_rows if "scored" in data else lm_objective.gathered
+    objective = scored_tokens.whole_rows if "scored" in data else scored_tokens.gathered
     adapted = wrapped(of)
     params = setting.adapted(adapted, base(of), example())
     return _rival(objective(adapted), params, "", data, batch)
@@ -65,7 +66,7 @@ def lora(data: dict[str, jax.Array] | None = None, batch: int = BATCH, of: Causa
 
 def full(batch: int = BATCH, of: CausalLM | None = None, data: dict[str, jax.Array] | None = None) -> setting.Rival:
     data = full_rows() if data is None else data
-    return _rival(lm_objective.whole_rows(of or model()), base(of), "*", data, batch)
+    return _rival(scored_tokens.whole_rows(of or model()), base(of), "*", data, batch)
 
 
 def _rival(loss, params, train: str, data, batch: int) -> setting.Rival:

@@ -1,1 +1,1 @@
-"""What every experiment shares: flags, accelerator, records, statistics, plots."""
+"""What every experiment shares: flags, accelerator, records, statistics."""

@@ -9,7 +9,6 @@ from absl import flags
 from experiments.common import devices, phases, processes, profiling, smoke
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, path_of, write_text
-from experiments.data import bert_base, mnist, sst2
 
 FLAGS = flags.FLAGS
 
@@ -45,38 +44,11 @@ def chosen(name: str) -> tuple[Any, ...] | None:
     return tuple(sorted(values))
 
 
-def bert_settings() -> dict[str, Any]:
-    """What the flags of `define_bert` say of a study's settings."""
-    return {
-        "regimes": chosen("regimes"),
-        "epochs": FLAGS.epochs,
-        "train_limit": FLAGS.train_limit,
-        "dropout": FLAGS.dropout,
-        "control_seeds": FLAGS.seeds,  # who asks for seeds means all of them
-    }
-
-
 def refuse(names: Sequence[str], why: str) -> None:
     """UserError for a flag that is given and would silently change nothing."""
     for name in names:
         if FLAGS[name].present:
             raise UserError(f"--{name} has no meaning {why}; leave it out.")
-
-
-def load_mnist() -> mnist.Mnist:
-    """MNIST as --data_dir and --download say; after the accelerator, whose absence should not wait for the data."""
-    devices.settle()
-    return mnist.load(FLAGS.data_dir, download=FLAGS.download)
-
-
-def load_sst2(bert: str | None = None) -> bert_base.Inputs:
-    """SST-2 as --data_dir and --download say, and the base that `bert` names.
-
-    The cores of a CPU become devices: a small BERT's products are too small to be cut over cores, its members are not.
-    """
-    devices.settle(with_cores=True)
-    base = bert_base.load(bert)
-    return bert_base.Inputs(sst2.load(FLAGS.data_dir, download=FLAGS.download), base)
 
 
 def run_folder(name: str, settings: Any, data: Data | None = None) -> RunFolder:

@@ -6,27 +6,15 @@ from typing import Any
 from absl import flags
 
 from experiments.common.flags import (
-    MOST_SEED,
     define_enum,
     define_integer,
-    define_list,
-    define_model,
-    define_number,
     define_path,
-    define_paths,
     define_text,
 )
 
 PRESETS = ("smoke", "quick", "full")
 MOST_EPOCHS = 10_000
 MOST_WAIT_S = 7 * 24 * 3600
-TEXT_FLAGS = ("corpus", "field", "questions", "medical")
-BERT_FLAGS = ("bert", "regimes", "epochs", "train_limit", "dropout")
-SAMPLING_FLAGS = ("temperature", "top_k", "top_p")
-FINETUNING_FLAGS = (
-    "regime", "rank", "learning_rate", "seed", "batch_size", "max_tokens", "train_file", "validation_file", "text_field",
-    "label_field", "model",
-)  # fmt: skip
 
 
 def by_preset(presets: Mapping[str, Any], field: str, *, none: str = "all") -> str:
@@ -97,62 +85,4 @@ def define_data(name: str = "mnist", *, is_mnist: bool = True) -> None:
     )
     flags.DEFINE_bool(
         "download", False, f"prepare {name} in --data_dir first; needs the internet and the extra `prepare`"
-    )
-
-
-def define_bert(*, regimes: str, epochs: str, train_limit: str, dropout: str) -> None:
-    """--bert, --regimes, --epochs, --train_limit, --dropout; each argument says what the default is."""
-    define_model(
-        "bert", "BERT to start from: a Hugging Face folder, or a hub name such as prajjwal1/bert-tiny; by default ours"
-    )
-    define_list("regimes", f"some of: head only, LoRA, full, from scratch, LoRA all linear; {regimes}")
-    define_integer("epochs", f"epochs of fine-tuning; {epochs}", most=MOST_EPOCHS)
-    define_integer("train_limit", f"train on a fixed sample of this many sentences; {train_limit}")
-    define_number(
-        "dropout", f"where something trains: the whole model, or for head only the head; {dropout}", least=0.0, most=0.9
-    )
-
-
-def define_finetuning() -> None:
-    """The flags of one model that is fine-tuned on SST-2 or on a user's sentences: FINETUNING_FLAGS."""
-    define_text("regime", "what trains: LoRA (the default), head only, full, LoRA all linear")
-    define_integer("rank", "LoRA's rank; by default 8")
-    define_number("learning_rate", "by default one that suits the regime and the model's width")
-    define_integer(
-        "seed", "of the new head, the adapter and the order of the sentences; by default 0", least=0, most=MOST_SEED
-    )
-    define_integer("batch_size", "sentences a step; by default 32, fewer where there are few")
-    # [CLS], one, [SEP]
-    define_integer("max_tokens", "what is longer is cut; by default 72, which holds all of SST-2", least=3)
-    define_path(
-        "train_file", "sentences of yours in place of SST-2: .tsv, .csv or .jsonl with texts and labels, two classes or more; by default SST-2"
-    )  # fmt: skip
-    define_path("validation_file", "sentences to measure on; by default a tenth of --train_file")
-    define_text("text_field", "column of the texts; by default sentence, text or the like, whichever is there")
-    define_text("label_field", "column of the labels; by default label, labels or the like, whichever is there")
-    define_path(
-        "model",
-        "for `predict`: the folder of a finished run of --job=finetune, in place of the flags that it was trained by; "
-        "by default the run that these flags name",
-    )
-
-
-def define_texts() -> None:
-    """--corpus, --field, --questions, --medical."""
-    define_paths(
-        "corpus", "text files to pretrain on: .txt (documents are apart by blank lines), .jsonl, also .gz; by default docstrings installed here"
-    )  # fmt: skip
-    define_text("field", "where a line of .jsonl has its text", default="text")
-    define_path("questions", "Alpaca's .json or MedQuAD's .jsonl, also .gz; by default about docstrings")
-    define_path("medical", "the same of medicine, for the study; by default ICD-10-CM's terms")
-
-
-def define_sampling() -> None:
-    """--temperature, --top_k, --top_p: SAMPLING_FLAGS."""
-    define_number(
-        "temperature", "of sampling; 0 takes the likeliest token", default=0.0, least=1e-3, most=1e3, has_zero=True
-    )
-    define_integer("top_k", "sample among so many tokens; 0 all", default=0, least=0)
-    define_number(
-        "top_p", "sample among the fewest tokens of this probability together", default=1.0, least=1e-6, most=1.0
     )

@@ -11,7 +11,6 @@ import tokenizers
 
 from experiments.common.errors import UserError
 from experiments.data.sst2 import Texts
-from experiments.settings.sst2 import LENGTHS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Bucket:
     cut: int = 0
 
 
-def encode(tokenizer: tokenizers.Tokenizer, texts: Texts, lengths: Sequence[int] = LENGTHS) -> list[Bucket]:
+def encode(tokenizer: tokenizers.Tokenizer, texts: Texts, lengths: Sequence[int]) -> list[Bucket]:
     """Every example once, in the shortest bucket that holds it, in the order of the texts; no bucket is empty.
 
     Args:

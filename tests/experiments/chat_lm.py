@@ -13,10 +13,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import lora_jax
-from experiments.data import checkable
-from experiments.settings import finetune_lm
-from experiments.studies import finetune_base
-from experiments.studies.finetune_base import Base
+from experiments.data.instructions import checkable
+from experiments.finetune import base as finetune_base
+from experiments.finetune import settings as finetune_lm
+from experiments.finetune.base import Base
 from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
 

@@ -22,7 +22,9 @@ from typing import Any
 import jax
 
 from experiments.common import phases
-from experiments.settings import finetune_lm, linear, lm_pretraining
+from experiments.finetune import settings as finetune_lm
+from experiments.linear import settings as linear
+from experiments.lm import pretraining_settings as lm_pretraining
 from tests import thrift
 from tests.experiments import chat_lm, entries, forks
 from tests.experiments.forks import wait

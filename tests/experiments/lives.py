@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 import jax
 
 from experiments.common import phases, recording
-from experiments.figures import linear as figures
-from experiments.studies import linear
+from experiments.linear import figures
+from experiments.linear import study as linear
 from lora_jax import checkpoint
 from tests import thrift
 from tests.experiments import entries, forks

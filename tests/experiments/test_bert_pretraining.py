@@ -10,9 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.bert import corpus as bert_corpus
+from experiments.bert import objective as bert_objective
+from experiments.bert import pretraining as bert_pretraining
+from experiments.bert import teacher as bert_teacher
+from experiments.bert import wordpiece
 from experiments.common import recording
-from experiments.data import text, wordpiece
-from experiments.studies import bert_corpus, bert_objective, bert_pretraining, bert_teacher
+from experiments.data import text
 from lora_jax.models import bert, bert_folder
 from tests.experiments import tiny_bert
 

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from experiments.data import checkable, checkable_words
-from experiments.data.checkable_phrasings import HELD_OUT, KINDS, PHRASINGS, TRAINED
+from experiments.data.instructions import checkable
+from experiments.data.instructions import words as checkable_words
+from experiments.data.instructions.phrasings import HELD_OUT, KINDS, PHRASINGS, TRAINED
 
 TRAIN, HELD = checkable.items(1500, 0, held_out=False), checkable.items(400, 0, held_out=True)
 ORDINALS = {"second": 1, "third": 2, "fourth": 3}

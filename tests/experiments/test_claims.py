@@ -6,9 +6,12 @@ import shutil
 
 import pytest
 
-from experiments.claims import digit9, ledger, linear, new_digits
-from experiments.claims.ledger import FAILS, HOLDS, Claim, against, consistent
 from experiments.common.statistics import estimate
+from experiments.digit9 import claims as digit9
+from experiments.ledger import table as ledger
+from experiments.ledger.table import FAILS, HOLDS, Claim, against, consistent
+from experiments.linear import claims as linear
+from experiments.new_digits import claims as new_digits
 from tests.experiments import entries
 
 RESULTS = entries.FOLDER / "results"

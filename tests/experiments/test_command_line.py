@@ -11,11 +11,15 @@ import time
 import numpy as np
 import pytest
 
-from experiments.common import cli, interrupts, memory, options, paths, smoke, style, usage
+from experiments.common import cli, interrupts, memory, options, paths, smoke, usage
 from experiments.common.errors import UserError
-from experiments.data import labels, sentences, text
-from experiments.settings import lm_pretraining
-from experiments.studies import linear, lm_text, rank_mnist
+from experiments.common.figures import style
+from experiments.data import text
+from experiments.linear import study as linear
+from experiments.lm import corpus as lm_text
+from experiments.lm import pretraining_settings as lm_pretraining
+from experiments.rank import study as rank_mnist
+from experiments.sst2 import labels, sentences
 from lora_jax.models.causal_lm import PRESETS as LANGUAGE_MODELS
 from tests.experiments import entries
 from tests.experiments.test_flags_and_errors import assert_one_sentence

@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.common.recording import RunFolder
-from experiments.studies import digit9
-from experiments.studies.digit9_treatments import (
-    S0_TREATMENTS,
-    S1_TREATMENTS,
-    STREAMS,
-    Treatment,
-    draw_batches,
-    shares,
-)
+from experiments.digit9 import study as digit9
+from experiments.digit9.treatments import S0_TREATMENTS, S1_TREATMENTS, STREAMS, Treatment, draw_batches, shares
 
 LABELS = np.random.default_rng(0).integers(10, size=20_000)
 

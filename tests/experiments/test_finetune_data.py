@@ -11,10 +11,13 @@ import pytest
 from experiments.common.errors import UserError
 from experiments.data import conversations, packing, templates
 from experiments.data.conversations import Conversation, asked
-from experiments.settings.finetune_lm import Settings
-from experiments.studies import finetune_rows, finetune_scores, finetune_speaking, finetune_training
-from experiments.studies.finetune_jobs import Exam
-from experiments.studies.finetune_rows import Encoded
+from experiments.finetune import rows as finetune_rows
+from experiments.finetune import scores as finetune_scores
+from experiments.finetune import speaking as finetune_speaking
+from experiments.finetune import training as finetune_training
+from experiments.finetune.jobs import Exam
+from experiments.finetune.rows import Encoded
+from experiments.finetune.settings import Settings
 from tests.experiments import chat_lm
 from tests.experiments.test_flags_and_errors import assert_one_sentence
 

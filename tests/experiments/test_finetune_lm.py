@@ -13,7 +13,9 @@ import pytest
 
 import lora_jax
 from experiments.common import phases
-from experiments.studies import finetune_chat, finetune_jobs, finetune_speaking
+from experiments.finetune import chat as finetune_chat
+from experiments.finetune import jobs as finetune_jobs
+from experiments.finetune import speaking as finetune_speaking
 from lora_jax.models import from_pretrained
 from lora_jax.tree import flat
 from tests.experiments import chat_lm

@@ -12,8 +12,10 @@ import pytest
 
 import lora_jax
 from experiments.common.errors import UserError
-from experiments.studies import finetune_base, finetune_jobs, finetune_speaking
-from experiments.studies.finetune_base import Voice
+from experiments.finetune import base as finetune_base
+from experiments.finetune import jobs as finetune_jobs
+from experiments.finetune import speaking as finetune_speaking
+from experiments.finetune.base import Voice
 from lora_jax.models import from_pretrained
 from tests.experiments import chat_lm, tiny_lm
 from tests.experiments.chat_lm import IDS, finished, spoken, typed

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from experiments.common.errors import UserError
-from experiments.data import images
+from experiments.new_digits import images
 
 SIDE = 200
 

@@ -7,8 +7,8 @@ import pytest
 
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
-from experiments.studies import linear
-from experiments.studies.linear import Settings
+from experiments.linear import study as linear
+from experiments.linear.study import Settings
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 TINY = Settings(ranks=(1, 4), seeds=2, steps=1200, blocks=4)

@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments.claims import lm
-from experiments.claims.facts import claim
-from experiments.claims.ledger import FAILS, HOLDS
+from experiments.ledger.facts import claim
+from experiments.ledger.table import FAILS, HOLDS
+from experiments.lm import claims as lm
 
 RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
 SPREAD = np.array([-0.001, 0.0, 0.001])  # of three seeds

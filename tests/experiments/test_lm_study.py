@@ -7,14 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.claims import lm as lm_claims
 from experiments.common import curves
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
-from experiments.data import answers
-from experiments.figures import lm_costs
-from experiments.figures import lm_study as figures
-from experiments.studies import lm_judge, lm_outcomes, lm_speaker, lm_study, lm_training
+from experiments.lm import answers, figures
+from experiments.lm import claims as lm_claims
+from experiments.lm import cost_figures as lm_costs
+from experiments.lm import judge as lm_judge
+from experiments.lm import outcomes as lm_outcomes
+from experiments.lm import speaker as lm_speaker
+from experiments.lm import study as lm_study
+from experiments.lm import training as lm_training
 from lora_jax import sweep
 from tests.experiments import tiny_lm
 

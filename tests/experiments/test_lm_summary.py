@@ -9,8 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from experiments.claims import lm as lm_claims
-from experiments.figures import lm_study as figures
+from experiments.lm import claims as lm_claims
+from experiments.lm import figures
 from tests.experiments import entries, tiny_lm
 
 

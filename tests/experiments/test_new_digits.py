@@ -12,8 +12,9 @@ from PIL import Image
 
 from experiments.common.recording import RunFolder
 from experiments.data import mnist
-from experiments.studies import new_digits, new_digits_jobs
-from experiments.studies.new_digits import LATER, STUDY, Recipe, Settings
+from experiments.new_digits import jobs as new_digits_jobs
+from experiments.new_digits import study as new_digits
+from experiments.new_digits.study import LATER, STUDY, Recipe, Settings
 from lora_jax import checkpoint, report
 from tests.bucket import unfinished
 

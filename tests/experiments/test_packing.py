@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.data import packing
-from experiments.data.trigram import Trigram, contexts
+from experiments.lm.trigram import Trigram, contexts
 
 
 def examples(sizes, seed: int = 0) -> list[packing.Example]:

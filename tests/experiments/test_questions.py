@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from experiments.common.errors import UserError
-from experiments.data import answers, bpe, docstrings, icd10, questions
+from experiments.data import questions
 from experiments.data.questions import Pair
-from experiments.studies import lm_judge
+from experiments.lm import answers, bpe, docstrings, icd10
+from experiments.lm import judge as lm_judge
 
 ALPACA = [
     {"instruction": "Add.", "input": "1 and 2", "output": "3"},

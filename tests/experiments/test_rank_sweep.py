@@ -9,8 +9,9 @@ import pytest
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data import mnist
-from experiments.studies import linear, rank_mnist
-from experiments.studies.rank_mnist import Settings
+from experiments.linear import study as linear
+from experiments.rank import study as rank_mnist
+from experiments.rank.study import Settings
 
 TINY = Settings(
     ranks=(1, 4), head_rates=(1e-2,), lora_rates=(1e-2, 1e-7), full_rates=(1e-2,), seeds=2, base_epochs=6, steps=200, blocks=2,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from experiments.studies.rates import searched
+from experiments.common.rates import searched
 
 
 def test_a_best_inside_is_taken_at_once():

@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from experiments.common import processes, recording, style
+from experiments.common import processes, recording
 from experiments.common.errors import UserError
+from experiments.common.figures import style
 from experiments.common.recording import RunFolder
 
 

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from experiments.common.errors import UserError
-from experiments.data import sentences
+from experiments.sst2 import sentences
 
 ROWS = [("a joy", 1), ("so dull", 0), ('"quoted", with a comma', 1), ("café au lait \N{SNOWMAN}", 0)]
 

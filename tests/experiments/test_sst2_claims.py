@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.claims import sst2 as claims
-from experiments.claims.ledger import FAILS, HOLDS
 from experiments.common.statistics import estimate
-from experiments.figures import sst2 as figures
-from experiments.studies.sst2 import RULES
+from experiments.ledger.table import FAILS, HOLDS
+from experiments.sst2 import claims, figures
+from experiments.sst2.study import RULES
 
 RANKS = (1, 4, 8, 16, 32)
 NOISE = 0.001 * np.asarray([-1.0, 1.0, 0.0])

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import lora_jax
+from experiments.bert import wordpiece
 from experiments.common.errors import UserError
-from experiments.data import buckets, wordpiece
+from experiments.data import buckets
 from experiments.data.sst2 import CLASSES, Texts
-from experiments.studies import sst2_classifier, sst2_jobs
-from experiments.studies.sst2_classifier import RATES, Settings
+from experiments.sst2 import classifier as sst2_classifier
+from experiments.sst2 import jobs as sst2_jobs
+from experiments.sst2.classifier import RATES, Settings
 from lora_jax.models import bert_folder
 from lora_jax.models.bert import BertConfig, BertForSequenceClassification
 from lora_jax.tree import flat, nested

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.bert import base as bert_base
 from experiments.common.errors import UserError
-from experiments.data import bert_base
-from experiments.data.bert_base import Inputs
-from experiments.studies import sst2, sst2_outcomes, sst2_training
-from experiments.studies.sst2_training import Recipe, Task, train_group
+from experiments.sst2 import outcomes as sst2_outcomes
+from experiments.sst2 import study as sst2
+from experiments.sst2 import training as sst2_training
+from experiments.sst2.inputs import Inputs
+from experiments.sst2.training import Recipe, Task, train_group
 from lora_jax import sweep
 from lora_jax.models import bert, bert_folder
 from lora_jax.tree import flat

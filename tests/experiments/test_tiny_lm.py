@@ -7,8 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from experiments.data import bpe
-from experiments.studies import lm_pretraining, lm_speaker, lm_text
+from experiments.lm import bpe
+from experiments.lm import corpus as lm_text
+from experiments.lm import pretraining as lm_pretraining
+from experiments.lm import speaker as lm_speaker
 from tests.experiments import tiny_lm
 from tests.experiments.test_flags_and_errors import assert_one_sentence
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from etils import epath
 
+from experiments.bert import wordpiece
 from experiments.common.errors import UserError
-from experiments.data import wordpiece
 
 TOKENS = [*wordpiece.SPECIAL, "Film", "film", "##s"]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import wordpiece
+from experiments.bert import wordpiece
 from experiments.data.sst2 import Sst2, Texts
 from lora_jax.models import bert, bert_folder
 

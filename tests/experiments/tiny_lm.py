@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import answers, bpe, packing
+from experiments.data import packing
 from experiments.data.questions import Pair, Pairs
-from experiments.studies import lm_pretraining, lm_speaker, lm_study, lm_text
+from experiments.lm import answers, bpe
+from experiments.lm import corpus as lm_text
+from experiments.lm import pretraining as lm_pretraining
+from experiments.lm import speaker as lm_speaker
+from experiments.lm import study as lm_study
 from lora_jax.models import causal_folder, causal_lm
 from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
 

@@ -9,7 +9,8 @@ import tempfile
 
 import hypothesis.strategies as st
 
-from experiments.data import questions, sentences, tables, text
+from experiments.data import questions, text
+from experiments.sst2 import sentences, tables
 from tests.fuzz.judge import fuzzed, judged
 from tests.fuzz.strategies import JUNK, NAMES, broken_bytes, text_of
 

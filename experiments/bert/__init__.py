@@ -1,0 +1,1 @@
+"""BERT-tiny pretrained here: its corpus, its two methods, and the base that studies start from."""

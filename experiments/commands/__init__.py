@@ -1,1 +1,0 @@
-"""What each entry does once its flags are read: here the heavy libraries are imported."""

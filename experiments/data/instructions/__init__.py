@@ -1,0 +1,1 @@
+"""Instructions whose answers a rule can check, made here."""

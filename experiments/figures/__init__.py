@@ -1,1 +1,0 @@
-"""Figures and tables, drawn from records alone; nothing here imports jax."""

@@ -1,0 +1,1 @@
+"""`finetune_lm.py`: any pretrained causal language model, taught by instructions, and asked."""

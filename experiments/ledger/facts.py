@@ -1,0 +1,48 @@
+"""A verdict out of facts, each told with its answer; and what facts are made of: differences over shared seeds."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.common.statistics import estimate
+from experiments.ledger.table import FAILS, HOLDS, Claim
+
+Facts = dict[str, bool | None]  # None: not settled
+SETTLED = {True: "yes", False: "no", None: "not settled"}
+
+
+def claim(id: str, statement: str, ours: str, n: int, facts: Facts, command: str, more: str = "") -> Claim:
+    """The verdict and its reason are the facts'; the first is what the claim cannot do without.
+
+    Where it is not settled, the claim is not, or holds in part if another fact does.
+    """
+    first, held = next(iter(facts.values())), [true for true in facts.values() if true]
+    if first is False:
+        verdict = FAILS
+    elif len(held) == len(facts):
+        verdict = HOLDS
+    else:
+        verdict = "holds in part" if held else "not settled"
+    reason = "; ".join(f"{fact}: {SETTLED[true]}" for fact, true in facts.items())
+    return Claim(id, statement, "a figure", ours, n, verdict, reason + more, command)
+
+
+def gain(a: list[float], b: list[float], level: float = 0.95) -> dict[str, Any]:
+    """b - a over the seeds that both have."""
+    n = min(len(a), len(b))
+    return estimate(np.subtract(b[:n], a[:n]).tolist(), level)
+
+
+def above(e: dict[str, Any], bar: float = 0.0) -> bool:
+    """Whether the interval lies above the bar; without an interval it does not."""
+    return e["low"] is not None and e["low"] > bar
+
+
+def less_than(e: dict[str, Any], bar: float) -> bool | None:
+    """Whether what was measured is less than the bar; not settled where the interval has the bar inside, or there is none."""
+    return True if below(e, bar) else False if above(e, bar) else None
+
+
+def below(e: dict[str, Any], bar: float) -> bool:
+    """Whether the interval lies below the bar."""
+    return e["high"] is not None and e["high"] < bar

@@ -1,0 +1,1 @@
+"""S2, part I: a linear teacher, where the best update of each rank is known."""

@@ -1,0 +1,1 @@
+"""The rank sweep on MNIST; and `rank_sweep.py`, that of every task."""

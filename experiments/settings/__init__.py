@@ -1,1 +1,0 @@
-"""What each study is run with, preset by preset. Nothing here imports JAX: `--help` tells of these in a second."""

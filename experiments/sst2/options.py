@@ -1,0 +1,55 @@
+"""The flags of the study, and those of one classifier."""
+
+from experiments.common.flags import (
+    MOST_SEED,
+    define_integer,
+    define_list,
+    define_model,
+    define_number,
+    define_path,
+    define_text,
+)
+from experiments.common.options import MOST_EPOCHS
+
+BERT_FLAGS = ("bert", "regimes", "epochs", "train_limit", "dropout")
+FINETUNING_FLAGS = (
+    "regime", "rank", "learning_rate", "seed", "batch_size", "max_tokens", "train_file", "validation_file", "text_field",
+    "label_field", "model",
+)  # fmt: skip
+
+
+def define_bert(*, regimes: str, epochs: str, train_limit: str, dropout: str) -> None:
+    """--bert, --regimes, --epochs, --train_limit, --dropout; each argument says what the default is."""
+    define_model(
+        "bert", "BERT to start from: a Hugging Face folder, or a hub name such as prajjwal1/bert-tiny; by default ours"
+    )
+    define_list("regimes", f"some of: head only, LoRA, full, from scratch, LoRA all linear; {regimes}")
+    define_integer("epochs", f"epochs of fine-tuning; {epochs}", most=MOST_EPOCHS)
+    define_integer("train_limit", f"train on a fixed sample of this many sentences; {train_limit}")
+    define_number(
+        "dropout", f"where something trains: the whole model, or for head only the head; {dropout}", least=0.0, most=0.9
+    )
+
+
+def define_finetuning() -> None:
+    """The flags of one model that is fine-tuned on SST-2 or on a user's sentences: FINETUNING_FLAGS."""
+    define_text("regime", "what trains: LoRA (the default), head only, full, LoRA all linear")
+    define_integer("rank", "LoRA's rank; by default 8")
+    define_number("learning_rate", "by default one that suits the regime and the model's width")
+    define_integer(
+        "seed", "of the new head, the adapter and the order of the sentences; by default 0", least=0, most=MOST_SEED
+    )
+    define_integer("batch_size", "sentences a step; by default 32, fewer where there are few")
+    # [CLS], one, [SEP]
+    define_integer("max_tokens", "what is longer is cut; by default 72, which holds all of SST-2", least=3)
+    define_path(
+        "train_file", "sentences of yours in place of SST-2: .tsv, .csv or .jsonl with texts and labels, two classes or more; by default SST-2"
+    )  # fmt: skip
+    define_path("validation_file", "sentences to measure on; by default a tenth of --train_file")
+    define_text("text_field", "column of the texts; by default sentence, text or the like, whichever is there")
+    define_text("label_field", "column of the labels; by default label, labels or the like, whichever is there")
+    define_path(
+        "model",
+        "for `predict`: the folder of a finished run of --job=finetune, in place of the flags that it was trained by; "
+        "by default the run that these flags name",
+    )

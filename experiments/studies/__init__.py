@@ -1,1 +1,0 @@
-"""One module per study: what is trained, on what, and which numbers come out."""

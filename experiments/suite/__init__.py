@@ -1,0 +1,1 @@
+"""`reproduce.py`: every study, and the ledger of all their claims."""
