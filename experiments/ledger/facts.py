@@ -1,10 +1,13 @@
 """A verdict out of facts, each told with its answer; and what facts are made of: differences over shared seeds."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.common.statistics import estimate
+from experiments.ledger.inference import Fact
 from experiments.ledger.table import FAILS, HOLDS, Claim
 
 Facts = dict[str, bool | None]  # None: not settled
@@ -25,6 +28,24 @@ def claim(id: str, statement: str, ours: str, n: int, facts: Facts, command: str
         verdict = "holds in part" if held else "not settled"
     reason = "; ".join(f"{fact}: {SETTLED[true]}" for fact, true in facts.items())
     return Claim(id, statement, "a figure", ours, n, verdict, reason + more, command)
+
+
+def settled(
+    id: str,
+    statement: str,
+    facts: Sequence[Fact],
+    n: int,
+    command: str,
+    *,
+    published: str = "a figure",
+    ours: str = "",
+    more: str = "",
+) -> Claim:
+    """The claim whose verdict follows from facts as in `claim`; what was measured is told with each of them."""
+    answers = {fact.said: fact.true for fact in facts}
+    shown = ours or "; ".join(f"{fact.said}: {fact.shown}" for fact in facts)
+    plain = claim(id, statement, shown, n, answers, command, more)
+    return dataclasses.replace(plain, published=published, facts=tuple(facts))
 
 
 def gain(a: list[float], b: list[float], level: float = 0.95) -> dict[str, Any]:

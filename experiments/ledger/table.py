@@ -9,6 +9,9 @@ from etils import epath
 from experiments.common import smoke
 from experiments.common.recording import write_json, write_text
 from experiments.common.statistics import text
+from experiments.ledger import declared
+from experiments.ledger.declared import Declared
+from experiments.ledger.inference import Fact, record
 
 HOLDS, FAILS = "holds", "does not hold"
 
@@ -25,6 +28,12 @@ class Claim:
     verdict: str
     reason: str
     command: str
+    facts: tuple[Fact, ...] = ()
+
+    @property
+    def declared(self) -> Declared | None:
+        """What was written down of its test before the run."""
+        return declared.known(self.id)
 
 
 def verdict(condition: bool) -> str:
@@ -51,9 +60,15 @@ def write(
     claims: list[Claim], environment: dict[str, Any], folder: epath.Path, preset: str = "full"
 ) -> list[epath.Path]:
     """CLAIMS.md and CLAIMS.json."""
-    write_json(folder / "CLAIMS.json", {"environment": environment, "claims": [dataclasses.asdict(c) for c in claims]})
+    write_json(folder / "CLAIMS.json", {"environment": environment, "claims": [_record(c) for c in claims]})
     write_text(folder / "CLAIMS.md", _markdown(claims, environment, preset))
     return [folder / "CLAIMS.md", folder / "CLAIMS.json"]
+
+
+def _record(claim: Claim) -> dict[str, Any]:
+    """A claim as JSON keeps it, with what was declared and the facts."""
+    of_it = {"declared": dataclasses.asdict(claim.declared) if claim.declared else None}
+    return dataclasses.asdict(claim) | of_it | {"facts": [record(fact) for fact in claim.facts]}
 
 
 def _markdown(claims: list[Claim], environment: dict[str, Any], preset: str) -> str:
@@ -64,10 +79,12 @@ def _markdown(claims: list[Claim], environment: dict[str, Any], preset: str) -> 
         f"Written by `python experiments/reproduce.py --preset={preset}`; ours are means with 95 % Student intervals over n seeds.",
         f"Commit {environment['commit']}, jax {environment['packages']['jax']}, {environment['device']}.",
         "",
-        "| id | claim | the study | ours | n | verdict | reason | command |",
-        "|---|---|---|---|---|---|---|---|",
+        "| id | claim | the study | ours | unit, n | verdict | reason | test | command |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for c in claims:
-        cells = (c.id, c.statement, c.published, c.ours, str(c.n), f"**{c.verdict}**", c.reason, f"`{c.command}`")
+        unit = f"{c.declared.unit}, {c.n}" if c.declared else str(c.n)
+        test = str(c.declared) if c.declared else "none declared"
+        cells = (c.id, c.statement, c.published, c.ours, unit, f"**{c.verdict}**", c.reason, test, f"`{c.command}`")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -15,7 +15,12 @@ from experiments.new_digits import figures as new_digits
 from experiments.rank import figures as rank
 
 ROOT = pathlib.Path(__file__).parents[2]
-PURE = ("experiments/ledger/*.py", "experiments/*/*figures.py", "experiments/*/*claims.py", "experiments/common/figures/*.py")
+PURE = (
+    "experiments/ledger/*.py",
+    "experiments/*/*figures.py",
+    "experiments/*/*claims.py",
+    "experiments/common/figures/*.py",
+)
 N = (1, 3)
 
 

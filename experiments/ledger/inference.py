@@ -1,0 +1,216 @@
+"""What may be said of numbers that were measured: every rule of inference of the ledger. Nothing here imports jax.
+
+A fact is true, false or None, which is "not settled". Values are lists with one number a unit (a seed, a base), in the same order wherever
+two are compared: units are paired. Letters: U units, I items (sentences, images).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from experiments.common.statistics import estimate, text
+
+LEVEL = 0.05  # of every test; families of tests share it (`holm`)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """What is asked, the answer, and the numbers it rests on. `p` is two-sided, of the bar that was asked about."""
+
+    said: str
+    true: bool | None
+    shown: str
+    p: float | None = None
+    side: bool | None = None  # the answer if it were settled
+
+
+def more(said: str, a: Sequence[float], b: Sequence[float] | float = 0.0, *, bar: float = 0.0, digits: int = 2) -> Fact:
+    """Whether a - b exceeds the bar, by a paired t-test: false where it is below, not settled where the interval holds the bar.
+
+    >>> more("a is more", [3.0, 4.0, 5.1], [1.0, 2.1, 3.0]).true, more("a is more", [3.0, 1.0, 2.0], [1.0, 2.0, 3.0]).true
+    (True, None)
+    """
+    return _of_test(said, _differences(a, b), bar, digits)
+
+
+def less(said: str, a: Sequence[float], b: Sequence[float] | float = 0.0, *, bar: float = 0.0, digits: int = 2) -> Fact:
+    """Whether a - b lies below the bar; as `more`.
+
+    >>> less("a is less", [1.0, 2.1, 3.0], [3.0, 4.0, 5.1]).true
+    True
+    """
+    return _turned(more(said, a, b, bar=bar, digits=digits))
+
+
+def equivalent(said: str, a: Sequence[float], b: Sequence[float], margin: float, *, digits: int = 2) -> Fact:
+    """Whether a - b lies within +-margin, by two one-sided tests (Schuirmann 1987, J. Pharmacokin. Biopharm. 15, p. 657).
+
+    That is: whether its 90 % interval does. False where that lies outside altogether.
+
+    >>> equivalent("alike", [1.0, 2.0, 3.1], [1.1, 2.0, 3.0], margin=0.5).true
+    True
+    """
+    low, high = _interval(_differences(a, b), 1 - 2 * LEVEL)
+    if low is None:
+        return Fact(said, None, "n = 1")
+    shown = f"{np.mean(_differences(a, b)):.{digits}f}, 90 % [{low:.{digits}f}, {high:.{digits}f}], margin {margin:g}"
+    return Fact(said, _inside(low, high, -margin, margin), shown)
+
+
+def alike(said: str, a: Sequence[float], b: Sequence[float], share: float, *, digits: int = 2) -> Fact:
+    """Whether the ratio of means a / b lies within 1 +- share: two one-sided tests by Fieller's interval (1954, J. R. Stat. Soc. B 16, p. 175).
+
+    Not settled, too, where b's mean is not told from 0.
+
+    >>> alike("within a fifth", [10.0, 11.0, 12.5], [10.0, 11.5, 12.0], 0.2).true
+    True
+    """
+    interval = fieller(a, b, 1 - 2 * LEVEL)
+    if interval is None:
+        return Fact(said, None, "the ratio has no interval")
+    low, high = interval
+    shown = f"ratio {np.mean(a) / np.mean(b):.{digits}f}, 90 % [{low:.{digits}f}, {high:.{digits}f}], margin {100 * share:g} %"
+    return Fact(said, _inside(low, high, 1 - share, 1 + share), shown)
+
+
+def fieller(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """The interval of mean(a) / mean(b), paired; None where b's mean is not told from 0, or n is 1.
+
+    >>> [round(end, 3) for end in fieller([2.0, 4.0, 6.0], [1.0, 2.0, 3.0], 0.5)]
+    [2.0, 2.0]
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    n = len(a)
+    if n < 2:
+        return None
+    t2 = stats.t.ppf((1 + level) / 2, n - 1) ** 2 / n
+    cov = np.cov(a, b)
+    # (mean a - q mean b)^2 = t^2 / n (var a - 2 q cov + q^2 var b), solved for q
+    square = b.mean() ** 2 - t2 * cov[1, 1]
+    middle = a.mean() * b.mean() - t2 * cov[0, 1]
+    rest = a.mean() ** 2 - t2 * cov[0, 0]
+    if square <= 0:
+        return None
+    root = np.sqrt(max(0.0, middle**2 - square * rest))
+    return float((middle - root) / square), float((middle + root) / square)
+
+
+def over_items(
+    said: str, a: np.ndarray, b: np.ndarray, *, bar: float = 0.0, factor: float = 100.0, digits: int = 2
+) -> Fact:
+    """Whether mean(a - b) exceeds the bar, where units and items are both a sample: a, b [U, I], 1 for right.
+
+    The variance of the mean is that of the units' means over U plus that of the items' over I: conservative, as each holds a part of the rest
+    (Owen 2007, Ann. Appl. Stat. 1, p. 386, section 3); degrees of freedom after Satterthwaite. `factor` turns shares into percent, `bar` is in
+    those.
+    """
+    d = factor * (np.asarray(a, float) - np.asarray(b, float))
+    parts = [
+        (d.mean(axis=axis).var(ddof=1) / d.shape[1 - axis], d.shape[1 - axis] - 1)
+        for axis in (0, 1)
+        if d.shape[1 - axis] > 1
+    ]
+    variance = sum(v for v, _ in parts)
+    if not variance:
+        return Fact(said, None, f"{d.mean():.{digits}f}")
+    freedom = variance**2 / sum(v**2 / df for v, df in parts)
+    half = stats.t.ppf(1 - LEVEL / 2, freedom) * np.sqrt(variance)
+    p = float(2 * stats.t.sf(abs(d.mean() - bar) / np.sqrt(variance), freedom))
+    shown = f"{d.mean():.{digits}f} [{d.mean() - half:.{digits}f}, {d.mean() + half:.{digits}f}] over {d.shape[0]} units and {d.shape[1]} items"
+    side = bool(d.mean() > bar)
+    return Fact(said, side if p < LEVEL else None, shown, p, side)
+
+
+def slope(x: Sequence[float], y: np.ndarray, degree: int = 1) -> list[float]:
+    """Of each unit, the coefficient of x^degree in the least-squares polynomial of that degree; y [U, len(x)].
+
+    A straight line's slope (degree 1), or a curvature (2): one number a unit, to be tested as any other.
+
+    >>> [round(value, 6) for value in slope([0, 1, 2], [[1.0, 2.0, 3.0], [0.0, 2.0, 4.0]])]
+    [1.0, 2.0]
+    """
+    return np.polyfit(np.asarray(x, float), np.asarray(y, float).T, degree)[0].tolist()
+
+
+def holm(facts: Sequence[Fact], level: float = LEVEL) -> list[Fact]:
+    """The facts of one family, which share the level (Holm 1979, Scand. J. Stat. 6, p. 65); those that fall short are not settled.
+
+    >>> [fact.true for fact in holm([Fact("a", True, "", 0.01, True), Fact("b", True, "", 0.04, True), Fact("c", False, "", 0.03, False)])]
+    [True, None, None]
+    """
+    order = sorted(range(len(facts)), key=lambda i: 1.0 if facts[i].p is None else facts[i].p)
+    found, is_going = list(facts), True
+    for place, i in enumerate(order):
+        is_going = is_going and facts[i].p is not None and facts[i].p <= level / (len(facts) - place)
+        found[i] = dataclasses.replace(facts[i], true=facts[i].side if is_going else None)
+    return found
+
+
+def one_run(published: float, values: Sequence[float], *, unchanged: float | None = None, digits: int = 3) -> str:
+    """Whether one published number is of the kind of a single further run of ours, by the 95 % prediction interval.
+
+    Args:
+      unchanged: what the number would have been without the effect; an interval that holds this as well says nothing.
+
+    >>> one_run(2.0, [1.0, 2.0, 3.0], digits=0)
+    'published 2: within a single run of ours, [-3, 7]'
+    >>> one_run(2.0, [1.0, 2.0, 3.0], unchanged=6.0, digits=0)
+    'published 2: says nothing, a single run of ours, [-3, 7], could also be unchanged (6)'
+    """
+    e = estimate(values)
+    if e["low"] is None:
+        return f"published {published:g}"
+    half = (e["high"] - e["mean"]) * np.sqrt(e["n"] + 1)
+    low, high = e["mean"] - half, e["mean"] + half
+    of_ours = f"a single run of ours, [{low:.{digits}f}, {high:.{digits}f}]"
+    if not low <= published <= high:
+        return f"published {published:g}: outside {of_ours}"
+    if unchanged is not None and low <= unchanged <= high:
+        return f"published {published:g}: says nothing, {of_ours}, could also be unchanged ({unchanged:g})"
+    return f"published {published:g}: within {of_ours}"
+
+
+def _differences(a, b) -> np.ndarray:
+    return np.asarray(a, float) - np.asarray(b, float)
+
+
+def _interval(values: np.ndarray, level: float) -> tuple[float | None, float | None]:
+    e = estimate(values.tolist(), level)
+    return e["low"], e["high"]
+
+
+def _of_test(said: str, values: np.ndarray, bar: float, digits: int) -> Fact:
+    e = estimate(values.tolist())
+    if e["low"] is None:
+        return Fact(said, None, f"{text(e, digits)}, n = 1")
+    side = bool(e["mean"] > bar)
+    p = _p(values - bar)
+    return Fact(said, side if p < LEVEL else None, f"{text(e, digits)}, p = {p:.2g}", p, side)
+
+
+def _p(values: np.ndarray) -> float:
+    """Two-sided, of a mean of 0; units that all agree leave no doubt, or, at 0, no difference."""
+    if values.std() == 0:
+        return 1.0 if values[0] == 0 else 0.0
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def _turned(fact: Fact) -> Fact:
+    def turn(answer: bool | None) -> bool | None:
+        return None if answer is None else not answer
+
+    return dataclasses.replace(fact, true=turn(fact.true), side=turn(fact.side))
+
+
+def _inside(low: float, high: float, least: float, most: float) -> bool | None:
+    if least < low and high < most:
+        return True
+    return False if high < least or low > most else None
+
+
+def record(fact: Fact) -> dict[str, Any]:
+    """What the ledger's JSON keeps of a fact."""
+    return {"asked": fact.said, "answer": fact.true, "measured": fact.shown}
