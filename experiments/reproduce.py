@@ -23,10 +23,16 @@ from experiments.lm.options import define_texts
 define_common("by default what each study's preset says, see the --help of its own entry")
 define_data("the data sets")
 flags.DEFINE_multi_enum(
-    "only", None, ["s0", "s1", "s2", "sst2", "s3", "s4", "rank"], "studies to run, given once for each; by default all"
+    "only",
+    None,
+    ["s0", "s1", "s2", "sst2", "s3", "s4", "rate", "rate_linear", "rank"],
+    "studies to run, given once for each; by default all",
 )
 define_path(
     "from_results", "run nothing; draw the verdicts anew from the summaries kept in this folder; by default all is run"
+)
+flags.DEFINE_bool(
+    "redraw", False, "with --from_results: draw the figures of what is kept anew, as --figure_format and --dpi say"
 )
 define_texts()
 

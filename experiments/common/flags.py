@@ -1,7 +1,7 @@
 """Types of flags: numbers in a range, lists, texts, paths. What can have no sense is refused where the flags are read."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -125,6 +125,11 @@ def define_list(name: str, text: str) -> None:
     flags.DEFINE(_List(_item(str), "A,B,..."), name, None, text, serializer=_ListSerializer())
 
 
+def define_choices(name: str, text: str, choices: Sequence[str]) -> None:
+    """A flag holding a list of some of `choices`."""
+    flags.DEFINE(_List(_item(_one_of(choices)), "A,B,..."), name, None, text, serializer=_ListSerializer())
+
+
 def define_integers(name: str, text: str) -> None:
     """A flag holding a list of integers > 0."""
     flags.DEFINE(_List(_positive(int, "an integer"), "N,..."), name, None, text, serializer=_ListSerializer())
@@ -138,6 +143,15 @@ def define_numbers(name: str, text: str) -> None:
 def define_enum(name: str, text: str, choices: Iterable[str], *, default: str | None = None, **more: Any) -> None:
     """A flag holding one of `choices`."""
     flags.DEFINE_enum(name, default, list(choices), text, **more)
+
+
+def _one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    def check(item: str) -> str:
+        if item not in choices:
+            raise ValueError(f"expected some of {', '.join(choices)}")
+        return item
+
+    return check
 
 
 def _item(check: Callable[[str], str]) -> Callable[[str], str]:

@@ -6,6 +6,7 @@ from typing import Any
 from absl import flags
 
 from experiments.common.flags import (
+    define_choices,
     define_enum,
     define_integer,
     define_path,
@@ -65,9 +66,16 @@ def define_common(seeds: str) -> None:
     define_integer("num_processes", "how many processes run together; by default 1, or what a scheduler says")
     define_integer("process_id", "which of them this is, from 0; by default what a scheduler says", least=0)
     define_integer("join_timeout", "seconds to wait for the others", default=300, most=MOST_WAIT_S)
+    define_figures()
     flags.DEFINE_bool(
         "profile", False, "trace one block of each phase into the run's folder, for TensorBoard and Perfetto"
     )
+
+
+def define_figures() -> None:
+    """--figure_format and --dpi; a complete run that is called again draws its figures anew."""
+    define_choices("figure_format", "png, svg, pdf, or several of them; by default png", ("png", "svg", "pdf"))
+    define_integer("dpi", "dots per inch of png; by default 110", least=30, most=1200)
 
 
 def define_accelerator() -> None:

@@ -7,8 +7,13 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from experiments.best_rate import claims as best_rate_claims
+from experiments.best_rate import figures as best_rate_figures
+from experiments.best_rate import settings as best_rate_settings
+from experiments.best_rate import study as best_rate
 from experiments.common import devices, locks, main, smoke
 from experiments.common.errors import UserError
+from experiments.common.figures import style
 from experiments.common.recording import copy, environment, make_folder, understood, write_json
 from experiments.data import by_flags
 from experiments.data.mnist import Mnist
@@ -51,6 +56,8 @@ def _reproduce(chosen: dict[str, "Study"], folder: epath.Path, data: "Data | Non
     about = environment()  # before the results folder changes: a commit that is clean should be said to be
     for study in chosen.values() if data else ():
         study.run(folder, data)  # what is missing
+    for study in chosen.values() if FLAGS.redraw else ():
+        study.redraw(folder)
     claims = [claim for study in chosen.values() for claim in study.claims(folder)]
     preset = FLAGS.preset if FLAGS.from_results is None else "full"
     for path in ledger.write(claims, about, folder, preset) if FLAGS.only is None else []:
@@ -74,6 +81,8 @@ def _prepared(chosen: dict[str, "Study"]) -> tuple[epath.Path, "Data"]:
     """The folder where the summaries will be, and what the studies learn from; the devices are settled."""
     if FLAGS.seeds == 1:
         raise UserError("--seeds=1: a verdict needs an interval, and an interval needs at least 2 seeds.")
+    if FLAGS.redraw:
+        raise UserError("--redraw draws what is kept, and needs --from_results=FOLDER; a run draws its figures anyway.")
     if "s4" not in chosen:
         main.refuse(TEXT_FLAGS, "without s4 among the studies")
     devices.settle(
@@ -98,6 +107,7 @@ class Study:
     kept: tuple[str, ...]
     claims_of: Callable[..., list[ledger.Claim]]
     entry: str
+    figures: Any
 
     def claims(self, folder: epath.Path) -> list[ledger.Claim]:
         """None, and a line, where the study is not among what is kept."""
@@ -109,6 +119,15 @@ class Study:
         summaries = [_summary(folder / name / "summary.json") for name in self.kept]
         with understood(folder, "name a folder that a run without --from_results wrote"):
             return self.claims_of(*summaries, command)
+
+    def redraw(self, folder: epath.Path) -> None:
+        """The figures of what is kept, beside each summary."""
+        for name in self.kept:
+            if (folder / name).is_dir():
+                summary = _summary(folder / name / "summary.json")
+                with understood(folder, "name a folder that a run without --from_results wrote"):
+                    for path in self.figures.draw(summary, folder / name):
+                        print(f"figure: {path}")
 
 
 def _summary(path: epath.Path) -> dict[str, Any]:
@@ -138,7 +157,9 @@ def _keep(folder: epath.Path, name: str, summary: dict[str, Any], run_path: epat
     kept = folder / name
     make_folder(kept)
     write_json(kept / "summary.json", summary)
-    drawn = [path for path in run_path.glob("*.png") if path.name != "predictions.png"]  # that one shows MNIST itself
+    drawn = [
+        path for kind in style.FORMATS for path in run_path.glob(f"*.{kind}") if path.stem != "predictions"
+    ]  # that shows MNIST itself
     copy([*drawn, run_path / "table.txt", run_path / "environment.json"], kept)
 
 
@@ -162,7 +183,7 @@ def _digit9(study: digit9.Settings, claims) -> Study:
         settings = main.settings_from_flags(digit9.presets(study))
         _run(folder, name, settings, lambda f: digit9.run(f, settings, data.mnist), digit9_figures, data.mnist)
 
-    return Study(run, (name,), claims, f"mnist_digit9.py --study={study.study}")
+    return Study(run, (name,), claims, f"mnist_digit9.py --study={study.study}", digit9_figures)
 
 
 def _sst2(folder: epath.Path, data: Data) -> None:
@@ -202,12 +223,33 @@ def _rank(folder: epath.Path, data: Data) -> None:
     )  # fmt: skip
 
 
+def _best_rate(problem: str) -> Study:
+    name = f"best_rate_{problem}"
+
+    def run(folder: epath.Path, data: Data) -> None:
+        settings = main.settings_from_flags(best_rate_settings.PRESETS[problem])
+        mnist = data.mnist if problem == "mnist" else None
+        _run(folder, name, settings, lambda f: best_rate.run(f, settings, mnist), best_rate_figures, mnist)
+
+    return Study(
+        run, (name,), best_rate_claims.of(problem), f"rate_against_rank.py --problem={problem}", best_rate_figures
+    )
+
+
 STUDIES = {
     "s0": _digit9(digit9.S0, digit9_claims.s0),
     "s1": _digit9(digit9.S1, digit9_claims.s1),
-    "s2": Study(_linear, ("linear_teacher",), linear_claims.claims, "linear_teacher.py"),
-    "sst2": Study(_sst2, ("bert_sst2", "bert_sst2_one_rate"), sst2_claims.claims, "reproduce.py --only=sst2"),
-    "s3": Study(_new_digits, ("mnist_new_digits",), new_digits_claims.claims, "mnist_new_digits.py"),
-    "s4": Study(_tiny_lm, ("tiny_lm",), lm_claims.claims, "tiny_lm.py --job=study"),
-    "rank": Study(_rank, (), lambda command: [], "rank_sweep.py"),  # no claim of a study: the picture of the README
+    "s2": Study(_linear, ("linear_teacher",), linear_claims.claims, "linear_teacher.py", linear_figures),
+    "sst2": Study(
+        _sst2, ("bert_sst2", "bert_sst2_one_rate"), sst2_claims.claims, "reproduce.py --only=sst2", sst2_figures
+    ),
+    "s3": Study(
+        _new_digits, ("mnist_new_digits",), new_digits_claims.claims, "mnist_new_digits.py", new_digits_figures
+    ),
+    "s4": Study(_tiny_lm, ("tiny_lm",), lm_claims.claims, "tiny_lm.py --job=study", lm_figures),
+    "rate": _best_rate("mnist"),
+    "rate_linear": _best_rate("linear"),
+    "rank": Study(
+        _rank, (), lambda command: [], "rank_sweep.py", rank_figures
+    ),  # no claim of a study: the picture of the README
 }

@@ -3,6 +3,7 @@
 import io
 
 import matplotlib
+from absl import flags
 from etils import epath
 
 from experiments.common import smoke
@@ -11,6 +12,10 @@ from experiments.common.recording import write_bytes
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+FLAGS = flags.FLAGS
+FORMATS = ("png", "svg", "pdf")
+UNDATED = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+DPI = 110
 COLORS = {"LoRA": "#1f77b4", "full": "#d62728", "head only": "#7f7f7f", "base": "#2ca02c"}
 
 
@@ -24,18 +29,28 @@ def new(width: float = 7, height: float = 4.5, columns: int = 1, **kwargs):
 
 
 def save(figure, path: epath.Path) -> epath.Path:
-    """As PNG, whole or not at all; metadata without dates, so that equal data give equal files. Of several processes the first writes.
+    """As --figure_format and --dpi say, each file whole or not at all; without dates, so that equal data give equal files. Of several processes
+    the first writes.
 
     Returns:
-      `path`, on every process.
+      The file, on every process; of several formats the first that is named.
     """
     if smoke.is_on():
         figure.suptitle("\n".join(filter(None, [smoke.NOTE, figure.get_suptitle()])), fontsize=8)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
+    paths = [path.with_suffix(f".{format}") for format in _given("figure_format", FORMATS[:1])]
+    for file in paths:
+        drawn = io.BytesIO()
+        kind = file.suffix.removeprefix(".")
+        with matplotlib.rc_context({"svg.hashsalt": "lora_jax"}):  # ids that are the same each time
+            figure.savefig(drawn, format=kind, dpi=_given("dpi", DPI), metadata=UNDATED[kind])
+        write_bytes(file, drawn.getvalue())
     plt.close(figure)
-    write_bytes(path, picture.getvalue())
-    return path
+    return paths[0]
+
+
+def _given(flag: str, default):
+    """A flag's value; the default where nothing has flags (a test, a notebook)."""
+    return default if flag not in FLAGS or FLAGS[flag].value is None else FLAGS[flag].value
 
 
 def error_bars(estimates: list[dict]) -> list[list[float]]:

@@ -1,0 +1,1 @@
+"""How the best learning rate moves with the rank, under each rule for the scale."""

@@ -1,0 +1,102 @@
+"""What is learned: a frozen base for each seed, data, and the loss whose best rate is asked for.
+
+Letters: S seeds, N examples, D features.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.best_rate.settings import HIDDEN, Settings
+from experiments.common.classification import cross_entropy
+from experiments.common.pretraining import train_bases
+from experiments.common.recording import RunFolder
+from experiments.data.mnist import Mnist, Split
+from lora_jax.models.mlp import MLP
+
+TUNING = 5000  # images held out of training, on which a rate is found best; as many of the test images tell its loss
+DECAY = 0.9  # sigma_i = DECAY^i of what a linear teacher adds to the base
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """`bases` are stacked [S, ...]; `train`, `tuning`, `test` are trees [N, ...], of seed s where `is_own` and there is a leading axis [S]."""
+
+    model: nn.Module
+    targets: tuple[str, ...]
+    bases: Any
+    example: jax.Array
+    sets: Callable[[int], dict[str, Any]]  # seed -> {"train", "tuning", "test"}
+    loss: Callable[[nn.Module], Callable]  # as lora_jax.training wants it
+    score: Callable[[nn.Module], Callable]  # (params, batch) -> {"loss": [B]}
+
+
+def linear(settings: Settings) -> Problem:
+    """y = x (W0 + delta), delta of geometric singular values, W0 frozen at 0: it would only be added on both sides.
+
+    White inputs, X^T X = N I, so the loss of the student is ||delta - s a b||_F^2 and any batch is all of the data.
+    """
+    width = HIDDEN["linear"]
+    keys = jax.vmap(jax.random.key)(jnp.arange(settings.seeds, dtype=jnp.uint32))
+    teachers = jax.jit(jax.vmap(lambda key: _teacher(key, width)))(keys)
+    x = jnp.sqrt(float(width)) * jnp.linalg.qr(jax.random.normal(jax.random.key(7), (width, width)))[0]
+
+    def sets(seed: int) -> dict[str, Any]:
+        examples = {"x": x, "y": x @ teachers[seed]}
+        return {"train": examples, "tuning": examples, "test": examples}
+
+    def score(model: nn.Module):
+        return lambda params, batch: {
+            "loss": ((model.apply({"params": params}, batch["x"]) - batch["y"]) ** 2).sum(axis=-1)
+        }
+
+    def loss(model: nn.Module):
+        return lambda params, batch, key: (score(model)(params, batch)["loss"].mean(), {})
+
+    bases = {"kernel": jnp.zeros((settings.seeds, width, width))}
+    return Problem(nn.Dense(width, use_bias=False), ("*",), bases, x[:1], sets, loss, score)
+
+
+def _teacher(key: jax.Array, width: int) -> jax.Array:
+    left, right = (jnp.linalg.qr(jax.random.normal(each, (width, width)))[0] for each in jax.random.split(key))
+    return (left * DECAY ** jnp.arange(width)[None]) @ right
+
+
+def mnist(folder: RunFolder, settings: Settings, data: Mnist) -> Problem:
+    """A base that reads upright digits learns to read them lying on their side; its hidden layers adapt, its classifier stays."""
+    width = HIDDEN["mnist"]
+    model = MLP((width, width))
+    shuffled = np.random.default_rng(2).permutation(len(data.train.y))
+    held_out = min(TUNING, len(shuffled) // 10)
+    tuning, train = (
+        Split(data.train.x[rows], data.train.y[rows]) for rows in (shuffled[:held_out], shuffled[held_out:])
+    )
+    test = Split(data.test.x[:TUNING], data.test.y[:TUNING])
+    bases, _ = train_bases(
+        folder, model, train.on_device(), test.on_device(),
+        seeds=settings.seeds, epochs=settings.base_epochs, batch_size=settings.batch_size,
+    )  # fmt: skip
+    turned = {
+        name: _turned(split).on_device() for name, split in (("train", train), ("tuning", tuning), ("test", test))
+    }
+
+    def score(model: nn.Module):
+        def losses(params, batch):
+            logits = model.apply({"params": params}, batch["x"])
+            return {"loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])}
+
+        return losses
+
+    return Problem(model, ("hidden_*",), bases, jnp.ones((1, 784)), lambda seed: turned, cross_entropy, score)
+
+
+def _turned(split: Split) -> Split:
+    """Every image by a quarter."""
+    images = np.rot90(split.x.reshape(-1, 28, 28), axes=(1, 2))
+    return Split(np.ascontiguousarray(images).reshape(len(split.x), -1), split.y)

@@ -1,0 +1,187 @@
+"""Is the best rate found where it is, are windows widened until it is inside, and does a member learn what it would alone?"""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+import lora_jax
+from experiments.best_rate import claims, figures, problems, study, vertex
+from experiments.best_rate.settings import HORIZONS, PRESETS, RULES, STEP, Settings, rate
+from experiments.common.errors import UserError
+from tests.experiments.entries import execute
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.mark.parametrize("at", [3.0, 4.3, 5.5])
+def test_the_vertex_of_a_bowl_in_the_logarithm_of_the_rate(at):
+    powers = range(10)
+    found, is_edge = vertex.best(powers, [(power - at) ** 2 + 0.5 for power in powers])
+    assert found == pytest.approx(at) and not is_edge
+
+
+def test_a_loss_that_jumps_beyond_the_best_rate_does_not_pull_the_vertex_back():
+    losses = [9.0, 4.0, 1.0, 0.0, 1.0, 400.0]
+    assert vertex.best(range(6), losses)[0] == pytest.approx(3.0)
+    assert vertex.best(range(6), [*losses[:4], np.inf, np.inf])[0] == 3.0  # nothing finite beyond: where it is lowest
+
+
+@pytest.mark.parametrize("losses", [[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [np.inf, 1.0, 2.0], [1.0]])
+def test_a_best_rate_without_neighbours_is_at_the_edge(losses):
+    assert vertex.best(range(len(losses)), losses)[1]
+
+
+def losses(at) -> study.Losses:
+    """Of one cell: four rates, best at power `at`; two seeds."""
+    return {("alpha = c r", 1): {p: {"tuning": [1 + (p - at) ** 2] * 2, "test": [0.0, 0.0]} for p in range(4, 8)}}
+
+
+@pytest.mark.parametrize(("at", "more"), [(2, range(2, 4)), (9, range(8, 10)), (5.6, None)])
+def test_windows_are_widened_towards_the_best_rate(at, more):
+    wide = (
+        losses(at)
+        if more
+        else {("alpha = c r", 1): {p: {"tuning": [1 + (p - at) ** 2] * 2, "test": [0.0, 0.0]} for p in range(2, 10)}}
+    )
+    assert study._beyond(wide, 2) == ({("alpha = c r", 1): more} if more else {})
+
+
+def test_the_search_goes_on_until_the_best_is_inside(monkeypatch):
+    def train(folder, settings, problem, wanted, phase, horizon):
+        return {
+            cell: {p: {"tuning": [1 + (p - 20) ** 2], "test": [0.5]} for p in powers} for cell, powers in wanted.items()
+        }
+
+    monkeypatch.setattr(study, "_train", train)
+    settings = Settings(ranks=(1, 2), seeds=1, window=12, rounds=5)
+    found = study._horizon(None, settings, None, "short")
+    assert set(found) == {(rule, rank) for rule in RULES for rank in (1, 2)} | {("full", 0)}
+    for by_power in found.values():
+        assert vertex.best(*study._curve(by_power)) == (pytest.approx(20.0), False)
+
+
+def test_a_member_learns_what_it_would_alone(tmp_path):
+    settings = dataclasses.replace(PRESETS["linear"]["smoke"], ranks=(1, 4), seeds=2, steps=(6, 6))
+    problem = problems.linear(settings)
+    each = [(("alpha = c r", 1), 6), (("alpha fixed", 4), 9), (("alpha / sqrt(r)", 4), 3)]
+    program = study._Program(None, settings, problem, each, "short")
+    for seed in (0, 1):
+        base = jax.tree.map(lambda leaf, s=seed: leaf[s], problem.bases)
+        state, shared = program._start(base, seed)
+        sets = problem.sets(seed)
+        state, _ = program.trainer.run(state, shared, sets["train"], program._order(seed, 64))
+        scores = np.asarray(program._score(state, shared, sets["test"]))
+        for (cell, power), score in zip(each, scores, strict=True):
+            assert score == pytest.approx(alone(problem, settings, cell, rate(power), seed), rel=2e-4)
+    assert len(program.trainer.traces) == 1
+
+
+def alone(problem, settings, cell, learning_rate, seed) -> float:
+    """By an optax loop on y = x (s a b), without the library but for the first factors."""
+    scale = (
+        settings.scale * {"alpha = c r": 1.0, "alpha fixed": 1 / cell[1], "alpha / sqrt(r)": cell[1] ** -0.5}[cell[0]]
+    )
+    config = lora_jax.LoRAConfig(rank=cell[1], targets="*", scaling="constant", alpha=scale)
+    fresh = lora_jax.adapt(
+        jax.random.key(seed),
+        {"kernel": problem.bases["kernel"][seed]},
+        lora_jax.LoRA(problem.model, config),
+        problem.example,
+    )
+    factors = {"a": fresh["lora_a"], "b": fresh["lora_b"]}
+    examples = problem.sets(seed)["train"]
+    optimizer = optax.adam(lambda step: learning_rate * (1 - step / 6))
+    state = optimizer.init(factors)
+
+    def loss(factors):
+        return ((examples["x"] @ (scale * factors["a"] @ factors["b"]) - examples["y"]) ** 2).sum(-1).mean()
+
+    for _ in range(6):
+        updates, state = optimizer.update(jax.grad(loss)(factors), state)
+        factors = optax.apply_updates(factors, updates)
+    return float(loss(factors))
+
+
+def test_the_linear_loss_is_the_distance_of_the_matrices():
+    problem = problems.linear(dataclasses.replace(PRESETS["linear"]["smoke"], seeds=1))
+    delta = jnp.linalg.lstsq(problem.sets(0)["train"]["x"], problem.sets(0)["train"]["y"])[0]
+    np.testing.assert_allclose(jnp.linalg.svd(delta, compute_uv=False), 0.9 ** np.arange(64), rtol=1e-4)
+    loss, _ = problem.loss(problem.model)({"kernel": jnp.zeros((64, 64))}, problem.sets(0)["train"], None)
+    assert loss == pytest.approx(float((delta**2).sum()), rel=1e-4)
+
+
+def made_up(e: float, ratio: float = 10.0, *, at_edge: bool = False, n: int = 8):
+    """A summary whose exponents are about e."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"horizon": horizon, "rule": rule,
+         "by_seed": {"exponent": (e + 0.02 * rng.normal(size=n)).tolist(), "ratio_to_full": {"8": (ratio * 1.05 ** rng.normal(size=n)).tolist()}}}
+        for horizon in HORIZONS for rule in RULES
+    ]  # fmt: skip
+    return {
+        "exponents": rows,
+        "cells": [{"horizon": h, "rule": r, "rate_at_edge": at_edge} for h in HORIZONS for r in (*RULES, "full")],
+    }
+
+
+@pytest.mark.parametrize(
+    ("summary", "verdicts"),
+    [
+        (made_up(0.0), ["holds"] * 4),
+        (made_up(-0.6, ratio=40.0), ["does not hold"] * 4),
+        (made_up(-0.15), ["not settled"] * 3 + ["holds"]),
+        (made_up(0.0, at_edge=True), ["not settled"] * 4),
+    ],
+)
+def test_verdicts(summary, verdicts):
+    assert [claim.verdict for claim in claims.of("mnist")(summary, "command")] == verdicts
+
+
+def test_the_entry(tmp_path, capsys):
+    arguments = (
+        "--problem=linear",
+        "--preset=smoke",
+        "--seeds=2",
+        "--ranks=1,4",
+        f"--workdir={tmp_path}",
+        "--accelerator=cpu",
+    )
+    assert execute("rate_against_rank.py", *arguments, "--figure_format=png,svg", "--dpi=50") == 0
+    (folder,) = tmp_path.glob("best_rate_linear-*")
+    summary = json.loads((folder / "summary.json").read_text())
+    for row in summary["cells"]:
+        assert len(row["by_seed"]["tuning_losses"]) == 2 and len(row["by_seed"]["tuning_losses"][0]) == len(
+            row["rates"]
+        )
+        assert np.diff(np.log(row["rates"])) == pytest.approx(np.log(STEP), rel=1e-4)
+    assert {path.suffix for path in folder.glob("best_rate_vs_rank.*")} == {".png", ".svg"}
+    with Image.open(folder / "loss_vs_rate.png") as picture:
+        assert picture.size == (600, 210)
+    assert "alpha / sqrt(r)" in figures.table(summary)
+    capsys.readouterr()
+    assert execute("rate_against_rank.py", *arguments) == 0  # complete: it draws again, and trains nothing
+    assert "is complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--problem=linear", "--data_dir=x"), "--data_dir has no meaning with --problem=linear"),
+        (("--problem=linear", "--ranks=64"), "--ranks: 64 is above 32"),
+        (("--problem=linear", "--figure_format=gif"), "expected some of png, svg, pdf"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, said, capsys):
+    assert execute("rate_against_rank.py", *arguments) in (1, 2)
+    assert said in capsys.readouterr().err
+
+
+def test_ranks_that_are_not_low_are_refused():
+    with pytest.raises(UserError, match="half the width"):
+        Settings(problem="linear", ranks=(1, 64))
