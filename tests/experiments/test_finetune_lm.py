@@ -158,7 +158,7 @@ def test_bfloat16_is_computed_in_and_kept_and_what_trains_is_float32(run, home):
 def test_the_head_is_the_output_layer_or_the_table_that_it_is_tied_to(tmp_path):
     for tied, expected in ((True, {"model/embed_tokens/embedding"}), (False, {"lm_head/kernel"})):
         base = chat_lm.base(tmp_path / str(tied), config=dataclasses.replace(chat_lm.CONFIG, tie_word_embeddings=tied))
-        mask = finetune_jobs.finetune_training.mask_of(chat_lm.settings(regime="head"), base, base.params)
+        mask = finetune_jobs.training.mask_of(chat_lm.settings(regime="head"), base, base.params)
         assert {path for path, trains in flat(mask).items() if trains} == expected
 
 

@@ -213,10 +213,10 @@ def test_answers_are_given_to_each_prompt_whatever_is_beside_it(tmp_path):
 
 def test_an_adapter_switched_off_is_the_base(tmp_path):
     base = chat_lm.base(tmp_path)
-    start = finetune_jobs.finetune_training.begun(chat_lm.settings(), base)
+    start = finetune_jobs.training.begun(chat_lm.settings(), base)
     random = jax.tree.map(lambda leaf: leaf + 0.1, lora_jax.adapter_of(start.params))
     voice = Voice(lora_jax.swap(start.params, random | {}), start.through)
-    off = finetune_jobs.finetune_saved.off(voice)
+    off = finetune_jobs.saved.off(voice)
     on, without, alone = (of.through.apply({"params": of.params}, IDS) for of in (voice, off, base.voice))
     np.testing.assert_array_equal(without, alone)
     assert float(jnp.abs(on - alone).max()) > 0.1
