@@ -53,7 +53,16 @@ def test_the_library_imports_no_experiment():
 
 
 def test_models_know_nothing_of_adapters():
-    """They import the library's errors, files and readers of scalars, and each other."""
+    """They import each other, and the library's helpers that have nothing to do with adapters either."""
+    helpers = {"errors", "files", "scalars", "tree", "keys"}
     for path in (ROOT / "lora_jax" / "models").glob("**/*.py"):
         rooms = {name.split(".")[1] for name in imported(path) if name.startswith("lora_jax.")}
-        assert rooms <= {"models", "errors", "files", "scalars"}, (path, rooms)
+        assert rooms <= {"models", *helpers}, (path, rooms)
+    for name in helpers:
+        for path in [ROOT / "lora_jax" / f"{name}.py", *(ROOT / "lora_jax" / name).glob("**/*.py")]:
+            rooms = (
+                {other.split(".")[1] for other in imported(path) if other.startswith("lora_jax.")}
+                if path.exists()
+                else set()
+            )
+            assert rooms <= helpers, (path, rooms)
