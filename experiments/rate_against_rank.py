@@ -2,6 +2,7 @@
 
 python experiments/rate_against_rank.py                     # MNIST, digits turned by a quarter; writes runs/best_rate_mnist-*/
 python experiments/rate_against_rank.py --problem=linear    # a linear teacher
+python experiments/rate_against_rank.py --problem=sst2      # the encoder of BERT-tiny, its classifier trained before
 """
 
 import pathlib
@@ -20,7 +21,7 @@ from experiments.common.options import by_task, define_common, define_data
 define_enum("problem", "what is learned", list(PRESETS), default="mnist")
 define_common(by_task("--problem", PRESETS, "seeds"))
 define_integers("ranks", f"ranks of the sweep; {by_task('--problem', PRESETS, 'ranks')}")
-define_data()
+define_data("the problem's data")
 
 
 def run() -> None:

@@ -14,22 +14,33 @@ import numpy as np
 import optax
 
 from experiments.best_rate.settings import HIDDEN, Settings
+from experiments.common import devices, phases
 from experiments.common.classification import cross_entropy
 from experiments.common.pretraining import train_bases
 from experiments.common.recording import RunFolder
+from experiments.data import buckets
 from experiments.data.mnist import Mnist, Split
+from experiments.data.sst2 import Texts
+from experiments.sst2.inputs import Inputs
+from lora_jax import sweep
+from lora_jax.models import bert, bert_folder
 from lora_jax.models.mlp import MLP
+from lora_jax.partition import trainable_mask
 
+ENCODER = ("*/query", "*/key", "*/value", "*/dense")
+TOKENS = 32
+HEAD_RATE, HEAD_STEPS = 3e-3, 300
 TUNING = 5000  # images held out of training, on which a rate is found best; as many of the test images tell its loss
 DECAY = 0.9  # sigma_i = DECAY^i of what a linear teacher adds to the base
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """`bases` are stacked [S, ...]; `train`, `tuning`, `test` are trees [N, ...], of seed s where `is_own` and there is a leading axis [S]."""
+    """`targets` are the layers that adapters sit on, `kernels` the same as full fine-tuning trains them; `bases` are stacked [S, ...]."""
 
     model: nn.Module
     targets: tuple[str, ...]
+    kernels: tuple[str, ...]
     bases: Any
     example: jax.Array
     sets: Callable[[int], dict[str, Any]]  # seed -> {"train", "tuning", "test"}
@@ -60,7 +71,7 @@ def linear(settings: Settings) -> Problem:
         return lambda params, batch, key: (score(model)(params, batch)["loss"].mean(), {})
 
     bases = {"kernel": jnp.zeros((settings.seeds, width, width))}
-    return Problem(nn.Dense(width, use_bias=False), ("*",), bases, x[:1], sets, loss, score)
+    return Problem(nn.Dense(width, use_bias=False), ("*",), ("kernel",), bases, x[:1], sets, loss, score)
 
 
 def _teacher(key: jax.Array, width: int) -> jax.Array:
@@ -93,7 +104,62 @@ def mnist(folder: RunFolder, settings: Settings, data: Mnist) -> Problem:
 
         return losses
 
-    return Problem(model, ("hidden_*",), bases, jnp.ones((1, 784)), lambda seed: turned, cross_entropy, score)
+    return Problem(
+        model, ("hidden_*",), ("hidden_*/kernel",), bases, jnp.ones((1, 784)), lambda seed: turned, cross_entropy, score
+    )
+
+
+def sst2(folder: RunFolder, settings: Settings, inputs: Inputs) -> Problem:
+    """A BERT whose classifier has been trained on the frozen encoder; then the linear layers of its encoder adapt, and the classifier stays."""
+    found = inputs.base.folder
+    model = bert.BertForSequenceClassification(found.config.with_dropout(0.0), num_labels=2)
+    encoded = {
+        name: _of_one_length(inputs, texts)
+        for name, texts in (
+            ("train", inputs.data.train),
+            ("tuning", inputs.data.tuning),
+            ("test", inputs.data.validation),
+        )
+    }
+
+    def logits(model: nn.Module, params, batch):
+        return model.apply({"params": params}, batch["x"], batch["x"] != 0)
+
+    def score(model: nn.Module):
+        return lambda params, batch: {
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits(model, params, batch), batch["y"])
+        }
+
+    def loss(model: nn.Module):
+        return lambda params, batch, key: (score(model)(params, batch)["loss"].mean(), {})
+
+    bases = _with_heads(folder, settings, model, {"bert": found.params["bert"]}, encoded["train"], loss(model))
+    return Problem(
+        model, ENCODER, tuple(f"{name}/kernel" for name in ENCODER), bases, encoded["train"]["x"][:1], lambda seed: encoded, loss, score
+    )  # fmt: skip
+
+
+def _of_one_length(inputs: Inputs, texts: Texts, most: int) -> dict[str, jax.Array]:
+    """The first sentences, cut at one length: every length would be another program."""
+    few = Texts(texts.sentences[:most], texts.labels[:most])
+    (bucket,) = buckets.encode(inputs.base.tokenizer, few, (TOKENS,))
+    return {"x": jnp.asarray(bucket.input_ids), "y": jnp.asarray(bucket.labels, jnp.int32)}
+
+
+def _with_heads(folder: RunFolder, settings: Settings, model, loaded, train, loss):
+    """The base [S, ...] with a head of each seed, which alone is trained."""
+    whole = [bert_folder.initialised(model, jax.random.key(seed), loaded)[0] for seed in range(settings.seeds)]
+    heads = {"classifier": jax.tree.map(lambda *leaves: jnp.stack(leaves), *[tree["classifier"] for tree in whole])}
+    rest = {"bert": whole[0]["bert"]}
+    trainer = sweep.Sweep(loss, optax.adam, settings.strategy, devices.mesh())
+    seeds = range(settings.seeds)
+    state = trainer.start(
+        heads, trainable_mask(heads, train="*"), learning_rates=[HEAD_RATE] * settings.seeds, seeds=seeds, padded=False
+    )
+    shape = (HEAD_STEPS if settings.base_epochs > 1 else 5, settings.batch_size)
+    order = jax.random.randint(jax.random.key(11), shape, 0, len(train["y"]), jnp.int32)
+    state, _ = phases.train(folder, "heads", trainer, state, rest, train, order=lambda block: order, blocks=1)
+    return {**sweep.broadcast(rest, settings.seeds), **state.train.trainable}
 
 
 def _turned(split: Split) -> Split:

@@ -8,8 +8,12 @@ STEP = 1.5  # between neighbouring rates
 UNIT = 1e-3  # every rate is UNIT * STEP^k, k a whole number: so that any two windows share theirs
 RULES = ("alpha = c r", "alpha / sqrt(r)", "alpha fixed")
 HORIZONS = ("short", "long")
-PROBLEMS = ("linear", "mnist")
-HIDDEN = {"linear": 64, "mnist": 128}  # the narrowest side of an adapted kernel: a rank there is no longer low
+PROBLEMS = ("linear", "mnist", "sst2")
+HIDDEN = {
+    "linear": 64,
+    "mnist": 128,
+    "sst2": 128,
+}  # the narrowest side of an adapted kernel: a rank there is no longer low
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +68,21 @@ def rate(power: int) -> float:
 
 _MNIST = Settings()
 _LINEAR = Settings(problem="linear", ranks=(1, 2, 4, 8, 16, 32), steps=(50, 500), scale=1.0, centre=8)
+_SST2 = Settings(
+    problem="sst2",
+    ranks=(1, 4, 16, 64),
+    window=10,
+    steps=(60, 300),
+    batch_size=32,
+    centre=5,
+    full_centre=-1,
+    strategy="sequential",
+)
 
 
 def presets(problem: str) -> dict[str, Settings]:
     """Of one problem."""
-    full = {"linear": _LINEAR, "mnist": _MNIST}[problem]
+    full = {"linear": _LINEAR, "mnist": _MNIST, "sst2": _SST2}[problem]
     quick = dataclasses.replace(full, ranks=full.ranks[::2], seeds=3, steps=(50, 200), base_epochs=1)
     smoke = dataclasses.replace(full, ranks=(1, 4), window=5, seeds=2, steps=(5, 10), base_epochs=1, rounds=0)
     return {"smoke": smoke, "quick": quick, "full": full}

@@ -23,6 +23,7 @@ from experiments.common.pretraining import order_key
 from experiments.common.recording import RunFolder, slug
 from experiments.common.statistics import bootstrap, estimate
 from experiments.data.mnist import Mnist
+from experiments.sst2.inputs import Inputs
 from lora_jax import sweep
 
 FULL = "full"
@@ -31,9 +32,9 @@ Cell = tuple[str, int]  # rule and rank; ("full", 0) for full fine-tuning of the
 Losses = dict[Cell, dict[int, dict[str, list[float]]]]  # cell -> power of the rate -> {"tuning", "test"} -> one a seed
 
 
-def run(folder: RunFolder, settings: Settings, data: Mnist | None) -> dict[str, Any]:
-    """Trains everything, checks that no base moved; returns the summary."""
-    problem = problems.linear(settings) if settings.problem == "linear" else problems.mnist(folder, settings, data)
+def run(folder: RunFolder, settings: Settings, data: Mnist | Inputs | None) -> dict[str, Any]:
+    """Trains everything, checks that no base moved; returns the summary. `data` is what the problem of the settings learns from."""
+    problem = _problem(folder, settings, data)
     before = jax.tree.map(np.asarray, problem.bases)
     memory.require(
         _needed(settings, problem), "training all ranks, rules and rates of a seed at once", "give fewer --ranks"
@@ -46,6 +47,12 @@ def run(folder: RunFolder, settings: Settings, data: Mnist | None) -> dict[str, 
         "base_unchanged": True,
         "data": data.record() if data else {"source": "a linear teacher"},
     }
+
+
+def _problem(folder: RunFolder, settings: Settings, data: Mnist | Inputs | None) -> Problem:
+    if settings.problem == "linear":
+        return problems.linear(settings)
+    return {"mnist": problems.mnist, "sst2": problems.sst2}[settings.problem](folder, settings, data)
 
 
 def _needed(settings: Settings, problem: Problem) -> int:
@@ -165,7 +172,6 @@ class _Program:
         state, _ = phases.train(
             self.folder, slug(phase), self.trainer, state, shared, sets["train"],
             order=lambda block: self._order(seed, len(sets["train"]["y"])), blocks=1,
-            follow=lambda state: {name: self._score(state, shared, sets[name]) for name in ("tuning", "test")},
         )  # fmt: skip
         return {name: np.asarray(self._score(state, shared, sets[name])) for name in ("tuning", "test")}
 
