@@ -29,14 +29,14 @@ def of(problem: str) -> Callable[[dict[str, Any], str], list[Claim]]:
 
 
 def _flat(id: str, rule: str, statement: str, summary: dict[str, Any], command: str) -> Claim:
-    """Within the margin of an exponent of 0, for either length of training; an edge settles nothing."""
+    """Within the margin of an exponent of 0, for either length of training."""
     margin = declared.of(id).margin
     rows = [row for row in summary["exponents"] if row["rule"] == rule]
     facts = []
     for row in rows:
         values = row["by_seed"]["exponent"]
         fact = equivalent(f"{row['horizon']} training: best rate ~ rank^e, e is 0", values, [0.0] * len(values), margin)
-        facts.append(_unless_at_edge(fact, summary, row["horizon"], rule))
+        facts.append(_unless_unclear(fact, summary, row["horizon"], rule))
     return settled(id, statement, facts, len(values), command, published="e = 0")
 
 
@@ -51,7 +51,7 @@ def _tenfold(id: str, summary: dict[str, Any], command: str) -> Claim:
             f"{row['horizon']} training, r = {rank}: log10 of LoRA's best rate over full's is 1", logs, [np.log10(TENFOLD)] * len(logs),
             declared.of(id).margin,
         )  # fmt: skip
-        facts.append(_unless_at_edge(fact, summary, row["horizon"], "alpha fixed"))
+        facts.append(_unless_unclear(fact, summary, row["horizon"], "alpha fixed"))
     return settled(
         id,
         "LoRA's best rate is ten times that of full fine-tuning (LoRA Without Regret)",
@@ -62,14 +62,11 @@ def _tenfold(id: str, summary: dict[str, Any], command: str) -> Claim:
     )
 
 
-def _unless_at_edge(fact: Fact, summary: dict[str, Any], horizon: str, rule: str) -> Fact:
-    at_edge = [
-        row
-        for row in summary["cells"]
-        if row["horizon"] == horizon and row["rule"] in (rule, "full") and row["rate_at_edge"]
-    ]
-    return (
-        Fact(fact.said, None, f"{fact.shown}; {len(at_edge)} best rates lie at the edge of what was tried")
-        if at_edge
-        else fact
-    )
+def _unless_unclear(fact: Fact, summary: dict[str, Any], horizon: str, rule: str) -> Fact:
+    """Not settled where a best rate lies at the edge of what was tried, or the loss is flat around it."""
+    cells = [row for row in summary["cells"] if row["horizon"] == horizon and row["rule"] in (rule, "full")]
+    for what, said in (("rate_at_edge", "at the edge of what was tried"), ("rate_is_flat", "where the loss is flat")):
+        unclear = sum(row[what] for row in cells)
+        if unclear:
+            return Fact(fact.said, None, f"{fact.shown}; {unclear} of {len(cells)} best rates lie {said}")
+    return fact

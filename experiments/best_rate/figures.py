@@ -37,9 +37,19 @@ def table(summary: dict[str, Any]) -> str:
     for row in summary["cells"]:
         lines.append(
             f"{row['horizon']:<8} {row['rule']:<16} {row['rank'] or '':>4} {row['best_rate']:>10.2e} {text(row['test_loss'], 4):<28} "
-            f"{_at_shared(shared.get((row['horizon'], row['rule'])), row['rank'])}{'  (best rate at the edge)' if row['rate_at_edge'] else ''}"
+            f"{_at_shared(shared.get((row['horizon'], row['rule'])), row['rank'])}{_unclear(row)}"
         )
     return "\n".join(lines)
+
+
+def _unclear(row: dict[str, Any]) -> str:
+    return (
+        "  (best rate at the edge)"
+        if row["rate_at_edge"]
+        else "  (flat around the best rate)"
+        if row["rate_is_flat"]
+        else ""
+    )
 
 
 def _at_shared(row: dict[str, Any] | None, rank: int | None) -> str:

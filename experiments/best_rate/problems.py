@@ -31,6 +31,7 @@ ENCODER = ("*/query", "*/key", "*/value", "*/dense")
 TOKENS = 32
 HEAD_RATE, HEAD_STEPS = 3e-3, 300
 TUNING = 5000  # images held out of training, on which a rate is found best; as many of the test images tell its loss
+DRAWN = 20_000  # inputs of a linear teacher
 DECAY = 0.9  # sigma_i = DECAY^i of what a linear teacher adds to the base
 
 
@@ -46,32 +47,42 @@ class Problem:
     sets: Callable[[int], dict[str, Any]]  # seed -> {"train", "tuning", "test"}
     loss: Callable[[nn.Module], Callable]  # as lora_jax.training wants it
     score: Callable[[nn.Module], Callable]  # (params, batch) -> {"loss": [B]}
+    least: Callable[[int], float] = lambda rank: (
+        0.0
+    )  # the loss that is left at a rank whatever is done; 0 is full fine-tuning
 
 
 def linear(settings: Settings) -> Problem:
     """y = x (W0 + delta), delta of geometric singular values, W0 frozen at 0: it would only be added on both sides.
 
-    White inputs, X^T X = N I, so the loss of the student is ||delta - s a b||_F^2 and any batch is all of the data.
+    Inputs are drawn from N(0, I) and come in batches, so that a rate can be too high. The loss that is told is that of the population,
+    ||delta - s a b||_F^2, less the least that the rank allows (Eckart-Young): what training has not reached.
     """
     width = HIDDEN["linear"]
     keys = jax.vmap(jax.random.key)(jnp.arange(settings.seeds, dtype=jnp.uint32))
     teachers = jax.jit(jax.vmap(lambda key: _teacher(key, width)))(keys)
-    x = jnp.sqrt(float(width)) * jnp.linalg.qr(jax.random.normal(jax.random.key(7), (width, width)))[0]
+    drawn = jax.random.normal(jax.random.key(7), (DRAWN, width))
+    white = jnp.sqrt(float(width)) * jnp.eye(width)  # X^T X / N = I: the mean over its rows is the population's
 
     def sets(seed: int) -> dict[str, Any]:
-        examples = {"x": x, "y": x @ teachers[seed]}
-        return {"train": examples, "tuning": examples, "test": examples}
+        of_all = {"x": white, "y": white @ teachers[seed]}
+        return {"train": {"x": drawn, "y": drawn @ teachers[seed]}, "tuning": of_all, "test": of_all}
 
     def score(model: nn.Module):
-        return lambda params, batch: {
-            "loss": ((model.apply({"params": params}, batch["x"]) - batch["y"]) ** 2).sum(axis=-1)
-        }
+        def losses(params, batch):
+            return {"loss": ((model.apply({"params": params}, batch["x"]) - batch["y"]) ** 2).sum(axis=-1)}
+
+        return losses
 
     def loss(model: nn.Module):
         return lambda params, batch, key: (score(model)(params, batch)["loss"].mean(), {})
 
     bases = {"kernel": jnp.zeros((settings.seeds, width, width))}
-    return Problem(nn.Dense(width, use_bias=False), ("*",), ("kernel",), bases, x[:1], sets, loss, score)
+    least = np.append(np.cumsum(DECAY ** (2.0 * np.arange(width))[::-1])[::-1], 0.0)  # [i]: of rank i
+    return Problem(
+        nn.Dense(width, use_bias=False), ("*",), ("kernel",), bases, white[:1], sets, loss, score,
+        lambda rank: float(least[rank]) if rank else 0.0,
+    )  # fmt: skip
 
 
 def _teacher(key: jax.Array, width: int) -> jax.Array:

@@ -67,7 +67,7 @@ def rate(power: int) -> float:
 
 
 _MNIST = Settings()
-_LINEAR = Settings(problem="linear", ranks=(1, 2, 4, 8, 16, 32), steps=(50, 500), scale=1.0, centre=8)
+_LINEAR = Settings(problem="linear", ranks=(1, 2, 4, 8, 16, 32), steps=(50, 300), scale=1.0, centre=6, full_centre=4)
 _SST2 = Settings(
     problem="sst2",
     ranks=(1, 4, 16, 64),

@@ -123,8 +123,9 @@ def _train(folder, settings: Settings, problem: Problem, wanted: dict[Cell, rang
     by_seed = [program.run(f"{phase} seed {seed}", seed) for seed in range(settings.seeds)]
     found: Losses = {}
     for i, (cell, power) in enumerate(each):
+        least = problem.least(cell[1])
         found.setdefault(cell, {})[power] = {
-            name: [float(scores[name][i]) for scores in by_seed] for name in ("tuning", "test")
+            name: [float(scores[name][i]) - least for scores in by_seed] for name in ("tuning", "test")
         }
     return found
 
@@ -210,7 +211,8 @@ def _cells(horizon: str, losses: Losses) -> list[dict[str, Any]]:
         at_best = by_power[powers[int(np.argmin(mean))]]["test"]
         rows.append({
             "horizon": horizon, "rule": rule, "rank": rank or None, "rates": [rate(p) for p in powers],
-            "best_rate": rate(0) * STEP**power, "rate_at_edge": is_edge, "test_loss": estimate(at_best),
+            "best_rate": rate(0) * STEP**power, "rate_at_edge": is_edge,
+            "rate_is_flat": vertex.is_flat(mean), "test_loss": estimate(at_best),
             "by_seed": {
                 "test_loss": at_best,
                 "tuning_losses": [[by_power[p]["tuning"][seed] for p in powers] for seed in range(len(at_best))],

@@ -32,6 +32,18 @@ def best(powers: Sequence[int], losses: Sequence[float]) -> tuple[float, bool]:
     return float(powers[lowest] + np.clip(shift, -1.0, 1.0)), False
 
 
+def is_flat(losses: Sequence[float]) -> bool:
+    """Whether no rate can be called the best: within three steps on either side no loss is 5 % above the lowest.
+
+    >>> is_flat([3.0, 2.0, 1.0, 1.01, 1.02]), is_flat([1.02, 1.0, 1.01, 1.02, 1.03])
+    (False, True)
+    """
+    losses = np.asarray(losses, float)
+    lowest = int(np.where(np.isfinite(losses), losses, np.inf).argmin())
+    near = losses[max(0, lowest - 3) : lowest + 4]
+    return not (near > 1.05 * losses[lowest]).any()
+
+
 def _ceiling(losses: np.ndarray, lowest: int) -> float:
     """Losses above it are no part of the bowl: a run that diverges at the next rate would pull the vertex away from it."""
     beside = max(losses[lowest - 1], losses[lowest + 1]) if np.isfinite(losses[lowest + 1]) else losses[lowest - 1]

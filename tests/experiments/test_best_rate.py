@@ -14,6 +14,7 @@ import lora_jax
 from experiments.best_rate import claims, figures, problems, study, vertex
 from experiments.best_rate.settings import HORIZONS, PRESETS, RULES, STEP, Settings, rate
 from experiments.common.errors import UserError
+from experiments.common.pretraining import order_key
 from tests.experiments.entries import execute
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -75,7 +76,7 @@ def test_a_member_learns_what_it_would_alone(tmp_path):
         base = jax.tree.map(lambda leaf, s=seed: leaf[s], problem.bases)
         state, shared = program._start(base, seed)
         sets = problem.sets(seed)
-        state, _ = program.trainer.run(state, shared, sets["train"], program._order(seed, 64))
+        state, _ = program.trainer.run(state, shared, sets["train"], program._order(seed, 20_000))
         scores = np.asarray(program._score(state, shared, sets["test"]))
         for (cell, power), score in zip(each, scores, strict=True):
             assert score == pytest.approx(alone(problem, settings, cell, rate(power), seed), rel=2e-4)
@@ -95,25 +96,35 @@ def alone(problem, settings, cell, learning_rate, seed) -> float:
         problem.example,
     )
     factors = {"a": fresh["lora_a"], "b": fresh["lora_b"]}
-    examples = problem.sets(seed)["train"]
+    examples, order = (
+        problem.sets(seed)["train"],
+        np.asarray(jax.random.randint(order_key(jnp.uint32(seed)), (6, 64), 0, 20_000, jnp.int32)),
+    )
     optimizer = optax.adam(lambda step: learning_rate * (1 - step / 6))
     state = optimizer.init(factors)
 
-    def loss(factors):
-        return ((examples["x"] @ (scale * factors["a"] @ factors["b"]) - examples["y"]) ** 2).sum(-1).mean()
+    def loss(factors, x, y):
+        return ((x @ (scale * factors["a"] @ factors["b"]) - y) ** 2).sum(-1).mean()
 
-    for _ in range(6):
-        updates, state = optimizer.update(jax.grad(loss)(factors), state)
+    for rows in order:
+        updates, state = optimizer.update(jax.grad(loss)(factors, examples["x"][rows], examples["y"][rows]), state)
         factors = optax.apply_updates(factors, updates)
-    return float(loss(factors))
+    return float(loss(factors, *problem.sets(seed)["test"].values()))
 
 
-def test_the_linear_loss_is_the_distance_of_the_matrices():
+def test_the_linear_loss_is_what_the_rank_has_not_reached():
+    """Checked with the best matrix of the rank, by numpy's decomposition."""
     problem = problems.linear(dataclasses.replace(PRESETS["linear"]["smoke"], seeds=1))
-    delta = jnp.linalg.lstsq(problem.sets(0)["train"]["x"], problem.sets(0)["train"]["y"])[0]
-    np.testing.assert_allclose(jnp.linalg.svd(delta, compute_uv=False), 0.9 ** np.arange(64), rtol=1e-4)
-    loss, _ = problem.loss(problem.model)({"kernel": jnp.zeros((64, 64))}, problem.sets(0)["train"], None)
-    assert loss == pytest.approx(float((delta**2).sum()), rel=1e-4)
+    whole = problem.sets(0)["test"]
+    delta = np.asarray(whole["x"].T @ whole["y"]) / 64
+    left, values, right = np.linalg.svd(delta)
+    np.testing.assert_allclose(values, 0.9 ** np.arange(64), rtol=1e-4)
+    for rank in (1, 4):
+        best = jnp.asarray((left[:, :rank] * values[:rank]) @ right[:rank])
+        loss, _ = problem.loss(problem.model)({"kernel": best}, whole, None)
+        assert loss == pytest.approx(problem.least(rank), rel=1e-4)
+    train = problem.sets(0)["train"]
+    np.testing.assert_allclose(np.linalg.lstsq(np.asarray(train["x"]), np.asarray(train["y"]))[0], delta, atol=1e-4)
 
 
 def made_up(e: float, ratio: float = 10.0, *, at_edge: bool = False, n: int = 8):
@@ -126,7 +137,11 @@ def made_up(e: float, ratio: float = 10.0, *, at_edge: bool = False, n: int = 8)
     ]  # fmt: skip
     return {
         "exponents": rows,
-        "cells": [{"horizon": h, "rule": r, "rate_at_edge": at_edge} for h in HORIZONS for r in (*RULES, "full")],
+        "cells": [
+            {"horizon": h, "rule": r, "rate_at_edge": at_edge, "rate_is_flat": False}
+            for h in HORIZONS
+            for r in (*RULES, "full")
+        ],
     }
 
 
