@@ -34,6 +34,7 @@ class Tokenizer:
       chat_template: in jinja2; None for a model that was not made for chat.
       templates: a model's other chat templates, by name; that called "tool_use" is taken where tools are given.
       variables: special tokens that a chat template knows, as sep_token, beside the four.
+      limit: how many tokens the model has, where the vocabulary has special ones beyond them; None is as many as the vocabulary.
       where: what messages call it.
 
     >>> import tokenizers
@@ -54,6 +55,7 @@ class Tokenizer:
     chat_template: str | None = None
     templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    limit: int | None = None
     where: str = "the tokenizer"
 
     @functools.cached_property
@@ -84,7 +86,14 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:  # which the package takes, or not, by its version
             raise ModelError(f"{self.where} cannot encode half a character (at place {error.start}).") from error
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        beyond = [] if self.limit is None else [id for id in ids if id >= self.limit]
+        if beyond:
+            token = self.backend.id_to_token(beyond[0])
+            raise ModelError(
+                f"{self.where}: the text has {token!r}, number {beyond[0]:,}, and the model has {self.limit:,} tokens; leave it out."
+            )
+        return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids."""
