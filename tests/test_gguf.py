@@ -182,6 +182,54 @@ def test_other_scalings(tmp_path):
     assert "its rope_freqs are not those of Llama 3's rule" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "factor", "expected"),
+    (
+        ("NONE", 4.0, None), ("LINEAR", None, None), ("LINEAR", 0.0, None), (None, 2.0, {"rope_type": "linear", "factor": 2.0}),
+        ("YARN", 4.0, {"rope_type": "yarn", "factor": 4.0}),
+    ),
+)  # fmt: skip
+def test_scalings_are_what_llama_cpp_takes_them_for(tmp_path, kind, factor, expected):
+    def change(made):
+        if kind is not None:
+            made.add_rope_scaling_type(gguf.RopeScalingType[kind])
+        if factor is not None:
+            made.add_rope_scaling_factor(factor)
+
+    assert gguf_file.read(edited(tmp_path / "model.gguf", change)).values["rope_scaling"] == expected
+
+
+def test_an_early_gemma2_has_the_caps_that_its_file_does_not_say(tmp_path):
+    cases.write(tmp_path / "model.gguf", "gemma2")
+    values = gguf_file.read(tmp_path / "model.gguf").values
+    assert (values["attn_logit_softcapping"], values["final_logit_softcapping"]) == (50.0, 30.0)  # llama.cpp's
+
+
+def test_what_llama_cpp_does_not_guess_is_not_guessed(tmp_path):
+    made = cases.writer(tmp_path / "model.gguf", sizes=False)
+    for add, value in (
+        (made.add_block_count, cases.LAYERS),
+        (made.add_context_length, 128),
+        (made.add_embedding_length, cases.HIDDEN),
+        (made.add_feed_forward_length, cases.INNER),
+        (made.add_head_count, cases.HEADS),
+        (made.add_key_length, cases.WIDTH),
+        (made.add_value_length, cases.WIDTH),
+    ):
+        add(value)
+    cases.add_tensors(made, "llama", cases.random_model("llama"))
+    cases.finish(made)
+    assert "llama.attention.layer_norm_rms_epsilon is missing" in refusal(tmp_path / "model.gguf")
+
+
+def test_a_file_without_its_table_says_so(tmp_path):
+    made, model = cases.writer(tmp_path / "model.gguf"), cases.random_model("llama")
+    del model["model.embed_tokens.weight"]
+    cases.add_tensors(made, "llama", model)
+    cases.finish(made)
+    assert "the tensor token_embd.weight, the table of all tokens, is not there" in refusal(tmp_path / "model.gguf")
+
+
 # A model in parts
 
 

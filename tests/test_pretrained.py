@@ -159,6 +159,9 @@ def changed(folder: pathlib.Path, **values) -> pathlib.Path:
         ({"model_type": "mamba"}, r"'mamba'; there is code for decoders \(llama, .* and encoders \(bert, "),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "the type is 'longrope'; there is code for linear, llama3, yarn"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "llama3 needs low_freq_factor"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: linear needs factor"),
+        ({"rope_scaling": {"type": "yarn", "factor": None}}, "rope_scaling: yarn needs factor"),
+        ({"model_type": None}, "config.json: model_type is missing; write the family's, as llama, mistral"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "rope_scaling has mscale"),
         ({"hidden_act": "swiglu"}, "hidden_act is 'swiglu'; there is code for silu"),
         ({"num_hidden_layers": 2}, "the weights do not fit config.json: unexpected model.layers.2"),
@@ -239,3 +242,55 @@ def test_what_an_encoder_has_not(as_users_run_it):
         from_pretrained(GOLDEN / "bert_odd", remat=True)
     with pytest.raises(ModelError, match="num_labels is 2, key is 0; a new head takes 1 label or more and a key"):
         from_pretrained(GOLDEN / "bert_odd", num_labels=2, key=0)
+
+
+# A tokenizer beside the weights
+
+
+def worded(folder: pathlib.Path, size: int = 37) -> pathlib.Path:
+    """A folder with a word for each of `size` tokens, the first two special."""
+    tokenizers = pytest.importorskip("tokenizers")
+    changed(folder)
+    words = {"<s>": 0, "</s>": 1, **{f"w{i}": i for i in range(2, size)}}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w2"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["<s>", "</s>"])
+    made.save(str(folder / "tokenizer.json"))
+    said = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    return folder
+
+
+def added(folder: pathlib.Path, special: bool = True, **said) -> pathlib.Path:
+    """The same with a token that the model has no row for."""
+    file = folder / "tokenizer_config.json"
+    token = {"37": {"content": "<image>", "special": special}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "added_tokens_decoder": token, **said}))
+    return folder
+
+
+def test_a_special_token_beyond_the_model_is_refused_where_a_text_has_it(tmp_path):
+    assert from_pretrained(worded(tmp_path)).tokenizer.limit is None
+    _, _, words = from_pretrained(added(tmp_path))
+    assert words.limit == 37 and words.vocab_size == 38 and words.encode("w36 </s> w3") == [36, 1, 3]
+    with pytest.raises(
+        ModelError, match="the text has '<image>', number 37, and the model has 37 tokens; leave it out"
+    ):
+        words.encode("w3 <image>")
+
+
+@pytest.mark.parametrize("said", [{"pad_token": "<image>"}, {"special": False}], ids=str)
+def test_a_token_beyond_the_model_that_is_used_is_of_another_vocabulary(tmp_path, said):
+    with pytest.raises(ModelError, match="of another vocabulary: it has ids up to 37, and the model 37 tokens"):
+        from_pretrained(added(worded(tmp_path), **said))
+
+
+def test_words_are_not_saved_among_files_of_another_tokenizer(tmp_path):
+    model, params, words = from_pretrained(worded(tmp_path / "one"))
+    save_pretrained(tmp_path / "two", model, params, words)
+    save_pretrained(tmp_path / "two", model, params, words)  # its own files are written anew
+    (tmp_path / "two" / "chat_template.jinja").write_text("of another model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+    with pytest.raises(ModelError, match=r"two has chat_template.jinja of another tokenizer, .* name another folder"):
+        save_pretrained(tmp_path / "two", model, params, words)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == before

@@ -258,7 +258,49 @@ def test_what_is_missing_names_the_extra(tmp_path, monkeypatch, missing):
     chat_template._environment.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    (
+        ({"continue_final_message": True}, "continue_final_message is no variable of a chat template"),
+        ({"chat_template": "x"}, "chat_template is no variable"),
+        ({"tools": [print]}, "expected a list of JSON schemas, as transformers.utils.get_json_schema"),
+        ({"tools": "add"}, "tools are 'add'"),
+        ({"documents": [1]}, "expected a list of objects with title and text"),
+    ),
+)
+def test_what_is_no_variable_of_a_template_is_refused(tmp_path, variables, said):
+    found = chatting(tmp_path, "qwen2.5")
+    assert said in refusal(lambda: found.chat([cases.QUESTION], **variables))
+
+
+def test_the_template_for_tools_is_taken_where_tools_are_given(tmp_path):
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+    edited(tmp_path, "tokenizer_config.json", chat_template=named)
+    found = tokenizer.read(epath.Path(tmp_path))
+    assert found.chat([cases.QUESTION], tools=[{"a": 1}]) == "tools" and found.chat([cases.QUESTION]) == "plain"
+    edited(tmp_path, "tokenizer_config.json", chat_template={"rag": "documents"})
+    found = tokenizer.read(epath.Path(tmp_path))
+    assert "no chat template called 'default'; choose of rag" in refusal(lambda: found.chat([cases.QUESTION]))
+
+
+def test_an_assistant_that_calls_a_tool_may_say_nothing(tmp_path):
+    found = with_template(tmp_path, "{% for m in messages %}{{ m.tool_calls or m.content }}<|im_end|>{% endfor %}")
+    messages = [cases.QUESTION, {"role": "assistant", "tool_calls": ["f()"]}]
+    assert answers(found, messages) == ["['f()']<|im_end|>"]
+
+
 # Folders that contradict themselves
+
+
+def test_special_tokens_that_are_named_alone_are_whole(tmp_path):
+    made = json.loads(cases.byte_pairs().to_str()) | {"added_tokens": []}
+    named = {"additional_special_tokens": ["<|im_start|>"], "eos_token": {"content": "<|im_end|>", "lstrip": True}}
+    edited(tmp_path, "tokenizer_config.json", **named)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+    found = tokenizer.read(epath.Path(tmp_path))
+    assert found.encode("<|im_start|>  <|im_end|>") == [1, 2] and found.special == {0, 1, 2}
+    assert len(found.encode("<|im_start|>")) == 1 and found.stop == (2,)
+    assert found.variables["additional_special_tokens"] == ["<|im_start|>"]
 
 
 def edited(folder, name: str, **said):
@@ -280,6 +322,13 @@ def edited(folder, name: str, **said):
         ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "y"}}}, "added_tokens_decoder names 'x'"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"7": {"content": "<new>"}}}, "7 is said"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"7": {}}}, "expected its content"),
+        (
+            "tokenizer_config.json",
+            {"additional_special_tokens": ["<new>"]},
+            "additional_special_tokens names '<new>', which is not in",
+        ),
+        ("tokenizer_config.json", {"additional_special_tokens": [5]}, "additional_special_tokens is"),
+        ("special_tokens_map.json", {"eos_token": 5}, "eos_token is 5"),
         ("added_tokens.json", {"<new>": "x"}, "an integer"),
         ("generation_config.json", {"eos_token_id": "x"}, "eos_token_id is"),
         ("tokenizer.json", {"model": {"type": "nothing"}}, "tokenizer.json cannot be read"),

@@ -16,8 +16,37 @@ NEEDS = 'Chat templates need jinja2: pip install "lora_jax[models]".'
 FILE = "<template>"  # what jinja2 calls a template's own lines in a traceback
 
 
+OTHERS = {  # arguments of transformers' apply_chat_template that no template sees
+    *("conversation", "messages", "chat_template", "tokenize", "tokenizer_kwargs", "continue_final_message"),
+    *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+}
+
+
+def require_variables(variables: Mapping[str, Any]) -> None:
+    """Raises ModelError for what is no variable of a template, and tools or documents that are no list of objects.
+
+    >>> require_variables({"enable_thinking": False})
+    """
+    odd = [name for name in variables if name in OTHERS]
+    if odd:
+        raise ModelError(
+            f"{odd[0]} is no variable of a chat template but an argument of transformers' apply_chat_template, which is not there here; leave it out."
+        )
+    for name in ("tools", "documents"):
+        value = variables.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, Sequence) or not all(isinstance(each, Mapping) for each in value):
+            wanted = "JSON schemas, as transformers.utils.get_json_schema(function) makes of a function"
+            raise ModelError(
+                f"{name} are {shown(value)}; expected a list of {wanted if name == 'tools' else 'objects with title and text'}."
+            )
+
+
 def require_messages(messages: Any) -> None:
     """Raises ModelError unless it is a list of messages, each with a role and a content that are text.
+
+    The content may be missing beside tool_calls.
 
     >>> require_messages([{"role": "user", "content": "Hello"}])
     """
@@ -29,6 +58,8 @@ def require_messages(messages: Any) -> None:
         if not isinstance(message, Mapping):
             raise ModelError(f'message {i} is {shown(message)}; expected {{"role": "user", "content": "Hello"}}.')
         for name in ("role", "content"):
+            if name == "content" and message.get("tool_calls") and message.get(name) is None:
+                continue  # an assistant that calls a tool may say nothing
             if not isinstance(message.get(name), str):
                 said = shown(message[name]) if name in message else "missing"
                 raise ModelError(
@@ -48,12 +79,13 @@ def render(
       where: for messages.
 
     Raises:
-      ModelError: for messages that are none; with the template's own words and line, where it fails or refuses them.
+      ModelError: for messages that are none, or variables that are none; with the template's own words and line, where it fails or refuses them.
 
     >>> render("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}", [{"role": "user", "content": "Hello"}], {})
     'user: Hello'
     """
     require_messages(messages)
+    require_variables(variables)
     try:
         compiled = _compiled(template)
         return compiled.render(messages=messages, **{"tools": None, "documents": None, **variables})

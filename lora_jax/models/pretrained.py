@@ -1,5 +1,6 @@
 """A pretrained model in one line: from a Hugging Face folder, a name on the hub, or a .gguf file."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from lora_jax.models.tokenizer import Tokenizer
 
 SUFFIX = ".gguf"
 DTYPES = ("float32", "bfloat16", "float16")
+OF_DECODERS = {"num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_parameters"}  # no BERT's
 ENCODERS = (BertModel, BertForSequenceClassification, BertForMaskedLM)
 
 
@@ -87,7 +89,7 @@ def from_pretrained(
         return _of_gguf(source, dtype, param_dtype, remat)
     folder = weight_files.locate(source)
     file, values = config_file.read(folder)
-    kind = values.get("model_type") or "bert"  # BERT's first releases do not say
+    kind = _family(file, values)
     if kind in bert_config.FAMILIES:
         if remat:
             raise ModelError(f"{file}: remat is {shown(remat)}, and an encoder computes no layer again; leave it out.")
@@ -99,14 +101,23 @@ def from_pretrained(
         )
     _require_none(num_labels, str(file))
     config, words = config_of(file, values), tokenizer.read(folder)
-    _require_words(words, config.vocab_size, values, str(folder))
+    words = _fitting(words, config.vocab_size, values, str(folder))
     params = causal_folder.params_of(folder, config, weight_files.read(folder), param_dtype=param_dtype)
     return Pretrained(CausalLM(config, dtype, remat), params, words)
 
 
+def _family(file: epath.Path, values: Mapping[str, Any]) -> str:
+    """The model_type; BERT where none is said and nothing tells of another, for BERT's first releases do not say."""
+    names = values.get("architectures") or ()
+    is_bert = all(str(name).startswith("Bert") for name in names) and not values.keys() & OF_DECODERS
+    if values.get("model_type") is None and not is_bert:
+        raise ModelError(f"{file}: model_type is missing; write the family's, as {', '.join(causal_config.FAMILIES)}.")
+    return values.get("model_type") or "bert"
+
+
 def _encoder(folder: epath.Path, values: dict[str, Any], dtype, param_dtype, num_labels, key) -> Pretrained:
     config, words = bert_values.config(folder, values), tokenizer.read(folder)
-    _require_words(words, config.vocab_size, values, str(folder))
+    words = _fitting(words, config.vocab_size, values, str(folder))
     found = bert_folder.built(folder, values, weight_files.read(folder), param_dtype)
     return Pretrained(*bert_folder.model_of(found, dtype=dtype, num_labels=num_labels, key=key), words)
 
@@ -114,14 +125,17 @@ def _encoder(folder: epath.Path, values: dict[str, Any], dtype, param_dtype, num
 def _of_gguf(source: str | os.PathLike, dtype: Any, param_dtype: Any, remat: bool) -> Pretrained:
     found = gguf_file.read(source, param_dtype)
     config = config_of(source, found.values)
-    _require_words(found.tokenizer, config.vocab_size, found.values, str(source))
+    words = _fitting(found.tokenizer, config.vocab_size, found.values, str(source))
     params = causal_folder.params_of(source, config, found.tensors)
-    return Pretrained(CausalLM(config, dtype, remat), params, found.tokenizer)
+    return Pretrained(CausalLM(config, dtype, remat), params, words)
 
 
-def _require_words(words: Tokenizer | None, vocab_size: int, values: Mapping[str, Any], where: str) -> None:
-    if words is not None:
-        tokenizer.require_vocabulary(words, vocab_size, values, where)
+def _fitting(words: Tokenizer | None, vocab_size: int, values: Mapping[str, Any], where: str) -> Tokenizer | None:
+    """The tokenizer, which gives no id that the model lacks. Raises ModelError for one of another vocabulary."""
+    if words is None:
+        return None
+    tokenizer.require_vocabulary(words, vocab_size, values, where)
+    return dataclasses.replace(words, limit=vocab_size) if words.vocab_size > vocab_size else words
 
 
 def _require_floating(caller: str, name: str, value: Any) -> None:
@@ -136,6 +150,14 @@ def _require_floating(caller: str, name: str, value: Any) -> None:
 def _require_none(num_labels: int | None, where: str) -> None:
     if num_labels is not None:
         raise ModelError(f"{where}: num_labels is {num_labels!r}, and a decoder has no classifier; leave it out.")
+
+
+def _require_no_other_words(folder: str | os.PathLike, words: Tokenizer) -> None:
+    others = [name for name in tokenizer.FILES if name not in words.files and (epath.Path(folder) / name).is_file()]
+    if others:
+        raise ModelError(
+            f"save_pretrained: {folder} has {', '.join(others)} of another tokenizer, which would be read with this one's files; name another folder."
+        )
 
 
 def save_pretrained(
@@ -153,7 +175,8 @@ def save_pretrained(
       dtype: of the tensors in the file; by default the widest of the parameters'.
 
     Raises:
-      ModelError: for a model that is none of ours, parameters of another one, a dtype that is none, or a folder that cannot be written.
+      ModelError: for a model that is none of ours, parameters of another one, a dtype that is none, a folder that cannot be written, or one
+        with files of another tokenizer, which would be read with those of `words`.
 
     >>> import jax, os, tempfile
     >>> small = CausalLM(causal_config.CausalLMConfig(11, 8, 16, 2, 2, 1, 16))
@@ -170,6 +193,8 @@ def save_pretrained(
         raise ModelError(
             f"save_pretrained: words are {shown(words)}; expected the Tokenizer that from_pretrained gives, or None."
         )
+    if words is not None:
+        _require_no_other_words(folder, words)
     if dtype is not None:
         _require_floating("save_pretrained", "dtype", dtype)
     about = {} if words is None else {f"{name}_token_id": getattr(words, name) for name in ("bos", "eos", "pad")}

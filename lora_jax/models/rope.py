@@ -33,7 +33,7 @@ class RopeScaling:
     """
 
     rope_type: str
-    factor: float = 1.0
+    factor: float | None = None
     low_freq_factor: float | None = None
     high_freq_factor: float | None = None
     original_max_position_embeddings: int | None = None

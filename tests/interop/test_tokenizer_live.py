@@ -83,6 +83,43 @@ def test_the_assistants_words_are_those_that_a_generation_tag_marks(tmp_path):
     assert ids == found["input_ids"] and [int(each) for each in said] == found["assistant_masks"] and sum(said) > 8
 
 
+CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"é": 1}}}]}
+SAYS_ALL = (
+    "{{ cls_token }}|{{ sep_token }}|{{ mask_token }}|{{ additional_special_tokens }}|{{ unk_token }}|{{ bos_token }}"
+)
+TOOLED = "{% for m in messages %}{{ m.role }}:{{ m.content or '' }}{% if m.tool_calls %}{{ m.tool_calls|tojson }}{% endif %};{% endfor %}"
+TOOL = [{"type": "function", "function": {"name": "add"}}]
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "variables"),
+    (
+        ([{"name": "tool_use", "template": "T{{ tools|tojson }}"}, {"name": "default", "template": "D"}], [cases.QUESTION], {"tools": TOOL}),
+        ([{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}], [cases.QUESTION], {}),
+        ([{"name": "default", "template": "D"}], [cases.QUESTION], {"tools": TOOL}),
+        ({"default": "D", "tool_use": "T"}, [cases.QUESTION], {"tools": []}),
+        (SAYS_ALL, [cases.QUESTION], {}),
+        (TOOLED, [cases.QUESTION, CALL, {"role": "tool", "content": "3"}], {}),
+        (TOOLED, [cases.QUESTION, {**CALL, "content": None}], {}),
+        ("{{ documents }}{{ foo }}", [cases.QUESTION], {"documents": [{"title": "a", "text": "b"}], "foo": 1}),
+        ("{{ messages|tojson(indent=2) }}{{ messages|tojson(sort_keys=true, separators=(',',':')) }}", [cases.QUESTION], {}),
+        ("\n\n  {% if true %}\n  a  \n  {% endif %}\n{{ 'b' }}\n\n", [cases.QUESTION], {}),
+    ),
+)  # fmt: skip
+def test_odd_templates_are_filled_alike(tmp_path, template, messages, variables):
+    cases.chat_folder(tmp_path, "smollm2")
+    said = {"cls_token": cases.SPECIAL[1], "sep_token": cases.SPECIAL[2], "chat_template": template}
+    config = {**json.loads((tmp_path / "tokenizer_config.json").read_text()), **said}
+    config["additional_special_tokens"] = [
+        cases.SPECIAL[1],
+        {"__type": "AddedToken", "content": cases.SPECIAL[2], "lstrip": False},
+    ]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ours, theirs = both(tmp_path)
+    expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
+    assert ours.chat(messages, **variables) == expected
+
+
 # Vocabularies
 
 
@@ -164,3 +201,91 @@ def test_a_sentence_encoders_truncation_and_padding_are_the_callers(tmp_path):
     made.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     assert_same_ids(*both(tmp_path), ["a text of more than four tokens", "a"])
+
+
+WORDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>", "<extra>")
+NAMED_TEXTS = (*TEXTS, "<extra>a <extra> b<|im_start|> <pad>c<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("config", "mapped"),
+    (
+        ({"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<pad>"}, None),
+        ({"eos_token": "<|im_end|>", "additional_special_tokens": ["<extra>", "<|im_start|>"]}, None),
+        ({}, {"additional_special_tokens": ["<extra>", {"content": "<|im_start|>", "lstrip": True}]}),
+        ({"additional_special_tokens": ["<extra>"]}, {"additional_special_tokens": ["<|im_start|>"]}),
+        ({"mask_token": "<extra>", "cls_token": "<pad>", "sep_token": "<|im_end|>"}, None),
+        ({}, {"mask_token": {"content": "<extra>", "lstrip": True, "rstrip": True, "normalized": False}}),
+        ({"eos_token": "<|im_end|>"}, {"eos_token": "<|endoftext|>"}),
+        ({"eos_token": None}, {"eos_token": "<|endoftext|>"}),
+        ({"eos_token": "<|im_end|>", "added_tokens_decoder": {"2": {"content": "<|im_end|>", "special": True}}}, {"eos_token": "<|endoftext|>"}),
+        ({"added_tokens_decoder": {"4": {"content": "<extra>", "special": True, "lstrip": True}}}, {"eos_token": "<|endoftext|>"}),
+    ),
+)  # fmt: skip
+@pytest.mark.parametrize("added", (True, False))
+def test_special_tokens_that_are_named_alone_are_whole(tmp_path, config, mapped, added):
+    made = json.loads(cases.byte_pairs(WORDS).to_str())
+    made["added_tokens"] = [{**token, "special": False} for token in made["added_tokens"]] if added else []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **config})
+    )
+    if mapped is not None:
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps(mapped))
+    assert_same_ids(*both(tmp_path), NAMED_TEXTS)
+
+
+@pytest.mark.parametrize("lowered", (True, False))
+@pytest.mark.parametrize(
+    "said",
+    (
+        {},
+        {"do_lower_case": False},
+        {"do_lower_case": True},
+        {"strip_accents": False},
+        {"tokenize_chinese_chars": False},
+    ),
+)
+@pytest.mark.parametrize("kind", ("BertTokenizer", "DistilBertTokenizer", "PreTrainedTokenizerFast", None))
+def test_what_the_config_says_of_capitals_goes_before_the_vocabulary(tmp_path, kind, said, lowered):
+    folder = tmp_path / "words"
+    folder.mkdir()
+    cases.word_pieces(folder)
+    made = transformers.BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=lowered)
+    made.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    named = {} if kind is None else {"tokenizer_class": kind}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**named, **said}))
+    assert_same_ids(*both(tmp_path))
+
+
+@pytest.mark.parametrize("inside", (True, False))
+@pytest.mark.parametrize("said", ({}, {"add_prefix_space": True}, {"add_prefix_space": False}))
+@pytest.mark.parametrize("kind", ("GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizerFast", "RobertaTokenizer"))
+def test_what_the_config_says_of_the_first_space_goes_before_the_vocabulary(tmp_path, kind, said, inside):
+    from tokenizers import pre_tokenizers
+
+    made = cases.byte_pairs((*ROBERTA, "<|endoftext|>"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=inside)
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind, **said}))
+    assert_same_ids(*both(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "values",
+    (
+        *({"model_type": name} for name in ("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3")),
+        *({"model_type": name} for name in ("roberta", "xlm-roberta", "camembert", "gpt2")),
+        {"model_type": "llama", "tokenizer_class": "GPT2Tokenizer"}, {"model_type": "gpt2", "tokenizer_class": "LlamaTokenizer"},
+    ),
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("told", (True, False))
+def test_a_folder_that_names_no_class_has_the_models(tmp_path, values, told):
+    special = ("<s>", "</s>", "<unk>", "<pad>", "<mask>", "<bos>", "<eos>", "<|endoftext|>")
+    cases.byte_pairs(special).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    if told:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 512}))
+    assert_same_ids(*both(tmp_path))

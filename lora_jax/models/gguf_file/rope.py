@@ -26,17 +26,17 @@ def scaling(metadata: Any, theta: float, width: int, factors: np.ndarray | None)
     Raises:
       ModelError: for factors that Llama 3's rule does not give.
     """
-    kind, factor = metadata.get("rope.scaling.type", str, "none"), metadata.get("rope.scaling.factor", float)
+    kind = metadata.get("rope.scaling.type", str)
     if factors is not None:
-        if kind != "none":
+        if kind not in (None, "none"):
             raise ModelError(f"{metadata.where}: positions are scaled twice, by rope_freqs and by {shown(kind)}.")
         return _of_factors(metadata.where, theta, width, factors)
-    factor = factor or metadata.get("rope.scale_linear", float)
-    if kind == "none" and factor in (None, 1.0):
-        return None
+    factor = metadata.get("rope.scaling.factor", float) or metadata.get("rope.scale_linear", float) or None
+    if kind == "none" or (kind in (None, "linear") and factor in (None, 1.0)):
+        return None  # llama.cpp takes the factor for 1 where there is none, or 0
     original = metadata.get("rope.scaling.original_context_length", int)
     known = {"original_max_position_embeddings": original} if original else {}
-    return {"rope_type": "linear" if kind == "none" else kind, "factor": factor, **known}
+    return {"rope_type": kind or "linear", "factor": factor, **known}
 
 
 def _of_factors(where: str, theta: float, width: int, factors: np.ndarray) -> dict[str, Any]:

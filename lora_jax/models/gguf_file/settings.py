@@ -1,5 +1,6 @@
 """A GGUF file's metadata as the config.json of its family would say it."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ class Family(NamedTuple):
     model_class: str
     fixed: dict[str, Any]
     period: int = 0  # each so many-th layer attends without a window; 0: none has one
+    caps: Mapping[str, float | None] = {}  # of logits, where the file is silent, which early ones are; llama.cpp's
     largest: int = 0  # the number of layers of the one size that scales its scores by hidden_size / heads
 
 
@@ -27,13 +29,14 @@ GELU = {
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
 }
+CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 QWEN = {"hidden_act": "silu", "use_sliding_window": False}
 FAMILIES = {
     "llama": Family("llama", "LlamaForCausalLM", SILU),
     "qwen2": Family("qwen2", "Qwen2ForCausalLM", QWEN),
     "qwen3": Family("qwen3", "Qwen3ForCausalLM", {**QWEN, "attention_bias": False}),
-    "gemma2": Family("gemma2", "Gemma2ForCausalLM", GELU, period=2, largest=46),
-    "gemma3": Family("gemma3_text", "Gemma3ForCausalLM", GELU, period=6, largest=62),
+    "gemma2": Family("gemma2", "Gemma2ForCausalLM", GELU, period=2, caps=CAPS, largest=46),
+    "gemma3": Family("gemma3_text", "Gemma3ForCausalLM", GELU, period=6, caps=dict.fromkeys(CAPS), largest=62),
 }
 WHOLE = {  # config.json -> GGUF
     "hidden_size": "embedding_length",
@@ -70,6 +73,13 @@ class Metadata:
             raise ModelError(f"{self.where}: {whole} is {shown(value)}; {said}, expected {kind.__name__}.")
         return value
 
+    def needed(self, name: str, kind: Any) -> Any:
+        """A field that must be there: what llama.cpp does not guess."""
+        value = self.get(name, kind)
+        if value is None:
+            raise ModelError(f"{self.where}: {self.architecture}.{name} is missing; fetch a file that llama.cpp reads.")
+        return value
+
     def size(self, name: str) -> int:
         """A whole number of one or more that must be there."""
         value = self.get(name, int)
@@ -97,10 +107,12 @@ def values(metadata: Metadata, shapes: dict[str, tuple[int, ...]], factors: np.n
     heads = found["num_attention_heads"]
     found["num_key_value_heads"] = metadata.get("attention.head_count_kv", int) or heads
     found["head_dim"] = _head_dim(metadata, found["hidden_size"], heads)
-    found["rms_norm_eps"] = metadata.get("attention.layer_norm_rms_epsilon", float, 1e-6)
+    found["rms_norm_eps"] = metadata.needed("attention.layer_norm_rms_epsilon", float)
     found["rope_theta"] = metadata.get("rope.freq_base", float, 10000.0)
     found["rope_scaling"] = rope.scaling(metadata, found["rope_theta"], found["head_dim"], factors)
-    found["vocab_size"] = shapes.get("token_embd.weight", (metadata.get("vocab_size", int),))[0]
+    if "token_embd.weight" not in shapes:
+        raise ModelError(f"{metadata.where}: the tensor token_embd.weight, the table of all tokens, is not there.")
+    found["vocab_size"] = shapes["token_embd.weight"][0]
     found["tie_word_embeddings"] = "output.weight" not in shapes
     if "blk.0.attn_q.bias" in shapes and "attention_bias" in found:
         found["attention_bias"] = True
@@ -115,6 +127,10 @@ def values(metadata: Metadata, shapes: dict[str, tuple[int, ...]], factors: np.n
 
 def _require_known(metadata: Metadata) -> None:
     """Raises ModelError for a field that may change what the model computes, as the number of its experts."""
+    if metadata.get("attention.causal", bool, True) is False:
+        raise ModelError(
+            f"{metadata.where}: attention.causal is false, an encoder of sentences; decoders here are causal."
+        )
     own = f"{metadata.architecture}."
     odd = [
         name
@@ -163,8 +179,7 @@ def _of_gemma(metadata: Metadata, family: Family, found: dict[str, Any]) -> dict
     plain = found["hidden_size"] // heads if layers == family.largest else found["head_dim"]
     own = {
         "query_pre_attn_scalar": plain if not scale else round(scale**-2, 3),
-        "final_logit_softcapping": metadata.get("final_logit_softcapping", float) or None,
-        "attn_logit_softcapping": metadata.get("attn_logit_softcapping", float) or None,
+        **{name: metadata.get(name, float, usual) or None for name, usual in family.caps.items()},
         "layer_types": [f"{'full' if (i + 1) % family.period == 0 else 'sliding'}_attention" for i in range(layers)],
     }
     local = {"rope_local_base_freq": metadata.get("rope.freq_base_swa", float, 10000.0)}

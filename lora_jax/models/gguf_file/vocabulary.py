@@ -53,16 +53,16 @@ def tokenizer_of(metadata: Metadata) -> Tokenizer | None:
     kind = metadata.get("tokenizer.ggml.model", str)
     if kind in (None, "no_vocab", "none"):
         return None
+    if kind not in ("gpt2", "llama"):
+        raise ModelError(
+            f"{metadata.where}: a tokenizer of the kind {shown(kind)} is not known; put the model's tokenizer.json beside the file."
+        )
     require_package()
     tokens, types = _tokens(metadata)
     if kind == "gpt2":
         backend, bos = _byte_pairs(metadata, tokens, types)
-    elif kind == "llama":
-        backend, bos = _sentence_pieces(metadata, tokens, types), True
     else:
-        raise ModelError(
-            f"{metadata.where}: a tokenizer of the kind {shown(kind)} is not known; put the model's tokenizer.json beside the file."
-        )
+        backend, bos = _sentence_pieces(metadata, tokens, types), True
     _add(backend, tokens, types)
     special = {
         f"{name}_token": tokens[id] for name in ("bos", "eos") if (id := _id(metadata, tokens, name)) is not None

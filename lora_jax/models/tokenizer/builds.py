@@ -34,10 +34,40 @@ def surround(backend: Any, bos: bool | None, eos: bool | None, special: Mapping[
     backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
 
 
+def normalise_as_bert(backend: Any, config: Mapping[str, Any]) -> None:
+    """Sets what tokenizer_config.json says of capitals, accents and Chinese; it goes before tokenizer.json."""
+    from tokenizers import normalizers
+
+    if isinstance(backend.normalizer, normalizers.BertNormalizer):
+        backend.normalizer = _of_bert(config, backend.normalizer.clean_text)
+
+
+def _of_bert(config: Mapping[str, Any], clean_text: bool = True) -> Any:
+    from tokenizers import normalizers
+
+    return normalizers.BertNormalizer(
+        clean_text=clean_text,
+        lowercase=config.get("do_lower_case", True),
+        strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+    )
+
+
+def begin_with_space(backend: Any, wanted: bool) -> None:
+    """Sets whether a text of a byte-level vocabulary begins with a space, which tokenizer_config.json says."""
+    from tokenizers import pre_tokenizers
+
+    step = backend.pre_tokenizer
+    if isinstance(step, pre_tokenizers.ByteLevel) and step.add_prefix_space != wanted:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+            add_prefix_space=wanted, trim_offsets=step.trim_offsets, use_regex=step.use_regex
+        )
+
+
 def word_pieces(content: str, config: Mapping[str, Any], special: Mapping[str, str], where: str) -> Any:
     """BERT's, of the lines of vocab.txt. Raises ModelError for a word that is there twice, or a special token that is not."""
     import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import decoders, models, pre_tokenizers, processors
 
     words = content.removesuffix("\n").split("\n")
     vocabulary = {word.removesuffix("\r"): i for i, word in enumerate(words)}
@@ -48,11 +78,7 @@ def word_pieces(content: str, config: Mapping[str, Any], special: Mapping[str, s
     if missing:
         raise ModelError(f"{where}: {', '.join(missing)} is not in it, which BERT's tokenizer needs.")
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk"]))
-    backend.normalizer = normalizers.BertNormalizer(
-        lowercase=config.get("do_lower_case", True),
-        strip_accents=config.get("strip_accents"),
-        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-    )
+    backend.normalizer = _of_bert(config)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     backend.add_special_tokens([text for text in names.values() if text in vocabulary])

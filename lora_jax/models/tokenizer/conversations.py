@@ -60,7 +60,7 @@ class _Written:
         before = self.tokenizer.encode(asked, add_special_tokens=False)
         if self.ids[: len(before)] != before:
             raise ModelError(
-                f"{self.tokenizer.where}: message {i}, {shown(self.messages[i]['content'])}, begins within a token of its question; "
+                f"{self.tokenizer.where}: message {i}, {shown(self.messages[i].get('content'))}, begins within a token of its question; "
                 "strip the spaces and line ends that it begins with."
             )
         return len(before)
@@ -75,7 +75,7 @@ class _Written:
 
     def _end_of_words(self, i: int, first: int) -> int:
         """The same in a template that writes an answer otherwise when more is said, as Qwen3's, which drops what was thought."""
-        content = self.messages[i]["content"].strip()
+        content = (self.messages[i].get("content") or "").strip()
         for place in (place for place in range(first, len(self.ids)) if self.ids[place] == self.tokenizer.end_of_turn):
             if content.endswith(self.tokenizer.decode(self.ids[first:place], skip_special_tokens=False).strip()):
                 return place + 1

@@ -7,7 +7,8 @@ from etils import epath
 
 from lora_jax.errors import ModelError, first_line, shown
 from lora_jax.files import parse, read_json, require_fields
-from lora_jax.models.tokenizer import builds, kinds
+from lora_jax.models.tokenizer import builds, kinds, named
+from lora_jax.models.tokenizer.named import Named
 from lora_jax.models.tokenizer.text import Tokenizer, require_package
 
 WHOLE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -21,7 +22,6 @@ FOREIGN = (
     "tekken.json",
 )  # vocabularies that are not read here
 MAX_BYTES = 256 * 2**20  # of one of them; the largest that is known has 35 million
-TOKEN = str | dict | None
 FIELDS = {  # of tokenizer_config.json, beside the special tokens
     "tokenizer_class": str | None,
     "added_tokens_decoder": dict[str, dict],
@@ -32,6 +32,8 @@ FIELDS = {  # of tokenizer_config.json, beside the special tokens
     "strip_accents": bool | None,
     "tokenize_chinese_chars": bool | None,
 }
+RELEASE_5 = "TokenizersBackend"  # its class for all that tokenizer.json says
+DEFAULT = "default"  # of several chat templates
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -41,18 +43,19 @@ class Said:
 
     where: epath.Path
     config: dict[str, Any]
-    special: dict[str, str]  # "eos_token" -> its text
+    special: Named
     kind: kinds.Kind
+    tokenizer_class: str | None
     added: dict[int, dict[str, Any]]  # id -> what AddedToken takes
     ends: tuple[int, ...]
-    chat_template: str | None
+    templates: dict[str, str]
 
 
 def read(folder: epath.Path) -> Tokenizer | None:
     """The tokenizer of a folder: tokenizer.json; else vocab.txt (WordPiece); else vocab.json and merges.txt (byte-level BPE); else None.
 
-    Special tokens are those of tokenizer_config.json, special_tokens_map.json and added_tokens.json; the chat template is that of
-    chat_template.jinja, else of tokenizer_config.json.
+    Special tokens are those of tokenizer_config.json, added_tokens.json and, where the first has no added_tokens_decoder, of
+    special_tokens_map.json, which then goes before it; the chat template is that of chat_template.jinja, else of tokenizer_config.json.
 
     Raises:
       ModelError: for files that cannot be read, or contradict one another; without the package `tokenizers`.
@@ -64,14 +67,24 @@ def read(folder: epath.Path) -> Tokenizer | None:
     require_package()
     said = _said(folder, files)
     backend = _backend(folder, files, said)
-    _add(backend, said)
+    named.add(backend, folder, said.added, said.special)
     padding = backend.padding or {}
     backend.no_truncation()  # what a sentence encoder's file asks for; a caller decides
     backend.no_padding()
     ids = {name.removesuffix("_token"): _id(backend, said, name) for name in NAMES}
     if ids["pad"] is None and backend.token_to_id(padding.get("pad_token", "")) == padding.get("pad_id"):
         ids["pad"] = padding.get("pad_id")
-    return Tokenizer(backend, files, **ids, ends=said.ends, chat_template=said.chat_template, where=str(folder))
+    more = {named.MORE: list(said.special.more)} if said.special.more else {}
+    return Tokenizer(
+        backend,
+        files,
+        **ids,
+        ends=said.ends,
+        chat_template=said.templates.get(DEFAULT),
+        templates={name: text for name, text in said.templates.items() if name != DEFAULT},
+        variables={**said.special.roles, **more},
+        where=str(folder),
+    )
 
 
 def _require_nothing_else(folder: epath.Path) -> None:
@@ -106,25 +119,30 @@ def _backend(folder: epath.Path, files: dict[str, bytes], said: Said) -> Any:
     if WHOLE in files:
         parse(files[WHOLE], str(folder / WHOLE), halves=True)  # a token twice, of which the package would take one
         backend = builds.whole(_text(folder / WHOLE, files[WHOLE]), str(folder / WHOLE))
-        if said.kind.surrounds:
-            bos, eos = said.config.get("add_bos_token", True), said.config.get("add_eos_token", False)
-            builds.surround(backend, bos, eos, said.special, str(folder / WHOLE))
+        _as_its_class_says(backend, said, str(folder / WHOLE))
         return backend
     if WORDS in files:
-        return builds.word_pieces(_text(folder / WORDS, files[WORDS]), said.config, said.special, str(folder / WORDS))
+        return builds.word_pieces(
+            _text(folder / WORDS, files[WORDS]), said.config, said.special.roles, str(folder / WORDS)
+        )
     vocabulary = parse(files[VOCABULARY], str(folder / VOCABULARY))
     require_fields({"it": vocabulary}, str(folder / VOCABULARY), {"it": dict[str, int]})
     merges = _text(folder / MERGES, files[MERGES])
-    return builds.byte_pairs(vocabulary, merges, said.kind.pairs, said.config, said.special, str(folder / MERGES))
+    return builds.byte_pairs(vocabulary, merges, said.kind.pairs, said.config, said.special.roles, str(folder / MERGES))
 
 
-def _model_type(folder: epath.Path) -> str | None:
-    file = folder / "config.json"
-    return (
-        require_fields(read_json(file), str(file), {"model_type": str | None}).get("model_type")
-        if file.is_file()
-        else None
-    )
+def _as_its_class_says(backend: Any, said: Said, where: str) -> None:
+    """What transformers' class sets, whatever tokenizer.json has: what stands around a text, capitals, the space before it."""
+    special, config = said.special.roles, said.config
+    if said.kind == kinds.BERT:
+        builds.normalise_as_bert(backend, config)
+    if said.kind != kinds.LLAMA and (said.tokenizer_class != RELEASE_5 or "add_prefix_space" in config):
+        builds.begin_with_space(backend, bool(config.get("add_prefix_space")))
+    if said.kind.surrounds and (
+        said.tokenizer_class is not None or backend.token_to_id(special.get("bos_token", "")) is not None
+    ):
+        bos, eos = config.get("add_bos_token", True), config.get("add_eos_token", False)
+        builds.surround(backend, bos, eos, special, where)
 
 
 def _said(folder: epath.Path, files: dict[str, bytes]) -> Said:
@@ -133,28 +151,31 @@ def _said(folder: epath.Path, files: dict[str, bytes]) -> Said:
             parse(files[name], str(folder / name)) if name in files else {}, str(folder / name), fields
         )
 
-    tokens = dict.fromkeys(kinds.ALL, TOKEN)
-    told = values(CONFIG, {**tokens, **FIELDS})
+    told = values(CONFIG, {**named.FIELDS, **FIELDS})
     config = {
-        name: value for name, value in told.items() if value is not None or name in tokens
+        name: value for name, value in told.items() if value is not None or name in named.FIELDS
     }  # no token, where one is null
-    kind = kinds.kind(config.get("tokenizer_class"), _model_type(folder))
-    special = {**kind.special, **values(SPECIAL, tokens), **{name: config[name] for name in tokens if name in config}}
-    texts = {name: _token_text(folder, name, special[name]) for name in tokens if special.get(name) is not None}
+    tokenizer_class, model_type = _class(folder, config.get("tokenizer_class"))
+    kind = kinds.kind(tokenizer_class, model_type)
+    mapped = {} if "added_tokens_decoder" in config else values(SPECIAL, named.FIELDS)
+    tokens = {**kind.special, **{name: config[name] for name in named.FIELDS if name in config}, **mapped}
+    tokens[named.MORE] = [token for of in (config, mapped) for token in of.get(named.MORE) or ()]
+    special = named.named(folder / CONFIG, tokens)
     added = {_number(folder, id): token for id, token in config.get("added_tokens_decoder", {}).items()}
     own = values(ADDED, {})
     for text, id in require_fields({"ids": own}, str(folder / ADDED), {"ids": dict[str, int]})["ids"].items():
-        added.setdefault(id, {"content": text, "special": text in texts.values(), "normalized": False})
+        added.setdefault(id, {"content": text, "special": text in special.options, "normalized": False})
     ends = values(GENERATION, {"eos_token_id": int | list[int] | None}).get("eos_token_id")
     several = () if ends is None else tuple(ends) if isinstance(ends, list) else (ends,)
-    return Said(folder, config, texts, kind, added, several, _template(folder, files, config))
+    templates = _templates(folder, files, config)
+    return Said(folder, config, special, kind, tokenizer_class, added, several, templates)
 
 
-def _token_text(folder: epath.Path, name: str, token: str | dict[str, Any]) -> str:
-    text = token if isinstance(token, str) else token.get("content")
-    if not isinstance(text, str) or not text:
-        raise ModelError(f"{folder / CONFIG}: {name} is {shown(token)}; expected the text of a token.")
-    return text
+def _class(folder: epath.Path, said: str | None) -> tuple[str | None, str | None]:
+    """(the class of the tokenizer, the model's type), of which config.json may say both."""
+    file, fields = folder / "config.json", {"model_type": str | None, "tokenizer_class": str | None}
+    values = require_fields(read_json(file), str(file), fields) if file.is_file() else {}
+    return said or values.get("tokenizer_class"), values.get("model_type")
 
 
 def _number(folder: epath.Path, id: str) -> int:
@@ -163,46 +184,26 @@ def _number(folder: epath.Path, id: str) -> int:
     return int(id)
 
 
-def _template(folder: epath.Path, files: dict[str, bytes], config: dict[str, Any]) -> str | None:
-    """chat_template.jinja; else tokenizer_config.json's, a text or a list of named ones."""
+def _templates(folder: epath.Path, files: dict[str, bytes], config: dict[str, Any]) -> dict[str, str]:
+    """By name: chat_template.jinja; else tokenizer_config.json's, a text, a list of named ones, or an object of them."""
     if TEMPLATE in files:
-        return _text(folder / TEMPLATE, files[TEMPLATE])
+        return {DEFAULT: _text(folder / TEMPLATE, files[TEMPLATE])}
     found = config.get("chat_template")
-    if isinstance(found, list):
-        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
-        found = named.get("default", None if named else found)
-    if not isinstance(found, str | None):
+    if found is None:
+        return {}
+    if isinstance(found, list) and all(isinstance(each, dict) for each in found):
+        named_ones = {each.get("name"): each.get("template") for each in found}
+    else:
+        named_ones = found if isinstance(found, dict) else {DEFAULT: found}
+    if not all(isinstance(text, str) for pair in named_ones.items() for text in pair):
         raise ModelError(
             f"{folder / CONFIG}: chat_template is {shown(found)}; expected a text, or a list of named ones."
         )
-    return found
-
-
-def _add(backend: Any, said: Said) -> None:
-    """Adds the tokens that are named with an id and that the vocabulary lacks, each at its id."""
-    from tokenizers import AddedToken
-
-    for id, token in sorted(said.added.items()):
-        text = token.get("content")
-        if not isinstance(text, str) or not text:
-            raise ModelError(f"{said.where}: added token {id} is {shown(token)}; expected its content.")
-        options = {
-            name: bool(token[name])
-            for name in ("lstrip", "rstrip", "normalized", "single_word", "special")
-            if name in token
-        }
-        if id in backend.get_added_tokens_decoder() and backend.id_to_token(id) == text:
-            continue
-        add = backend.add_special_tokens if options.get("special") else backend.add_tokens
-        add([AddedToken(text, **options)])
-        if backend.token_to_id(text) != id:
-            raise ModelError(
-                f"{said.where}: the added token {text!r} is number {backend.token_to_id(text)} of the vocabulary; {id} is said."
-            )
+    return named_ones
 
 
 def _id(backend: Any, said: Said, name: str) -> int | None:
-    text = said.special.get(name)
+    text = said.special.roles.get(name)
     if text is None:
         return None
     id = backend.token_to_id(text)

@@ -18,6 +18,7 @@ BERT = Kind(
     {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
 )
 ROBERTA = Kind(dict(zip(ALL, ("<s>", "</s>", "<pad>", "<unk>", "<s>", "</s>", "<mask>"), strict=True)), "roberta")
+XLM = ROBERTA._replace(pairs=None)  # whose vocabulary is SentencePiece's
 GPT2 = Kind({"bos_token": END, "eos_token": END, "unk_token": END}, "gpt2")
 QWEN2 = Kind({"eos_token": END, "pad_token": END, "unk_token": END}, "qwen2")
 LLAMA = Kind({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, None, True)
@@ -27,6 +28,8 @@ BY_CLASS = {
     "RobertaTokenizer": ROBERTA,
     "GPT2Tokenizer": GPT2,
     "Qwen2Tokenizer": QWEN2,
+    **dict.fromkeys(("XLMRobertaTokenizer", "CamembertTokenizer"), XLM),
+    "GPTNeoXTokenizer": GPT2._replace(pairs=None),
     **dict.fromkeys(("LlamaTokenizer", "CodeLlamaTokenizer"), LLAMA),
     "GemmaTokenizer": GEMMA,
     "PreTrainedTokenizer": PLAIN,
@@ -34,13 +37,16 @@ BY_CLASS = {
 BY_MODEL = {  # where no class is named
     **dict.fromkeys(("bert", "distilbert"), BERT),
     "roberta": ROBERTA,
+    **dict.fromkeys(("xlm-roberta", "camembert"), XLM),
     "gpt2": GPT2,
+    **dict.fromkeys(("llama", "mistral"), LLAMA),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), GEMMA),
     **dict.fromkeys(("qwen2", "qwen3"), QWEN2),
 }
 
 
 def kind(tokenizer_class: str | None, model_type: str | None) -> Kind:
-    """By tokenizer_class of tokenizer_config.json, or model_type of config.json; one of an unknown class has nothing of its own.
+    """By tokenizer_class of tokenizer_config.json or config.json, or else its model_type; one of an unknown class has nothing of its own.
 
     >>> kind("Qwen2TokenizerFast", None).special["eos_token"], kind("CLIPTokenizer", "clip").pairs
     ('<|endoftext|>', None)

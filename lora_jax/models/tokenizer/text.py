@@ -9,6 +9,7 @@ from lora_jax.errors import ModelError
 from lora_jax.models import chat_template
 from lora_jax.models.tokenizer import conversations
 
+TOOL_USE = "tool_use"
 NEEDS = 'Tokenizers need the package tokenizers: pip install "lora_jax[models]".'
 
 
@@ -31,6 +32,9 @@ class Tokenizer:
       bos, eos, pad, unk: the ids of the special tokens, None where there is none.
       ends: ids that end an answer, beside eos.
       chat_template: in jinja2; None for a model that was not made for chat.
+      templates: a model's other chat templates, by name; that called "tool_use" is taken where tools are given.
+      variables: special tokens that a chat template knows, as sep_token, beside the four.
+      limit: how many tokens the model has, where the vocabulary has special ones beyond them; None is as many as the vocabulary.
       where: what messages call it.
 
     >>> import tokenizers
@@ -49,6 +53,9 @@ class Tokenizer:
     unk: int | None = None
     ends: tuple[int, ...] = ()
     chat_template: str | None = None
+    templates: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    limit: int | None = None
     where: str = "the tokenizer"
 
     @functools.cached_property
@@ -79,7 +86,14 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:  # which the package takes, or not, by its version
             raise ModelError(f"{self.where} cannot encode half a character (at place {error.start}).") from error
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        beyond = [] if self.limit is None else [id for id in ids if id >= self.limit]
+        if beyond:
+            token = self.backend.id_to_token(beyond[0])
+            raise ModelError(
+                f"{self.where}: the text has {token!r}, number {beyond[0]:,}, and the model has {self.limit:,} tokens; leave it out."
+            )
+        return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids."""
@@ -101,17 +115,28 @@ class Tokenizer:
         Raises:
           ModelError: for a model without a template, one that fails, or messages that are none.
         """
-        if self.chat_template is None:
-            raise ModelError(
-                f"{self.where} has no chat template; give the model plain text, or name a model made for chat (as ...-Instruct)."
-            )
+        template = self._template(variables.get("tools"))
         known = {
             f"{name}_token": self.backend.id_to_token(id)
             for name in ("bos", "eos", "pad", "unk")
             if (id := getattr(self, name)) is not None
         }
-        about = {**known, "add_generation_prompt": add_generation_prompt, **variables}
-        return chat_template.render(self.chat_template, messages, about, f"{self.where}: its chat template")
+        about = {**self.variables, **known, "add_generation_prompt": add_generation_prompt, **variables}
+        return chat_template.render(template, messages, about, f"{self.where}: its chat template")
+
+    def _template(self, tools: Any) -> str:
+        if tools is not None and TOOL_USE in self.templates:
+            return self.templates[TOOL_USE]
+        if self.chat_template is not None:
+            return self.chat_template
+        if self.templates:
+            raise ModelError(
+                f"{self.where} has no chat template called 'default'; choose of {', '.join(self.templates)}: "
+                "dataclasses.replace(tokenizer, chat_template=tokenizer.templates[name])."
+            )
+        raise ModelError(
+            f"{self.where} has no chat template; give the model plain text, or name a model made for chat (as ...-Instruct)."
+        )
 
     def chat_ids(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any

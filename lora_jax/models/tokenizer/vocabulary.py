@@ -11,12 +11,15 @@ def require_vocabulary(tokenizer: Tokenizer, vocab_size: int, values: Mapping[st
     """Raises ModelError for a tokenizer of another vocabulary: ids that the model lacks, or an ordinary word where its config.json has a
     special token.
 
+    A special token without a role may be beyond the model's, as Gemma 3's <image_soft_token> is beyond that of the sizes that see no
+    images; a text that has it is refused (`Tokenizer.limit`).
+
     Args:
       vocab_size: the model's.
       values: of config.json.
       where: the folder or file.
     """
-    if tokenizer.vocab_size > vocab_size:
+    if not _is_within(tokenizer, vocab_size):
         raise ModelError(
             f"{where}: the tokenizer is of another vocabulary: it has ids up to {tokenizer.vocab_size - 1:,}, and the model {vocab_size:,} tokens."
         )
@@ -24,6 +27,15 @@ def require_vocabulary(tokenizer: Tokenizer, vocab_size: int, values: Mapping[st
         said = values.get(name)
         for id in said if isinstance(said, (list, tuple)) else [said]:
             _require_special(tokenizer, id, name, where)
+
+
+def _is_within(tokenizer: Tokenizer, vocab_size: int) -> bool:
+    """Whether the model has all ids, apart from those of special tokens without a role."""
+    if tokenizer.vocab_size <= vocab_size:
+        return True
+    beyond = {id for id in tokenizer.backend.get_vocab(with_added_tokens=True).values() if id >= vocab_size}
+    roles = {tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.unk, *tokenizer.ends}
+    return beyond <= tokenizer.special - roles
 
 
 def _require_special(tokenizer: Tokenizer, id: Any, name: str, where: str) -> None:
