@@ -66,8 +66,8 @@ def rate(power: int) -> float:
     return float(f"{UNIT * STEP**power:.6g}")
 
 
-_MNIST = Settings()
-_LINEAR = Settings(problem="linear", ranks=(1, 2, 4, 8, 16, 32), steps=(50, 300), scale=1.0, centre=6, full_centre=4)
+_MNIST = Settings(centre=8, tilt=-0.7, full_centre=5)
+_LINEAR = Settings(problem="linear", ranks=(1, 2, 4, 8, 16, 32), steps=(50, 300), scale=1.0, centre=9, tilt=-0.5, full_centre=5)
 _SST2 = Settings(
     problem="sst2",
     ranks=(1, 4, 16, 64),
