@@ -35,7 +35,8 @@ from experiments.finetune.settings import DTYPES, INITS, PRESETS, RATES
 define_enum("job", "what to do", ["finetune", "chat", "evaluate", "merge"], default="finetune")
 define_common("it has no meaning here, where one model is trained: see --seed")
 define_model(
-    "model", "a decoder: a Hugging Face folder, a name on the hub, a .gguf file, or smollm2; by default that of --adapter's run, else smollm2"
+    "model", "a decoder: a Hugging Face folder, a name on the hub, a .gguf file, or smollm2; by default the one that --adapter was made on, else "
+    "smollm2",
 )  # fmt: skip
 define_path(
     "data", "Alpaca's or MedQuAD's questions, or chat messages ({\"messages\": [...]} a line): .json or .jsonl, also .gz; by default "

@@ -87,8 +87,9 @@ def _of_messages(where: str, rows: Sequence[Any], source: str) -> Conversations:
         else:
             good.append(conversation)
     if not good:
-        why = ", ".join(f"{count:,} {problem}" for problem, count in left_out.items())
-        raise UserError(f"{where}: none of its {len(rows):,} rows is a conversation with an answer ({why}).")
+        raise UserError(
+            f"{where}: none of its {len(rows):,} rows is a conversation with an answer ({questions.reasons(left_out)})."
+        )
     return Conversations(tuple(good), dict(left_out), source)
 
 
@@ -133,7 +134,8 @@ def split(of: Conversations, held_out: int, limit: int | None) -> tuple[Conversa
     unique = _unique(of.found)
     count = min(held_out, max(1, len(unique) // 10))
     if len(unique) < 2:
-        raise UserError(f"{FLAG}: {of.source} has {len(unique)} different question; at least 2 are needed.")
+        left_out = f" ({questions.reasons(of.left_out)} left out)" if of.left_out else ""
+        raise UserError(f"{FLAG}: {of.source} has 1 different question{left_out}; at least 2 are needed.")
     left_out = dict(of.left_out)
     if len(of.found) > len(unique):
         left_out["asked before"] = len(of.found) - len(unique)

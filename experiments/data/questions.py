@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -73,8 +73,17 @@ def of_rows(where: str, given: Sequence[Any], name: str, also: str = "") -> Pair
         else:
             good.append(pair)
     if not good:
-        raise UserError(f"{where}: none of its {len(given):,} rows has a question and an answer.")
+        raise UserError(f"{where}: none of its {len(given):,} rows has a question and an answer ({reasons(left_out)}).")
     return Pairs(tuple(good), dict(left_out), f"{name} ({kind})")
+
+
+def reasons(left_out: Mapping[str, int]) -> str:
+    """How many rows were left out, and why.
+
+    >>> reasons({"no answer": 1200, "too long": 0})
+    '1,200 no answer'
+    """
+    return ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
 
 
 def _has(row: Any, fields: tuple[str, ...]) -> bool:

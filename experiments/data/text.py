@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -32,13 +33,10 @@ def _kind(path: epath.Path) -> str:
 
 @contextlib.contextmanager
 def opened(path: epath.Path) -> Iterator[IO[str]]:
-    """The UTF-8 text of a file here or in a bucket, unpacked where its name ends in .gz."""
-    if path.name.endswith(".gz"):
-        with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8") as file:
-            yield file
-    else:
-        with path.open(encoding="utf-8") as file:
-            yield file
+    """The UTF-8 text of a file here or in a bucket, its byte order mark left out, unpacked where its name ends in .gz."""
+    with path.open("rb") as stored, contextlib.ExitStack() as closing:
+        content = closing.enter_context(gzip.open(stored)) if path.name.endswith(".gz") else stored
+        yield closing.enter_context(io.TextIOWrapper(content, encoding="utf-8-sig"))
 
 
 def documents(paths: Sequence[str], field: str = "text") -> Iterator[str]:
@@ -66,7 +64,7 @@ def _paragraphs(text: str) -> list[str]:
     >>> _paragraphs("one\\nline\\n\\n  \\nanother\\n")
     ['one\\nline', 'another']
     """
-    return [part.strip() for part in BLANK.split(text.removeprefix("\ufeff")) if part.strip()]
+    return [part.strip() for part in BLANK.split(text) if part.strip()]
 
 
 def _field(path: epath.Path, number: int, line: str, field: str) -> str:

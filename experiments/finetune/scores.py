@@ -83,12 +83,10 @@ def summary(scores: Scores) -> dict[str, Any]:
 
 
 def difference(before: Scores, after: Scores) -> dict[str, Any]:
-    """After - before, paired: each resample takes the same items of both."""
-
-    gain = after.right.astype(float) - before.right
+    """After - before of the same items: the loss by bootstrap, each resample takes the same of both; the accuracy by Newcombe's interval."""
     return {
         "loss": statistics.bootstrap(lambda rows: after.loss(rows) - before.loss(rows), len(before)),
-        "accuracy": statistics.bootstrap(lambda rows: gain[rows].mean(-1), len(before)),
+        "accuracy": statistics.paired(before.right, after.right),
     }
 
 

@@ -28,7 +28,7 @@ PHASE = "finetune"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """`losses` in nats a token, one a step; `seconds_per_step` is None where no call but the first, which compiles, was timed."""
+    """`losses` in nats a token, one a step; `seconds_per_step` is None where no call was timed but the first of a process, which compiles."""
 
     voice: Voice
     losses: list[float]
@@ -93,6 +93,7 @@ def train(folder: RunFolder, settings: Settings, base: Base, start: Voice, data:
         loss_fn, tx, mesh=devices.mesh(), parts=settings.accumulate, weight=lambda part: part["weights"].sum()
     )
     rows = devices.everywhere(data.rows)
+    called: list[int] = []  # blocks, in this process
 
     def advance(state, block: int):
         order = _order(settings, len(data), block * size, size)
@@ -102,13 +103,16 @@ def train(folder: RunFolder, settings: Settings, base: Base, start: Voice, data:
         seconds = time.perf_counter() - started
         if not np.isfinite(losses).all():
             raise UserError(f"training diverged at --learning_rate={settings.rate:g}; take a lower one.")
-        return state, {"loss": losses, "seconds": seconds, "tokens": int(data.tokens[order].sum())}
+        called.append(block)
+        return state, {
+            "loss": losses, "seconds": seconds, "tokens": int(data.tokens[order].sum()), "compiled": len(called) == 1
+        }  # fmt: skip
 
     state = training.init_state(trainable, tx, jax.random.key(settings.seed), mesh=devices.mesh())
     state, history = phases.train_blocks(
         folder, PHASE, state, frozen, advance, blocks=steps // size, told=_told, unit=f"{size} steps"
     )
-    timed = history[2:]  # the first call compiles
+    timed = [line for line in history[2:] if not line.get("compiled", False)]  # nor that of a process that went on
     seconds, tokens = (float(sum(line[name] for line in timed)) for name in ("seconds", "tokens"))
     return Trained(
         Voice(lora_jax.combine(frozen, state.trainable), start.through),

@@ -68,6 +68,7 @@ def test_rows_that_are_no_conversation_are_counted_by_reason(tmp_path):
     [
         ('{"messages": []}\n', "none of its 1 rows is a conversation with an answer (1 no answer)"),
         ('{"text": "x"}\n', "its first row has text; give instruction and output (Alpaca) or question and answer (MedQuAD), or messages (chat)"),
+        ('{"instruction": "a", "output": ""}\n{"instruction": "a", "output": 5}\n', "has a question and an answer (1 no answer, 1 no text)"),
         ("", "is empty"),
         ('{"messages": \n', "line 1"),
     ],
@@ -78,6 +79,23 @@ def test_e6_files_that_hold_no_conversation(content, part, tmp_path):
     with pytest.raises(UserError) as error:
         conversations.read(str(path))
     assert_one_sentence(f"error: {error.value}\n", part)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.jsonl.gz"])
+def test_e3_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_file(name, tmp_path):
+    row = json.dumps({"instruction": "Say é.", "output": "é"}, ensure_ascii=False)
+    content = f"\ufeff{row}\r\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert conversations.read(str(tmp_path / name)).found == (asked("Say é.", "é"),)
+
+
+def test_e6_too_few_questions_are_told_with_what_was_left_out():
+    found = conversations.Conversations((asked("a", "b"), asked("a", "c")), {"no answer": 5}, "a.jsonl (alpaca)")
+    with pytest.raises(UserError) as error:
+        conversations.split(found, 3, None)
+    assert_one_sentence(
+        f"error: {error.value}\n", "has 1 different question (5 no answer left out); at least 2 are needed"
+    )
 
 
 # The split.

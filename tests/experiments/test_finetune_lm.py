@@ -96,9 +96,12 @@ def test_a_killed_run_goes_on_exactly(run, home, monkeypatch):
     monkeypatch.setattr(phases, "_measure", original)
     measured = []
     monkeypatch.setattr(finetune_jobs, "print", lambda text, **more: measured.append(text), raising=False)
-    _, cut = finished(run("--steps=12", f"--workdir={home / 'cut'}"))
+    folder, cut = finished(run("--steps=12", f"--workdir={home / 'cut'}"))
     assert not any(text.startswith("before:") for text in measured)  # it was measured before the kill
     assert cut["losses"] == whole["losses"] and cut["weights"] == whole["weights"] and cut["items"] == whole["items"]
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    last = {line["step"]: line for line in lines}  # the second process compiled in step 2
+    assert cut["seconds_per_step"] == pytest.approx(last[3]["seconds"] / 4)
 
 
 def test_accumulated_batches_are_the_big_batch(run):
@@ -183,6 +186,18 @@ def test_evaluate_says_the_runs_own_numbers_and_merge_a_model_that_says_the_same
     )  # fmt: skip
     turns = chat_lm.messages("a", "b")
     assert merged.tokenizer.conversation(turns) == base.tokenizer.conversation(turns)
+
+
+def test_what_a_limit_leaves_is_said_and_a_runs_own_limits_no_other_data(run, home):
+    folder, _ = finished(run("--limit=6", "--steps=2"))
+    data = f"--data={chat_lm.alpaca(home / 'alpaca.json', 9)}"
+    for more, said, count in (
+        ((data,), "measured on all of alpaca.json (alpaca), 9 conversations", 9),
+        ((data, "--limit=4"), "measured on the first 4 of all of alpaca.json (alpaca), 9 conversations", 4),
+        (("--limit=4",), "measured on the first 4 of what is held out of checkable instructions", 4),
+    ):
+        status, stdout, stderr = run("--job=evaluate", f"--adapter={folder}", *more)
+        assert (status, stderr) == (0, "") and said in stdout and f"held out, n = {count};" in stdout, stdout
 
 
 def test_evaluate_measures_all_of_another_file_and_the_held_out_part_of_the_runs_own(run, home):

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,10 @@ def test_smollm2_as_the_extra_has_it():
         (("--job=chat", "--data=x.json"), 2, "--data has no meaning with --job=chat"),
         (("--job=chat", "--adapter=/nowhere"), 2, "--adapter=/nowhere: there is no such folder"),
         (("--job=chat", "--temperature=1", "--top_p=2"), 1, "--top_p=2: expected a number from 1e-06 to 1"),
+        (("--job=chat", "--profile"), 2, "--profile has no meaning with --job=chat"),
+        (("--max_new_tokens=192",), 2, "--max_new_tokens: 192 is not below 192, the positions of"),
+        (("--job=evaluate", "--max_new_tokens=192"), 2, "--max_new_tokens: 192 is not below 192, the positions of"),
+        (("--job=evaluate", "--length=500"), 2, "--length: 500 is not between 8 and 192, the positions of"),
         (("--job=chat", "--max_new_tokens=192"), 2, "--max_new_tokens: 192 is not below 192, the positions of"),
         (("--job=merge",), 2, "--adapter is missing, which --job=merge needs"),
         (("--job=merge", "--adapter=x"), 2, "--out is missing, which --job=merge needs"),
@@ -182,6 +187,51 @@ def test_an_adapter_that_is_none_or_of_another_base(run, home):
         status, _, stderr = run("--job=evaluate", f"--adapter={adapter}", f"--model={other}", model=False)
         assert status == 2, stderr
         assert_one_sentence(stderr, "")
+
+
+def test_a_folder_that_is_no_model_says_what_it_is(run, home):
+    folder, _ = finished(run("--regime=full", "--steps=1"))
+    status, _, stderr = run("--job=chat", f"--model={folder}", model=False)
+    assert status == 2
+    assert_one_sentence(
+        stderr, f"it is the folder of a run, and no model; write --adapter={folder}, or --model={folder / 'model'}"
+    )
+    (home / "peft").mkdir()
+    (home / "peft" / "adapter_config.json").write_text("{}")
+    status, _, stderr = run("--job=chat", f"--model={home / 'peft'}", model=False)
+    assert status == 2
+    assert_one_sentence(stderr, "it is an adapter of PEFT, and no model; write --adapter=")
+
+
+def test_b2_an_adapters_base_is_the_one_it_names(run, home, monkeypatch):
+    """Found again from another folder, by its run or by PEFT's config; put on another one of the same shapes, that is said."""
+    monkeypatch.chdir(home)
+    folder, _ = finished(run("--model=model", "--steps=1", model=False))
+    shutil.copytree(folder / "peft", home / "copy")
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    for adapter in (folder, home / "copy"):
+        typed(monkeypatch, "")
+        status, stdout, stderr = run("--job=chat", f"--adapter={adapter}", model=False)
+        assert (status, stderr) == (0, "") and f"model: {home / 'model'}\n" in stdout, stderr
+        assert "warning" not in stdout
+    twin = chat_lm.folder(home / "twin", config=dataclasses.replace(chat_lm.CONFIG, rms_norm_eps=1e-3))
+    typed(monkeypatch, "")
+    status, stdout, _ = run("--job=chat", f"--adapter={home / 'copy'}", f"--model={twin}", model=False)
+    assert status == 0
+    assert f"adapter_config.json names {home / 'model'} as the base, and it is put on {twin}." in stdout
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_d2_a_whole_model_is_not_compared_with_another_base(layers, run, home):
+    folder, _ = finished(run("--regime=full", "--steps=1"))
+    config = dataclasses.replace(chat_lm.CONFIG, rms_norm_eps=1e-3, num_hidden_layers=layers)
+    other = chat_lm.folder(home / "other", config=config)
+    for more in (("--job=evaluate",), ("--job=chat",), ("--job=merge", f"--out={home / 'merged'}")):
+        status, _, stderr = run(*more, f"--adapter={folder}", f"--model={other}", model=False)
+        assert status == 2
+        assert_one_sentence(stderr, f"it was trained on {home / 'model'}, and {other} is another model")
+    assert not (home / "merged").exists()
 
 
 def test_a_whole_models_weights_that_were_changed_are_refused(run, home):
