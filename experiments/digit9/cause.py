@@ -21,7 +21,8 @@ def cause(id_: str, summary: dict[str, Any], command: str) -> Claim:
     low, high = ([row for rank, row in own.items() if keep(rank)] for keep in (lambda r: r <= LOW, lambda r: r >= HIGH))
     rivals = [row for row in (*own.values(), *_suspects(summary)) if row is not study]
     found = at_half(rivals, study)
-    ranks = compared("low ranks", *_padded_none(low, high, study))
+    sides = " against ".join(f"ranks {', '.join(str(row['rank']) for row in rows)}" for rows in (low, high))
+    ranks = compared(sides, *_padded_none(low, high, study))
     fact = Fact(
         f"low ranks (to {LOW}) add more than high ones (from {HIGH}), by over a fifth",
         MORE[ranks.label],
@@ -38,18 +39,19 @@ def cause(id_: str, summary: dict[str, Any], command: str) -> Claim:
 
 
 def step(id_: str, summary: dict[str, Any], command: str) -> Claim:
-    """The larger step against each rank's own."""
+    """The larger step against each rank's own; first of all, where there is such a row, a scale of 16 at the lowest rank."""
     own, larger = by_rank(summary, "own"), by_rank(summary, "larger")
     ranks = [rank for rank in own if rank in larger]
-    all_ = compared("the larger step", pooled([larger[r] for r in ranks]), pooled([own[r] for r in ranks]))
+    all_ = compared("all ranks", pooled([larger[r] for r in ranks]), pooled([own[r] for r in ranks]))
     each = family([compared(f"r = {r}", half(larger[r]), half(own[r])) for r in ranks])
-    fact = Fact(
-        "a larger step adds more at equal gain, over all ranks, by over a fifth",
-        MORE[all_.label],
-        f"{all_}",
-    )
+    facts = [Fact("a larger rate adds more at equal gain, by over a fifth", MORE[all_.label], f"{all_}")]
+    for row in summary["rows"]:
+        if row["rank"] in own and row["kind"] == "study" and (row["alpha"] or 0) > row["rank"]:
+            scaled = compared(f"{row['name']}, against {own[row['rank']]['name']}", half(row), half(own[row["rank"]]))
+            said = f"a scale of {row['alpha'] / row['rank']:g} adds more at equal gain, by over a fifth"
+            facts.insert(0, Fact(said, MORE[scaled.label], f"{scaled}"))
     return settled(
-        id_, "damage at equal gain depends on the step's size (found here)", [fact], summary["rows"][0]["accuracy_after"]["n"], command,
+        id_, "damage at equal gain depends on the step's size (found here)", facts, summary["rows"][0]["accuracy_after"]["n"], command,
         published="-",
         more=f"; rates x {_factor(own, larger, ranks):.1f}; each rank, Holm: {'; '.join(map(str, each))}",
     )  # fmt: skip

@@ -120,7 +120,8 @@ def _others(id_: str, statement: str, study, of, command: str) -> Claim:
 
 def _mitigation(id_: str, row, found: equal_gain.Comparison, command: str) -> Claim:
     """Beside the study's setting when that has as many 9s wrong."""
-    verdict_ = f"at equal gain: {found.label}"
+    mends = less("it mends 9s", row["by_seed"]["digit_after"], row["by_seed"]["digit_before"], digits=1)
+    label = f"at equal gain: {found.label}" + ("" if mends.true else " (but it mends no 9s for certain)")
     shown = (
         f"9s {text(row['digit_before'], 1)} -> {text(row['digit_after'], 1)}; added elsewhere {text(row['others_added'], 1)}; accuracy "
         f"{text(row['accuracy_after'])}"
@@ -130,10 +131,8 @@ def _mitigation(id_: str, row, found: equal_gain.Comparison, command: str) -> Cl
         f"setting {text(row['study_added_at_dose'], 0)}: difference {found.difference.shown}; {found.same.shown}; half of the 9s mended in "
         f"{row['at_half']['reached']} of {row['at_half']['of']} seeds"
     )
-    facts = (found.difference, found.same)
-    return Claim(
-        id_, f"mitigation: {row['name']}", "recommended only", shown, found.of, verdict_, reason, command, facts
-    )
+    facts = (found.difference, found.same, mends)
+    return Claim(id_, f"mitigation: {row['name']}", "recommended only", shown, found.of, label, reason, command, facts)
 
 
 def _confusions(id_: str, study, command: str) -> Claim:

@@ -69,6 +69,7 @@ def _errors_by_digit(summary, path: epath.Path) -> epath.Path:
         )
     _published(summary, left)
     left.set_ylabel("wrong test images")
+    left.set_ylim(bottom=0)
     left.legend(frameon=False)
     left.set_title("before and after", fontsize=10)
     added = [estimate(pair) for pair in _added_by_digit(row)]
@@ -128,6 +129,7 @@ def _during_training(summary, path: epath.Path) -> epath.Path:
                 alpha=0.15,
                 linewidth=0,
             )
+    axis.set_ylim(bottom=0)
     _name_lines(axis, batches[-1], {d: row["curve"][-1][d]["mean"] for d in range(10)})
     axis.set_xlabel("batches of 10")
     axis.set_ylabel("wrong test images")
@@ -137,11 +139,11 @@ def _during_training(summary, path: epath.Path) -> epath.Path:
 
 
 def _name_lines(axis, x: float, ends: dict[int, float]) -> None:
-    """Each digit at the end of its line; grey ones that end close together share a label."""
-    top = max(1.0, *ends.values())
+    """Each digit at the end of its line; those that end close together share a label."""
+    too_close = 0.045 * (axis.get_ylim()[1] - axis.get_ylim()[0])
     groups: list[list[int]] = []
     for digit in sorted(ends, key=ends.get):
-        if groups and ends[digit] - ends[groups[-1][-1]] < 0.035 * top:
+        if groups and ends[digit] - ends[groups[-1][0]] < too_close:
             groups[-1].append(digit)
         else:
             groups.append([digit])

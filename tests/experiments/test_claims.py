@@ -63,7 +63,7 @@ def treatment(
     at_half = [None] * n if half is None else (half + spread * SPREAD).tolist()
     confusions = np.zeros((n, 10, 10))
     row = {
-        "name": name, "kind": kind, "step": None, "rank": None, "learning_rate": 1e-3, "targets": None,
+        "name": name, "kind": kind, "step": None, "rank": 16, "alpha": None, "learning_rate": 1e-3, "targets": None,
         "before_by_seed": before.tolist(), "after_by_seed": ends.tolist(),
         "before": [estimate(errors) for errors in before.T], "after": [estimate(errors) for errors in ends.T],
         "by_seed": {key: values.tolist() for key, values in by_seed.items()}, **{key: estimate(values) for key, values in by_seed.items()},
@@ -166,6 +166,18 @@ def test_the_step_s_size_is_asked_over_all_ranks(larger, said):
     rows = [lora(rank, step, half) for rank in (16, 1, 4) for step, half in (("own", 50.0), ("larger", larger))]
     assert s0(*rows)["S0.6"].verdict == said
     assert "rates x 6.7" in s0(*rows)["S0.6"].reason
+
+
+def test_a_large_scale_is_asked_before_the_rates():
+    rows = [lora(rank, step, 50.0) for rank in (16, 1) for step in ("own", "larger")]
+    claim = s0(*rows, treatment("alpha 16", "study", half=400.0, rank=1, alpha=16))["S0.6"]
+    assert [fact.true for fact in claim.facts] == [True, False] and claim.verdict == "holds in part"
+    assert "a scale of 16 adds more" in claim.reason
+
+
+def test_a_mitigation_that_mends_nothing_is_said_to():
+    claim = s0(treatment(), treatment("none", "mitigation", after=80.0, at_dose=(30.0, 60.0)))["S0.5.1"]
+    assert claim.verdict == "at equal gain: less (but it mends no 9s for certain)"
 
 
 def test_adapters_on_all_layers_against_final_ones():

@@ -62,7 +62,7 @@ def digit9_summary(n: int) -> dict:
             "wrong_at_dose": [end] * n, "added_at_dose": [20 + m for m in range(n)], "study_added_at_dose": [40 - m for m in range(n)],
         }  # fmt: skip
         return {
-            "name": name, "kind": kind, "rank": rank, "step": step, "targets": None, "learning_rate": 1e-3, "parameters": 6794,
+            "name": name, "kind": kind, "rank": rank, "alpha": None, "step": step, "targets": None, "learning_rate": 1e-3, "parameters": 6794,
             "before": classes, "after": classes, "before_by_seed": errors.tolist(), "after_by_seed": (errors + 1).tolist(),
             "by_seed": by_seed, **{key: estimate(values) for key, values in by_seed.items()},
             "at_half": {
