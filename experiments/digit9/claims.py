@@ -121,7 +121,7 @@ def _others(id_: str, statement: str, study, of, command: str) -> Claim:
 def _mitigation(id_: str, row, found: equal_gain.Comparison, command: str) -> Claim:
     """Beside the study's setting when that has as many 9s wrong."""
     mends = less("it mends 9s", row["by_seed"]["digit_after"], row["by_seed"]["digit_before"], digits=1)
-    label = f"at equal gain: {found.label}" + ("" if mends.true else " (but it mends no 9s for certain)")
+    label = f"at equal gain: {found.label}" + ("" if mends.true else " (and no settled gain on 9)")
     shown = (
         f"9s {text(row['digit_before'], 1)} -> {text(row['digit_after'], 1)}; added elsewhere {text(row['others_added'], 1)}; accuracy "
         f"{text(row['accuracy_after'])}"

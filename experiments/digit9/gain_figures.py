@@ -38,8 +38,8 @@ def on_the_way(summary: dict[str, Any], path: epath.Path) -> epath.Path:
     below.set_xlabel(f"errors on digit {digit} that are mended, %")
     n = study["accuracy_after"]["n"]
     figure.suptitle(
-        f"Digit {digit} alone: the damage at an equal gain (n = {n} seeds; bands: 95 %, above of the study's setting alone, paired "
-        f"below;\nlines end where fewer than {_enough(n)} seeds get there)", fontsize=10,
+        f"Digit {digit} alone: the damage at an equal gain (n = {n} seeds; bands: 95 %, above of the study's setting alone,\npaired below; lines end "
+        f"where fewer than {_enough(n)} seeds get there)", fontsize=10,
     )  # fmt: skip
     return style.save(figure, path)
 
@@ -155,8 +155,12 @@ def _points(
 
 def mitigations(summary: dict[str, Any], path: epath.Path) -> epath.Path:
     """A line each: the share of the digit's errors that is mended, and errors added beside the study's setting at an equal gain."""
-    rows = [row for row in summary["rows"][1:] if row["kind"] in ("mitigation", "suspect") or row["targets"]]
-    found = at_dose(rows)
+    others = [row for row in summary["rows"][1:] if row["kind"] == "suspect" or row["targets"]]
+    mending = [row for row in summary["rows"] if row["kind"] == "mitigation"]
+    rows, found = (
+        [*others, *mending],
+        [*at_dose(others), *at_dose(mending)],
+    )  # each family shares its level, as in the ledger
     figure, (left, right) = style.new(10, 1.6 + 0.3 * max(6, len(rows)), columns=2, sharey=True)
     for y, (row, one) in enumerate(zip(rows, found, strict=True)):
         _interval(left, y, estimate(_mended(row)), "#444444")

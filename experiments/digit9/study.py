@@ -238,5 +238,7 @@ def _row(settings: Settings, treatment: Treatment, history, batches: np.ndarray,
     told = ("name", "kind", "step", "rank", "alpha", "learning_rate", "targets")
     about = {name: getattr(treatment, name) for name in told}
     measured = outcomes.row(test, chosen, batches, digit=settings.digit, images=images, study=study)
+    if treatment.kind == "mitigation":
+        del measured["curves"]  # half of the rows; what their tests rest on is in `by_seed`
     stopped = outcomes.estimate(batches[chosen]) if treatment.stop_early else None
     return about | measured | {"stopped_at_batch": stopped}

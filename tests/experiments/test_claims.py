@@ -177,7 +177,7 @@ def test_a_large_scale_is_asked_before_the_rates():
 
 def test_a_mitigation_that_mends_nothing_is_said_to():
     claim = s0(treatment(), treatment("none", "mitigation", after=80.0, at_dose=(30.0, 60.0)))["S0.5.1"]
-    assert claim.verdict == "at equal gain: less (but it mends no 9s for certain)"
+    assert claim.verdict == "at equal gain: less (and no settled gain on 9)"
 
 
 def test_adapters_on_all_layers_against_final_ones():
