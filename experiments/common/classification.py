@@ -12,12 +12,17 @@ import optax
 CLASSES = 10
 
 
-def cross_entropy(model: nn.Module) -> Callable:
-    """The mean cross-entropy of `batch = {"x" [B, D], "y" [B]}`, dropout on, as `lora_jax.training` wants it."""
+def cross_entropy(model: nn.Module, class_weights: jax.Array | None = None) -> Callable:
+    """The mean cross-entropy of `batch = {"x" [B, D], "y" [B]}`, dropout on, as `lora_jax.training` wants it.
+
+    Args:
+      class_weights: [C], by which each example's loss is multiplied; None for 1.
+    """
 
     def loss_fn(params: Any, batch: Any, key: jax.Array):
         logits = model.apply({"params": params}, batch["x"], train=True, rngs={"dropout": key})
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean(), {}
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return (losses if class_weights is None else class_weights[batch["y"]] * losses).mean(), {}
 
     return loss_fn
 
@@ -40,6 +45,18 @@ def errors_by_class(model: nn.Module) -> Callable:
         logits = model.apply({"params": params}, batch["x"])
         wrong = logits.argmax(axis=-1) != batch["y"]
         return {"errors": jax.nn.one_hot(batch["y"], CLASSES, dtype=jnp.int32) * wrong[:, None]}
+
+    return metric_fn
+
+
+def confusions(model: nn.Module) -> Callable:
+    """Per-example metrics [B, C, C]: `confusions` has a one where an example of the first class is taken for the second."""
+
+    def metric_fn(params: Any, batch: Any):
+        called = model.apply({"params": params}, batch["x"]).argmax(axis=-1)
+        cell = CLASSES * batch["y"] + called
+        cells = jax.nn.one_hot(cell, CLASSES**2, dtype=jnp.int32) * (called != batch["y"])[:, None]
+        return {"confusions": cells.reshape(-1, CLASSES, CLASSES)}
 
     return metric_fn
 

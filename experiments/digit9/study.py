@@ -1,6 +1,6 @@
 """S0 and S1: a base that knows all ten digits is fine-tuned on 100 batches of digit 9. What happens to the others?
 
-Letters: M seeds (each with its own base), C classes, B batch.
+Letters: K measurements, M seeds (each with its own base), C classes, B batch.
 """
 
 import dataclasses
@@ -13,12 +13,13 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import devices, memory, phases
-from experiments.common.classification import class_counts, cross_entropy, errors_by_class, focal_loss
-from experiments.common.pretraining import EVALUATION_BATCH, train_bases
-from experiments.common.recording import RunFolder
-from experiments.common.statistics import estimate
+from experiments.common import memory, phases
+from experiments.common.classification import class_counts
+from experiments.common.pretraining import train_bases
+from experiments.common.recording import RunFolder, remove, slug
 from experiments.data.mnist import Mnist, Split
+from experiments.digit9 import outcomes
+from experiments.digit9.programs import IMAGE, Program, kind
 from experiments.digit9.settings import DIGIT, PRESETS
 from experiments.digit9.treatments import S0_TREATMENTS, S1_TREATMENTS, Treatment, draw_batches
 from lora_jax import sweep
@@ -26,6 +27,7 @@ from lora_jax.models.mlp import MLP
 from lora_jax.tree import flat
 
 VALIDATION = 5000  # training images held out for early stopping
+QUICK_RANKS = (1, 16)  # of S1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Settings:
     base_epochs: int = 1
     batches: int = 100
     batch_size: int = 10
-    blocks: int = 20
+    measured: tuple[tuple[int, int], ...] = (
+        (100, 1),
+    )  # (until, every): errors are counted every so many batches until then
     limit: int | None = None  # training images used; None for all
     digit: int = DIGIT
     treatments: tuple[Treatment, ...] = ()
@@ -51,19 +55,31 @@ class Settings:
 S0 = Settings(
     "s0", (64, 64, 64), base_batch=64, targets=("hidden_1", "hidden_2", "classifier"), treatments=S0_TREATMENTS
 )
+# Ten thousand images take S1's network as long as 300 of its LoRA steps: every batch while errors run, then about a tenth of the way each.
 S1 = Settings(
-    "s1", (1000, 2000), base_batch=10, targets=("all-linear",), treatments=S1_TREATMENTS, strategy="sequential"
-)
+    "s1", (1000, 2000), base_batch=10, targets=("all-linear",), treatments=S1_TREATMENTS, strategy="sequential",
+    measured=((6, 1), (12, 2), (60, 4), (100, 10)),
+)  # fmt: skip
 
 
 def presets(study: Settings) -> dict[str, Settings]:
-    """smoke and quick use fewer seeds; smoke and S1's quick use fewer images too."""
+    """smoke and quick use fewer seeds; smoke and S1's quick use fewer images, rows and measurements too."""
+    quick = study
+    if study.study == "s1":
+        few = tuple(row for row in study.treatments if row.rank is None or row.rank in QUICK_RANKS)
+        quick = dataclasses.replace(study, limit=20_000, treatments=few, measured=((4, 1), (20, 4), (100, 20)))
     found = {
-        "smoke": dataclasses.replace(study, limit=2000, batches=10, blocks=2, treatments=study.treatments[:5]),
-        "quick": dataclasses.replace(study, limit=None if study.study == "s0" else 20_000),
+        "smoke": dataclasses.replace(study, limit=2000, batches=10, measured=((10, 5),), treatments=_sample(study)),
+        "quick": quick,
         "full": study,
     }
     return {name: dataclasses.replace(settings, seeds=PRESETS[name].seeds) for name, settings in found.items()}
+
+
+def _sample(study: Settings) -> tuple[Treatment, ...]:
+    """One row of each kind and step, the study's first."""
+    found = {(row.kind, row.step): row for row in reversed(study.treatments)}
+    return tuple(row for row in study.treatments if row in found.values())
 
 
 def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
@@ -83,7 +99,7 @@ def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
         blocks_per_epoch=min(6, len(train.y) // settings.base_batch), strategy=settings.strategy,
     )  # fmt: skip
     before = jax.tree.map(np.asarray, bases)
-    rows = [_treat(folder, settings, treatment, model, bases, sets) for treatment in settings.treatments]
+    rows = _rows(folder, settings, model, bases, sets)
     chex.assert_trees_all_equal(bases, before)
     return {
         "study": settings.study,
@@ -104,69 +120,93 @@ def _split(train: Split, settings: Settings) -> tuple[Split, Split]:
     return Split(train.x[chosen], train.y[chosen]), Split(train.x[validation], train.y[validation])
 
 
-def _treat(folder, settings: Settings, treatment: Treatment, model: MLP, bases, sets) -> dict[str, Any]:
+def _rows(folder: RunFolder, settings: Settings, model: MLP, bases, sets) -> list[dict[str, Any]]:
+    """A row of each treatment, the study's first; those that are done are read again."""
+    programs, rows = {}, []
+    for treatment in settings.treatments:
+        name = f"rows/{slug(treatment.name)}.json"
+        row = folder.read(name)
+        if row is None:
+            key = kind(treatment, settings.targets, settings.digit)
+            program = programs.setdefault(key, Program(model, key, settings.strategy))
+            row = _treat(folder, settings, treatment, program, bases, sets, rows[0] if rows else None)
+            folder.write(name, row)
+        remove(folder.path / "phases" / slug(treatment.name))
+        rows.append(row)
+    return rows
+
+
+def _treat(folder, settings: Settings, treatment: Treatment, program: Program, bases, sets, study) -> dict[str, Any]:
     """One treatment on all seeds in one program; its row of the summary."""
-    start = _quantised(model, bases) if treatment.quantise else bases
-    adapted, stacked = _adapted(settings, treatment, model, start)
+    start = _quantised(program.model, bases) if treatment.quantise else bases
+    stacked, trainable = program.adapted(treatment, start)
     mask = lora_jax.trainable_mask(stacked, train=treatment.train)
-    loss = {"cross entropy": cross_entropy, "focal": focal_loss}[treatment.loss](adapted)
-    trainer = sweep.Sweep(loss, _optimizer(treatment), settings.strategy, devices.mesh())
-    seeds = range(settings.seeds)
-    rates = [treatment.learning_rate] * settings.seeds
-    state = trainer.start(stacked, mask, learning_rates=rates, seeds=seeds, padded=False)
-    evaluate = trainer.evaluation(errors_by_class(adapted), EVALUATION_BATCH)
-    batches = _batches(settings, treatment, np.asarray(sets["train"]["y"]))
-
-    followed = ("test", "validation") if treatment.stop_early else ("test",)
-
-    def follow(state):
-        return {name: evaluate(state, {}, sets[name])["errors"] for name in followed}
-
-    state, history = phases.train(
-        folder, treatment.name, trainer, state, {}, sets["train"],
-        order=lambda block: batches[block], blocks=settings.blocks, follow=follow,
+    state = program.trainer.start(
+        stacked, mask,
+        learning_rates=[treatment.learning_rate] * settings.seeds, seeds=range(settings.seeds),
+        padded=treatment.rank is not None,
     )  # fmt: skip
+    is_study = study is None
+    before = _confusions(program, state, sets) if is_study else None
+    state, history, batches = _train(folder, settings, treatment, program, state, sets)
     _assert_frozen_unmoved(state, start, mask)
-    row = _row(settings, treatment, history, sets)
-    row["parameters"] = lora_jax.report(jax.tree.map(lambda leaf: leaf[0], stacked), mask).trainable
-    if treatment.rank is not None and treatment.kind == "study":
-        row["adapter_off_errors"] = _adapter_off(state, evaluate, sets).tolist()
+    row = _row(settings, treatment, history, batches, sets, study)
+    row["parameters"] = trainable
+    if is_study:
+        row |= {"confusions_before": before, "confusions_after": _confusions(program, state, sets)}
+        row["curve"] = outcomes.classes(np.stack([line["test"] for line in history]))
+        row["adapter_off_errors"] = _adapter_off(program, state, sets).tolist()
         row["adapter_off_equals_base"] = row["adapter_off_errors"] == row["before_by_seed"]
     return row
 
 
+def _train(folder, settings: Settings, treatment: Treatment, program: Program, state: sweep.SweepState, sets):
+    """The state after all batches, what was measured [K], and how many batches lie before each measurement."""
+    ends = measured_after(settings)
+    drawn = _batches(settings, treatment, np.asarray(sets["train"]["y"]))
+    blocks = np.split(drawn, ends[:-1], axis=1)
+    followed = ("test", "validation") if treatment.stop_early else ("test",)
+
+    def follow(state):
+        return {name: program.errors(state, {}, sets[name])["errors"] for name in followed}
+
+    state, history = phases.train(
+        folder, treatment.name, program.trainer, state, {}, sets["train"],
+        order=lambda block: jnp.asarray(blocks[block]), blocks=len(blocks), follow=follow,
+    )  # fmt: skip
+    return state, history, np.asarray([0, *ends])
+
+
+def measured_after(settings: Settings) -> list[int]:
+    """Batches after which errors are counted, the last of them included.
+
+    >>> import dataclasses
+    >>> measured_after(dataclasses.replace(S1, batches=20))
+    [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20]
+    """
+    ends = [_gap(settings, 0)]
+    while ends[-1] < settings.batches:
+        ends.append(ends[-1] + _gap(settings, ends[-1]))
+    return ends
+
+
+def _gap(settings: Settings, done: int) -> int:
+    every = next((every for until, every in settings.measured if done < until), settings.batches)
+    return min(every, settings.batches - done)
+
+
 def _quantised(model: MLP, bases):
     """The bases [M, ...] as QLoRA keeps them, their maxima in float32."""
-    return lora_jax.quantised.quantise(bases, lora_jax.layout(model, jnp.ones((1, 784))), double=False)
+    return lora_jax.quantised.quantise(bases, lora_jax.layout(model, jnp.ones(IMAGE)), double=False)
 
 
-def _adapted(settings: Settings, treatment: Treatment, model: MLP, bases):
-    """The module to apply, and leaves [M, ...]: the bases, with adapters where the treatment has them."""
-    if treatment.rank is None:
-        return model, bases
-    config = lora_jax.LoRAConfig(
-        rank=treatment.rank, alpha=treatment.alpha, targets=settings.targets, init_a=treatment.init_a
-    )
-    adapted = lora_jax.LoRA(model, config)
-    members = [
-        sweep.Member(treatment.rank, config.alpha, treatment.learning_rate, seed) for seed in range(settings.seeds)
-    ]
-    return adapted, lora_jax.combine(bases, sweep.init_adapters(adapted, members, jnp.ones((1, 784))))
-
-
-def _optimizer(treatment: Treatment):
-    if treatment.decay:
-        return lambda rate: optax.adamw(rate, weight_decay=treatment.decay)
-    return optax.adam
-
-
-def _batches(settings: Settings, treatment: Treatment, labels: np.ndarray) -> list[jax.Array]:
-    """Per block, indices [M, S, B]; every treatment of a stream sees the same batches."""
+def _batches(settings: Settings, treatment: Treatment, labels: np.ndarray) -> np.ndarray:
+    """Indices [M, S, B]; every treatment of a stream sees the same batches."""
     drawn = [
         draw_batches(treatment.stream, settings.digit, labels, seed, settings.batches, settings.batch_size)
         for seed in range(settings.seeds)
     ]
-    return [jnp.asarray(block) for block in np.split(np.stack(drawn), settings.blocks, axis=1)]
+    return np.stack(drawn)
 
 
 def _assert_frozen_unmoved(state: sweep.SweepState, start, mask) -> None:
@@ -178,45 +218,27 @@ def _assert_frozen_unmoved(state: sweep.SweepState, start, mask) -> None:
     )
 
 
-def _adapter_off(state: sweep.SweepState, evaluate, sets) -> np.ndarray:
+def _confusions(program: Program, state: sweep.SweepState, sets) -> list:
+    """Test errors [M, C, C]: of each class, taken for which."""
+    return np.asarray(program.confusions(state, {}, sets["test"])["confusions"])[: len(state.learning_rate)].tolist()
+
+
+def _adapter_off(program: Program, state: sweep.SweepState, sets) -> np.ndarray:
     """Test errors [M, C] of the trained state with the adapter's scale at 0."""
     off = state._replace(own=lora_jax.scaled(state.own, 0.0))
-    return np.asarray(evaluate(off, {}, sets["test"])["errors"])
+    return np.asarray(program.errors(off, {}, sets["test"])["errors"])
 
 
-def _row(settings: Settings, treatment: Treatment, history, sets) -> dict[str, Any]:
-    test = np.stack([line["test"] for line in history])  # [blocks + 1, M, C]
-    members = np.arange(test.shape[1])
-    chosen = np.full(len(members), len(test) - 1)
+def _row(settings: Settings, treatment: Treatment, history, batches: np.ndarray, sets, study) -> dict[str, Any]:
+    test = np.stack([line["test"] for line in history])  # [K, M, C]
+    chosen = np.full(test.shape[1], len(test) - 1)
     if treatment.stop_early:
         chosen = np.stack([line["validation"] for line in history]).sum(axis=-1).argmin(axis=0)  # [M]
-    before, after = test[0], test[chosen, members]
-    total = int(class_counts(np.asarray(sets["test"]["y"])).sum())
-    others = [digit for digit in range(10) if digit != settings.digit]
-    per_block = settings.batches // settings.blocks
-    return {
-        "name": treatment.name,
-        "kind": treatment.kind,
-        "accuracy_before": estimate(1 - before.sum(axis=1) / total),
-        "accuracy_after": estimate(1 - after.sum(axis=1) / total),
-        "before": [estimate(before[:, digit]) for digit in range(10)],
-        "after": [estimate(after[:, digit]) for digit in range(10)],
-        "digit_before": estimate(before[:, settings.digit]),
-        "digit_after": estimate(after[:, settings.digit]),
-        "others_added": estimate((after - before)[:, others].sum(axis=1)),
-        "net_errors_added": estimate((after - before).sum(axis=1)),
-        "others_added_at_equal_gain": _at_equal_gain(test, settings.digit, others),
-        "stopped_at_batch": estimate(chosen * per_block) if treatment.stop_early else None,
-        "before_by_seed": before.tolist(),
-        "curve_batches": [block * per_block for block in range(len(test))],
-        "curve": test.mean(axis=1).tolist(),
-    }
-
-
-def _at_equal_gain(test: np.ndarray, digit: int, others: list[int], remaining: float = 0.5) -> dict[str, Any] | None:
-    """Errors added elsewhere at the first measurement where half of the digit's errors are gone; None if not always."""
-    reached = test[:, :, digit] <= remaining * test[0, :, digit]  # [blocks + 1, M]
-    if not reached.any(axis=0).all():
-        return None
-    members = np.arange(test.shape[1])
-    return estimate((test[reached.argmax(axis=0), members] - test[0])[:, others].sum(axis=1))
+    images = len(sets["test"]["y"])
+    told = ("name", "kind", "step", "rank", "alpha", "learning_rate", "targets")
+    about = {name: getattr(treatment, name) for name in told}
+    measured = outcomes.row(test, chosen, batches, digit=settings.digit, images=images, study=study)
+    if treatment.kind == "mitigation":
+        del measured["curves"]  # half of the rows; what their tests rest on is in `by_seed`
+    stopped = outcomes.estimate(batches[chosen]) if treatment.stop_early else None
+    return about | measured | {"stopped_at_batch": stopped}

@@ -34,13 +34,14 @@ S0_RATE = 1.5e-4
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
-    """One way to fine-tune. `rank` None: no adapter, only what `train` names. `kind` groups rows in tables."""
+    """One way to fine-tune. `rank` None: no adapter, only what `train` names. `kind` groups rows in tables, `step` rows that differ in rank."""
 
     name: str
     kind: str = "mitigation"
     rank: int | None = 16
     alpha: float | None = None  # None: alpha = rank
     init_a: Initializer = Normal()  # N(0, 1/r^2), PEFT's "gaussian"; S0 says Gaussian and no more
+    targets: tuple[str, ...] | None = None  # None: the study's
     train: tuple[str, ...] = ()
     stream: str = "digit alone"
     loss: str = "cross entropy"
@@ -48,14 +49,22 @@ class Treatment:
     decay: float = 0.0
     quantise: bool = False
     stop_early: bool = False
+    is_weighted: bool = False  # each class by 0.1 over its share of the stream, so that all count alike
+    step: str | None = None  # "own" or "larger", of the rows that compare ranks
 
 
-STUDY = Treatment("LoRA r=16, as the study", kind="study")
+RANKS = (1, 2, 4, 8, 16, 64)
+LARGER = 20 / 3  # the other step size: 1e-3, Adam's usual rate, where S0's is 1.5e-4
+# A lower rank needs a larger rate for the same gain in 100 batches. Chosen after a look at an earlier run (ranks 1, 2, 4), and between those.
+S0_RATES = {1: 4e-4, 2: 3e-4, 4: 2e-4, 8: 1.8e-4, 16: S0_RATE, 64: 1e-4}
+
+STUDY = Treatment("LoRA r=16, as the study", kind="study", step="own")
 
 FULL = Treatment("full fine-tuning, same rate", kind="suspect", rank=None, train=("*",))
 BIAS = Treatment("bias only, same rate", kind="suspect", rank=None, train=("*/bias",))
 REPLAY = Treatment("half digit 9, half replay", stream="half replay")
 BALANCED = Treatment("balanced data", stream="balanced")
+OVERSAMPLED = Treatment("weak classes oversampled", stream="weak classes oversampled")
 
 
 def at(treatment: Treatment, rate: float, **changes) -> Treatment:
@@ -64,11 +73,31 @@ def at(treatment: Treatment, rate: float, **changes) -> Treatment:
     return dataclasses.replace(treatment, name=name, learning_rate=rate, **changes)
 
 
+def by_rank(study: Treatment, rates: dict[int, float]) -> tuple[Treatment, ...]:
+    """Each rank at its own rate and at a larger one; all but the study's own row.
+
+    >>> [row.name for row in by_rank(STUDY, {1: 4e-4, 16: S0_RATE})]
+    ['LoRA r=1, lr 0.0004', 'LoRA r=1, lr 0.0027', 'LoRA r=16, lr 0.001']
+    """
+    steps = {"own": 1.0, "larger": LARGER}
+    rows = [
+        at(
+            dataclasses.replace(study, name=f"LoRA r={rank}", kind="rank", rank=rank, step=step),
+            float(f"{rate * factor:.2g}"),
+        )
+        for rank, rate in rates.items()
+        for step, factor in steps.items()
+    ]
+    return tuple(row for row in rows if (row.rank, row.step) != (study.rank, "own"))
+
+
 S0_TREATMENTS = (
     STUDY,
-    Treatment("LoRA r=8", kind="study", rank=8),
-    at(Treatment("LoRA r=16", kind="study"), 1e-3),
+    *by_rank(STUDY, S0_RATES),
+    Treatment("LoRA r=8, same rate", kind="study", rank=8),
     Treatment("LoRA r=16, A ~ N(0, 1)", kind="study", init_a=Normal(1.0)),
+    at(Treatment("LoRA r=1, alpha 16", kind="study", rank=1, alpha=16), 1e-3),
+    Treatment("LoRA r=16 on all layers", kind="study", targets=("all-linear",)),
     FULL,
     at(FULL, 3e-5),
     BIAS,
@@ -77,11 +106,11 @@ S0_TREATMENTS = (
     at(Treatment("all data", stream="all data"), 1e-3),
     BALANCED,
     at(BALANCED, 1e-3),
-    Treatment("weak classes oversampled", stream="weak classes oversampled"),
-    at(Treatment("weak classes oversampled", stream="weak classes oversampled"), 1e-3),
+    OVERSAMPLED,
+    at(OVERSAMPLED, 1e-3),
     REPLAY,
     at(REPLAY, 1e-3),
-    Treatment("rank 64", rank=64),
+    Treatment("rank 64, same rate", rank=64),
     Treatment("alpha 1", alpha=1),
     Treatment("alpha 4", alpha=4),
     Treatment("alpha 64", alpha=64),
@@ -91,15 +120,23 @@ S0_TREATMENTS = (
     Treatment("L2 (AdamW, decay 100)", decay=100.0),
     Treatment("early stopping", stop_early=True),
     dataclasses.replace(at(REPLAY, 1e-3, stop_early=True), name="half replay + early stopping"),
+    dataclasses.replace(at(REPLAY, 1e-3, is_weighted=True), name="half replay + class weights"),
 )
 
-S1_LORA = Treatment("LoRA r=1, as the study", kind="study", rank=1, init_a=Normal(1.0), learning_rate=1e-3)
+# Here alpha stays at the study's 1 and A at N(0, 1): r columns move the output r times as far, and the scale 1 / r takes that back.
+S1_LORA = Treatment(
+    "LoRA r=1, as the study", kind="study", rank=1, alpha=1, init_a=Normal(1.0), learning_rate=1e-3, step="own"
+)
 S1_TREATMENTS = (
     S1_LORA,
+    *by_rank(S1_LORA, dict.fromkeys(RANKS, 1e-3)),
     at(FULL, 1e-3),
+    at(FULL, 1e-4),
     at(FULL, 1e-5),
     at(BIAS, 1e-2),
-    at(dataclasses.replace(S1_LORA, name="LoRA r=1, half replay", kind="mitigation", stream="half replay"), 1e-3),
+    dataclasses.replace(
+        S1_LORA, name="LoRA r=1, half replay, lr 0.001", kind="mitigation", stream="half replay", step=None
+    ),
 )
 
 

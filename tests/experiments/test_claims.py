@@ -4,10 +4,12 @@ import copy
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from experiments.common.statistics import estimate
 from experiments.digit9 import claims as digit9
+from experiments.digit9 import equal_gain
 from experiments.ledger import table as ledger
 from experiments.ledger.table import FAILS, HOLDS, Claim, against, consistent
 from experiments.linear import claims as linear
@@ -41,22 +43,42 @@ def test_a_published_run_is_held_against_single_runs_of_ours_not_against_their_m
 # S0 and S1.
 
 
-def treatment(name="study", kind="study", after=20.0, others=100.0, equal=50.0, **more) -> dict:
-    before = [about(10.0, 1) for _ in range(9)] + [about(80.0, 2)]
-    ends = [about(12.0, 1) for _ in range(9)] + [about(after, 2)]
-    for digit in (4, 1, 3):
-        ends[digit] = about(60.0, 5)
+SPREAD = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])  # of five seeds
+
+
+def treatment(
+    name="study", kind="study", after=20.0, others=100.0, half=50.0, *, at_dose=None, spread=1.0, **more
+) -> dict:
+    """A row whose 9s fall from 80, and whose digits 4, 1 and 3 gain 50 errors each unless `more` says otherwise."""
+    n = len(SPREAD)
+    before, ends = np.full((n, 10), 10.0), np.full((n, 10), 12.0)
+    before[:, 9], ends[:, 9] = 80 + SPREAD, after + SPREAD
+    ends[:, [4, 1, 3]] = 60 + 2 * SPREAD[:, None]
+    added = others + spread * SPREAD
+    mine, its = (added, added) if at_dose is None else (at_dose[0] + spread * SPREAD, np.full(n, at_dose[1]) - SPREAD)
+    by_seed = {
+        "accuracy_before": 0.96 + 1e-3 * SPREAD, "accuracy_after": 0.94 + 1e-3 * SPREAD, "digit_before": before[:, 9], "digit_after": ends[:, 9],
+        "others_added": added, "net_errors_added": added - 60, "wrong_at_dose": ends[:, 9], "added_at_dose": mine, "study_added_at_dose": its,
+    }  # fmt: skip
+    at_half = [None] * n if half is None else (half + spread * SPREAD).tolist()
+    confusions = np.zeros((n, 10, 10))
     row = {
-        "name": name, "kind": kind, "before": before, "after": ends,
-        "accuracy_before": about(0.96, 0.001), "accuracy_after": about(0.94, 0.001),
-        "digit_before": before[9], "digit_after": ends[9],
-        "others_added": about(others, 5), "net_errors_added": about(others - 60, 5),
-        "others_added_at_equal_gain": None if equal is None else about(equal, 5),
-        "parameters": 6794, "adapter_off_equals_base": True,
-        # The study's own way: from 80 wrong 9s to `after`, while the others gain `others` in proportion.
-        "curve": [[10.0] * 9 + [80.0], [10.0 + others / 9] * 9 + [after]],
+        "name": name, "kind": kind, "step": None, "rank": 16, "alpha": None, "learning_rate": 1e-3, "targets": None,
+        "before_by_seed": before.tolist(), "after_by_seed": ends.tolist(),
+        "before": [estimate(errors) for errors in before.T], "after": [estimate(errors) for errors in ends.T],
+        "by_seed": {key: values.tolist() for key, values in by_seed.items()}, **{key: estimate(values) for key, values in by_seed.items()},
+        "at_half": {"added_by_seed": at_half, "reached": 0 if half is None else n, "of": n, "added": None if half is None else estimate(at_half)},
+        "parameters": 6794, "adapter_off_equals_base": True, "curve_batches": [0, 50, 100],
+        "curves": {"wrong": [[80, 40, 20]] * n, "added": [[0, 10 + m, 100] for m in range(n)]},
+        "confusions_before": confusions.tolist(), "confusions_after": confusions.tolist(),
     }  # fmt: skip
     return row | more
+
+
+def lora(rank: int, step: str, half, **more) -> dict:
+    kind = "study" if (rank, step) == (16, "own") else "rank"
+    rate = 1e-3 if step == "larger" else 1.5e-4
+    return treatment(f"LoRA r={rank}, {step}", kind, half=half, rank=rank, step=step, learning_rate=rate, **more)
 
 
 def digit9_summary(*rows: dict) -> dict:
@@ -67,62 +89,142 @@ def s0(*rows: dict) -> dict[str, Claim]:
     return by_id(digit9.s0(digit9_summary(*rows), "command"))
 
 
+def test_every_claim_of_s0_and_s1_is_declared():
+    rows = [treatment(), *(treatment(f"m{i}", "mitigation") for i in range(19))]
+    claims = {**s0(*rows), **by_id(digit9.s1(digit9_summary(*rows), "command"))}
+    assert [id_ for id_, claim in claims.items() if claim.declared is None] == []
+
+
 def test_s0_holds_where_the_study_was_right():
     claims = s0(treatment())
-    assert [claims[f"S0.{i}"].verdict for i in (1, 2, 3)] == [HOLDS] * 3
+    assert claims["S0.1"].verdict == claims["S0.3"].verdict == HOLDS
+    assert claims["S0.2"].verdict == "holds (direction only: the rate was fitted to this number)"
+    assert "are ours" in claims["S0.1"].reason
 
 
-def test_accuracy_falls_only_if_the_paired_interval_says_so():
-    assert s0(treatment(net_errors_added=about(4, 5)))["S0.1"].verdict == FAILS
-    assert s0(treatment(net_errors_added=about(6, 5)))["S0.1"].verdict == HOLDS
+def test_accuracy_falls_only_if_errors_are_added_paired():
+    net = lambda values: treatment(by_seed=treatment()["by_seed"] | {"net_errors_added": list(values)})  # noqa: E731
+    assert s0(net(SPREAD + 0.5))["S0.1"].verdict == "not settled"
+    assert s0(net(SPREAD + 2))["S0.1"].verdict == HOLDS
+    assert s0(net(SPREAD - 2))["S0.1"].verdict == FAILS
 
 
-def test_the_digit_gains_only_if_the_intervals_are_apart():
-    assert s0(treatment(after=77.0))["S0.2"].verdict == FAILS
-    assert s0(treatment(after=75.0))["S0.2"].verdict == HOLDS
+def test_the_digit_gains_only_if_paired_counts_fall():
+    assert s0(treatment(after=80.0))["S0.2"].verdict == "not settled"
+    assert s0(treatment(after=85.0))["S0.2"].verdict == FAILS
 
 
-def test_other_digits_that_suffer_most_are_named():
+def test_a_published_number_that_says_nothing_or_lies_outside_is_said_so():
+    claim = by_id(digit9.s1(digit9_summary(treatment()), "command"))
+    assert "7, published 677: outside a single run of ours" in claim["S1.5"].reason
+    assert "published 107: outside" in claim["S1.8"].reason and claim["S1.8"].verdict == HOLDS
+    assert "published 11" in claim["S1.2"].reason
+
+
+def test_each_named_digit_suffers_or_does_not_and_unnamed_ones_are_told():
     row = treatment()
-    row["after"][7], row["after"][3] = about(99.0, 5), about(40.0, 5)
-    claim = s0(row)["S0.3"]
-    assert claim.verdict == "holds for 1, 4 only"
-    assert "7 (+89)" in claim.reason
-    for digit in (4, 1, 3):
-        row["after"][digit] = about(10.0, 1)
-    assert s0(row)["S0.3"].verdict == FAILS
-
-
-def test_lora_is_the_cause_only_if_something_else_does_less_damage_for_the_same_gain():
-    suspects = [treatment("full", "suspect", equal=45.0), treatment("bias", "suspect", equal=60.0)]
-    assert s0(treatment(), *suspects)["S0.4"].verdict == FAILS
-    suspects[0] = treatment("full", "suspect", equal=30.0)
-    claim = s0(treatment(), *suspects)["S0.4"]
-    assert (claim.verdict, claim.reason) == (HOLDS, "less damage without LoRA: full")
+    after = np.asarray(row["after_by_seed"])
+    after[:, 1], after[:, 7] = 12 + SPREAD, 90 + SPREAD
+    claim = s0(row | {"after_by_seed": after.tolist()})["S0.3"]
+    assert claim.verdict == "holds in part"
+    assert [fact.true for fact in claim.facts] == [True, False, True]  # 4, 1, 3
+    assert "unnamed, over 10 more: 7 (80 [" in claim.reason
 
 
 @pytest.mark.parametrize(
-    "rows",
-    [[treatment(equal=None), treatment("full", "suspect")], [treatment(), treatment("full", "suspect", equal=None)]],
-)
-def test_a_gain_that_is_never_reached_measures_nothing(rows):
-    assert s0(*rows)["S0.4"].verdict == "not measured"
-
-
-@pytest.mark.parametrize(
-    ("others", "after", "said"),
+    ("low", "high", "said"),
     [
-        (50.0, 20.0, HOLDS),
-        (50.0, 79.0, "holds if digit 9 need not gain"),
-        (94.0, 20.0, FAILS),
-        # Half-way to its 20 wrong 9s the study's run has added 50 elsewhere: fewer must be added, interval and all.
-        (44.0, 50.0, HOLDS),
-        (46.0, 50.0, "holds as a smaller dose only"),
+        (50.0, 50.0, FAILS),
+        (30.0, 50.0, FAILS),
+        (80.0, 50.0, HOLDS),
+        (None, 50.0, "not settled"),
     ],
 )
-def test_a_mitigation_works_if_it_spares_the_others_for_as_much_gain(others, after, said):
-    claims = s0(treatment(), treatment("replay", "mitigation", after=after, others=others))
-    assert claims["S0.5.1"].verdict == said
+def test_the_low_rank_is_the_cause_only_if_low_ranks_do_more_damage_for_the_same_gain(low, high, said):
+    rows = [lora(16, "own", high), *(lora(rank, "own", low) for rank in (1, 2, 4)), lora(64, "own", high)]
+    claim = s0(*rows, treatment("bias", "suspect", half=30.0))["S0.4"]
+    assert claim.verdict == said and "bias less (30 and 50" in claim.reason
+    if low is None:
+        assert "LoRA r=1, own reached by 0 of 5 seeds" in claim.ours
+
+
+def test_ranks_that_scatter_settle_nothing():
+    rows = [lora(16, "own", 50.0), *(lora(rank, "own", 55.0, spread=60.0) for rank in (1, 2, 4)), lora(64, "own", 50.0)]
+    assert s0(*rows)["S0.4"].verdict == "not settled"
+
+
+def test_seeds_that_never_get_there_are_left_out_of_both_sides_and_counted():
+    study, short = treatment(half=50.0), treatment("short", half=51.0)
+    short["at_half"]["added_by_seed"][0] = None
+    one = equal_gain.at_half([short], study)[0]
+    assert (one.reached, one.of, one.label) == (4, 5, "same")
+    assert "4 of 5 seeds" in str(one) and one.reference == (49.5, 50.0, 50.5, 51.0)
+
+
+@pytest.mark.parametrize(("larger", "said"), [(150.0, HOLDS), (52.0, FAILS), (None, "not settled")])
+def test_the_step_s_size_is_asked_over_all_ranks(larger, said):
+    rows = [lora(rank, step, half) for rank in (16, 1, 4) for step, half in (("own", 50.0), ("larger", larger))]
+    assert s0(*rows)["S0.6"].verdict == said
+    assert "rates x 6.7" in s0(*rows)["S0.6"].reason
+
+
+def test_a_large_scale_is_asked_before_the_rates():
+    rows = [lora(rank, step, 50.0) for rank in (16, 1) for step in ("own", "larger")]
+    claim = s0(*rows, treatment("alpha 16", "study", half=400.0, rank=1, alpha=16))["S0.6"]
+    assert [fact.true for fact in claim.facts] == [True, False] and claim.verdict == "holds in part"
+    assert "a scale of 16 adds more" in claim.reason
+
+
+def test_a_mitigation_that_mends_nothing_is_said_to():
+    claim = s0(treatment(), treatment("none", "mitigation", after=80.0, at_dose=(30.0, 60.0)))["S0.5.1"]
+    assert claim.verdict == "at equal gain: less (and no settled gain on 9)"
+
+
+def test_adapters_on_all_layers_against_final_ones():
+    claim = s0(treatment(half=50.0), treatment("all layers", half=30.0, targets=["all-linear"]))["S0.9"]
+    assert claim.verdict == HOLDS
+    assert s0(treatment(half=50.0))["S0.9"].verdict == "not settled"
+
+
+@pytest.mark.parametrize(
+    ("at_dose", "spread", "label"),
+    [
+        ((30.0, 60.0), 1.0, "less"),
+        ((58.0, 60.0), 1.0, "same"),
+        ((90.0, 60.0), 1.0, "more"),
+        ((50.0, 60.0), 60.0, "not settled"),
+        ((4.0, 8.0), 1.0, "same"),  # within 9 errors, whatever the ratio
+    ],
+)
+def test_a_mitigation_has_one_label_at_equal_gain(at_dose, spread, label):
+    claim = s0(treatment(), treatment("replay", "mitigation", at_dose=at_dose, spread=spread))["S0.5.1"]
+    assert claim.verdict == f"at equal gain: {label}"
+
+
+def test_mitigations_share_their_level():
+    """A difference that would be found alone is not, where many others were looked for."""
+    likely = treatment("likely", "mitigation", at_dose=(40.0, 60.0), spread=14.0)
+    alone = s0(treatment(), likely)["S0.5.1"]
+    among = s0(
+        treatment(), likely, *(treatment(f"m{i}", "mitigation", at_dose=(60.0, 60.0), spread=40.0) for i in range(18))
+    )["S0.5.1"]
+    assert (alone.verdict, among.verdict) == ("at equal gain: less", "at equal gain: not settled")
+
+
+def test_confusions_ask_what_the_added_errors_are_taken_for():
+    row = treatment()
+    after = np.zeros((5, 10, 10))
+    after[:, :9, 9] = 5 + SPREAD[:, None]
+    after[:, 4, 9] = 80 + SPREAD
+    claim = s0(row | {"confusions_after": after.tolist()})["S0.7"]
+    assert [fact.true for fact in claim.facts] == [True, True, False, False, False]
+    assert claim.verdict == "holds in part" and "4 -> 9 80 [" in claim.ours
+
+
+def test_later_batches_that_cost_more_for_each_9():
+    assert s0(treatment())["S0.8"].verdict == HOLDS
+    still = treatment(curves={"wrong": [[80, 80, 20]] * 5, "added": [[0, 1, 2]] * 5})
+    assert s0(still)["S0.8"].verdict == "not settled"
 
 
 def test_s1_counts_parameters_and_compares_every_bit():
@@ -130,6 +232,7 @@ def test_s1_counts_parameters_and_compares_every_bit():
     claims = by_id(digit9.s1(summary, "command"))
     assert claims["S1.3"].verdict == claims["S1.4"].verdict == HOLDS
     assert "6,794 of 2,807,010 = 0.242 %" in claims["S1.3"].ours
+    assert claims["S1.9"].verdict == FAILS  # two points
     summary["rows"][0] |= {"parameters": 7100, "adapter_off_equals_base": False}
     claims = by_id(digit9.s1(summary, "command"))
     assert claims["S1.3"].verdict == claims["S1.4"].verdict == FAILS
@@ -249,7 +352,7 @@ def test_the_ledger_is_written_twice(tmp_path):
     assert [claim["id"] for claim in json.loads(data.read_text())["claims"]] == [claim.id for claim in claims]
     rows = [line for line in markdown.read_text().splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(claims)
-    assert all(row.replace("\\|", "").count("|") == 9 for row in rows)
+    assert all(row.replace("\\|", "").count("|") == 10 for row in rows)
 
 
 def test_claims_leave_summaries_as_they_are():
@@ -259,6 +362,18 @@ def test_claims_leave_summaries_as_they_are():
     assert summary == before
 
 
+def is_of_before(name: str) -> bool:
+    """Whether a summary that is kept was written before rows had outcomes of each seed."""
+    return "by_seed" not in json.loads((RESULTS / name / "summary.json").read_text())["rows"][0]
+
+
+of_before = pytest.mark.skipif(
+    any(map(is_of_before, ("mnist_digit9_s0", "mnist_digit9_s1"))),
+    reason="S0 and S1 wait for their reference runs: reproduce.py --only=s0 --only=s1",
+)
+
+
+@of_before
 def test_the_repository_s_ledger_follows_from_its_summaries(run_entry, tmp_path):
     """Whoever changes a verdict's rule, or a summary, writes the ledger anew."""
     committed = json.loads((RESULTS / "CLAIMS.json").read_text())["claims"]
@@ -269,13 +384,25 @@ def test_the_repository_s_ledger_follows_from_its_summaries(run_entry, tmp_path)
     assert drawn == committed
 
 
+@of_before
 def test_a_ledger_of_what_is_kept(run_entry, tmp_path):
     shutil.copytree(RESULTS / "mnist_digit9_s1", tmp_path / "mnist_digit9_s1")
     status, stdout, _ = run_entry("reproduce.py", f"--from_results={tmp_path}")
     assert status == 0 and f"not in {tmp_path}: mnist_digit9_s0" in stdout
     assert {claim["id"] for claim in json.loads((tmp_path / "CLAIMS.json").read_text())["claims"]} == {
-        f"S1.{i}" for i in range(1, 6)
+        f"S1.{i}" for i in range(1, 10)
     }
+
+
+def test_a_summary_of_before_is_refused_in_a_sentence(run_entry, tmp_path):
+    shutil.copytree(RESULTS / "mnist_digit9_s1", tmp_path / "mnist_digit9_s1")
+    path = tmp_path / "mnist_digit9_s1" / "summary.json"
+    kept = json.loads(path.read_text())
+    for row in kept["rows"]:
+        row.pop("by_seed", None)
+    path.write_text(json.dumps(kept))
+    status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}")
+    assert status == 2 and "does not hold what is expected there" in stderr and "Traceback" not in stderr
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text('{"rows": [')])

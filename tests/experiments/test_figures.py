@@ -49,16 +49,33 @@ def linear_summary(n: int) -> dict:
 
 
 def digit9_summary(n: int) -> dict:
-    def row(name, kind, equal):
-        classes = [e(10 + digit, n) for digit in range(10)]
+    """The study, ranks at two steps, full tuning that never mends half in one seed, bias-only tuning that never does, a mitigation."""
+
+    def row(name, kind, end, rank=None, step=None, missed=0):
+        errors = np.tile(10 + np.arange(10), (n, 1)) + np.arange(n)[:, None]
+        classes = [estimate(column) for column in errors.T]
+        wrong, added = [[20, 12, end + m % 2] for m in range(n)], [[0, 10 + m, 40] for m in range(n)]
+        half = [None if m < missed else 20.0 + m for m in range(n)]
+        by_seed = {
+            "accuracy_before": [0.96] * n, "accuracy_after": [0.91 + 0.01 * m for m in range(n)], "digit_before": [20] * n,
+            "digit_after": [end] * n, "others_added": [40 + m for m in range(n)], "net_errors_added": [30] * n,
+            "wrong_at_dose": [end] * n, "added_at_dose": [20 + m for m in range(n)], "study_added_at_dose": [40 - m for m in range(n)],
+        }  # fmt: skip
         return {
-            "name": name, "kind": kind, "parameters": 6794, "accuracy_before": e(0.96, n), "accuracy_after": e(0.9, n),
-            "before": classes, "after": classes, "digit_before": classes[9], "digit_after": classes[9],
-            "others_added": e(50, n), "others_added_at_equal_gain": equal,
-            "curve_batches": [0, 5, 10], "curve": [[10.0] * 10, [12.0] * 10, [20.0] * 10],
+            "name": name, "kind": kind, "rank": rank, "alpha": None, "step": step, "targets": None, "learning_rate": 1e-3, "parameters": 6794,
+            "before": classes, "after": classes, "before_by_seed": errors.tolist(), "after_by_seed": (errors + 1).tolist(),
+            "by_seed": by_seed, **{key: estimate(values) for key, values in by_seed.items()},
+            "at_half": {
+                "added_by_seed": half, "reached": max(0, n - missed), "of": n,
+                "added": estimate([h for h in half if h is not None]) if n > missed else None,
+            },
+            "curve_batches": [0, 5, 10], "curve": [classes] * 3, "curves": {"wrong": wrong, "added": added},
         }  # fmt: skip
 
-    rows = [row("the study", "study", e(40, n)), row("full", "suspect", None), row("replay", "mitigation", e(4, n))]
+    rows = [
+        row("the study", "study", 4, 1, "own"), row("r=16", "rank", 6, 16, "own"), row("r=1, larger", "rank", 2, 1, "larger"),
+        row("full", "suspect", 5, missed=1), row("bias", "suspect", 15, missed=n), row("replay", "mitigation", 8),
+    ]  # fmt: skip
     return {"rows": rows, "settings": {"study": "s1", "digit": 9, "batches": 10}}
 
 
@@ -90,7 +107,13 @@ CASES = {
     "digit9": (
         digit9,
         digit9_summary,
-        ["s1_errors_by_digit", "s1_errors_during_training", "s1_damage_at_equal_gain", "s1_price_of_the_digit"],
+        [
+            "s1_errors_by_digit",
+            "s1_errors_during_training",
+            "s1_damage_at_equal_gain",
+            "s1_damage_by_rank",
+            "s1_mitigations_at_equal_gain",
+        ],
     ),
     "new_digits": (new_digits, new_digits_summary, ["retention_and_acquisition", "forgetting_during_training"]),
 }  # fmt: skip
@@ -126,7 +149,7 @@ def test_equal_summaries_give_equal_files(tmp_path):
     [
         ("rank", ["head only 0.001 1,290 10.00% 91.00 [88.52, 93.48] % 91.00 91.00 3", "LoRA 4 0.001 10,344", "base (0-7 only): 91.00 %"]),
         ("linear", ["alpha fixed 4 0.2600 2.010 [1.985, 2.035] 1.01100 [0.98616, 1.03584] 3"]),
-        ("digit9", ["wrong on 9", "the study 6,794 91.00 [88.52, 93.48]", "full 10.0 11.0 12.0"]),
+        ("digit9", ["wrong on 9", "the study 6,794 92.00 [89.52, 94.48]", "full 11.0 12.0 13.0", "(2 of 3 seeds)", "reached by 0 of 3"]),
         ("new_digits", ["digits 0,1,3,4,5,6,7,8", "digits 2,9", "replay 0.8", "<- chosen"]),
     ],
 )  # fmt: skip

@@ -1,0 +1,115 @@
+"""What a row of the summary says, from error counts: seeds apart, at the end and at equal gain. Nothing here imports jax.
+
+Letters: K measurements (the first before training), M seeds, C classes.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.common.statistics import estimate
+
+HALF = 0.5
+
+
+def crossing(nines: np.ndarray, target: float) -> float | None:
+    """Where the wrong 9s [K] first come down to the target, in measurements, interpolated; None where they never do.
+
+    >>> crossing(np.array([10, 8, 4, 5]), 5.0)
+    1.75
+    """
+    reached = np.flatnonzero(nines <= target)
+    if not len(reached):
+        return None
+    k = int(reached[0])
+    return 0.0 if k == 0 else float(k - 1 + (nines[k - 1] - target) / (nines[k - 1] - nines[k]))
+
+
+def added_at(nines: np.ndarray, added: np.ndarray, target: float) -> float | None:
+    """Errors added elsewhere [K] at that point, interpolated; None where it is never reached.
+
+    >>> added_at(np.array([10, 8, 4, 5]), np.array([0, 4, 8, 9]), 5.0)
+    7.0
+    """
+    k = crossing(nines, target)
+    return None if k is None else float(np.interp(k, np.arange(len(added)), added))
+
+
+def at_half(nines: np.ndarray, added: np.ndarray, batches: np.ndarray) -> dict[str, Any]:
+    """Where half of the 9s are mended: errors added elsewhere and batches, a number or None of each seed; arrays [K, M], batches [K]."""
+    targets = HALF * nines[0]
+    found = [added_at(nines[:, m], added[:, m], targets[m]) for m in range(nines.shape[1])]
+    after = [added_at(nines[:, m], batches, targets[m]) for m in range(nines.shape[1])]
+    reached = [value for value in found if value is not None]
+    return {
+        "added_by_seed": found,
+        "batches_by_seed": after,
+        "reached": len(reached),
+        "of": len(found),
+        "added": estimate(reached) if reached else None,
+    }
+
+
+def at_dose(row: dict[str, Any], study: dict[str, Any]) -> dict[str, list[float]]:
+    """Errors added by a row and by the study's setting at the largest gain that both have: a number of each seed.
+
+    That is where the one that mended fewer 9s ended; on the other's way the point is interpolated. Before any gain nothing is added.
+    """
+    found = {"wrong_at_dose": [], "added_at_dose": [], "study_added_at_dose": []}
+    for m in range(len(row["by_seed"]["digit_after"])):
+        ends = [one["by_seed"]["digit_after"][m] for one in (row, study)]
+        target = max(ends)
+        added = [_added_by(one, m, target) for one in (row, study)]
+        for name, value in zip(found, (target, *added), strict=True):
+            found[name].append(value)
+    return found
+
+
+def _added_by(row: dict[str, Any], m: int, target: float) -> float:
+    if row["by_seed"]["digit_after"][m] == target:
+        return float(row["by_seed"]["others_added"][m])
+    nines, added = (np.asarray(row["curves"][name])[m] for name in ("wrong", "added"))
+    return added_at(nines, added, target) or 0.0
+
+
+def row(
+    test: np.ndarray, chosen: np.ndarray, batches: np.ndarray, *, digit: int, images: int, study: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The measured part of a row.
+
+    Args:
+      test: errors [K, M, C] on the test set.
+      chosen: [M] the measurement that counts as the end, the last but for early stopping.
+      batches: [K] trained before each measurement.
+      images: in the test set.
+      study: the row of the study's setting; None for itself.
+    """
+    before, after = test[0], test[chosen, np.arange(test.shape[1])]
+    wrong = test[:, :, digit]
+    added = test.sum(axis=2) - wrong
+    added = added - added[0]
+    by_seed = {
+        "accuracy_before": 1 - before.sum(axis=1) / images,
+        "accuracy_after": 1 - after.sum(axis=1) / images,
+        "digit_before": before[:, digit],
+        "digit_after": after[:, digit],
+        "others_added": np.delete(after - before, digit, axis=1).sum(axis=1),
+        "net_errors_added": (after - before).sum(axis=1),
+    }
+    found = {
+        "by_seed": {name: values.tolist() for name, values in by_seed.items()},
+        "before_by_seed": before.tolist(),
+        "after_by_seed": after.tolist(),
+        "before": [estimate(errors) for errors in before.T],
+        "after": [estimate(errors) for errors in after.T],
+        "at_half": at_half(wrong, added, batches),
+        "curve_batches": batches.tolist(),
+        "curves": {"wrong": wrong.T.tolist(), "added": added.T.tolist()},  # [M, K]
+    }
+    found["by_seed"] |= at_dose(found, study or found)
+    return found | {name: estimate(values) for name, values in found["by_seed"].items()}
+
+
+def classes(test: np.ndarray) -> list[list[dict[str, Any]]]:
+    """Errors of each class at each measurement, [K, C] estimates over seeds."""
+    return [[estimate(errors) for errors in measured.T] for measured in test]
