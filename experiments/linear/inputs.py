@@ -17,9 +17,13 @@ Group = tuple[str, str, int]  # inputs, rule, rank: the seeds of one row
 
 
 def groups(settings: Settings) -> list[Group]:
-    """The rows, in order; a fixed alpha is asked about on white inputs alone."""
+    """The rows, in order: a fixed alpha is asked about on white inputs alone, and few inputs below the rank that fits all of them."""
     kinds = [(kind, rule) for kind in settings.inputs for rule in (RULES if kind == "white" else RULES[:1])]
-    return [(kind, rule, rank) for kind, rule in kinds for rank in settings.ranks]
+    return [(kind, rule, rank) for kind, rule in kinds for rank in settings.ranks if not _fits_all(kind, rank)]
+
+
+def _fits_all(kind: str, rank: int) -> bool:
+    return kind == "few" and rank >= teachers.FEW
 
 
 def members_of(
@@ -41,6 +45,8 @@ def measured(folder: RunFolder, settings: Settings) -> tuple[list[dict[str, Any]
     seeds = range(settings.seeds)
     draw = functools.cache(teachers.draw)
     rows = groups(settings)
+    if left_out := [rank for rank in settings.ranks if _fits_all("few", rank) and "few" in settings.inputs]:
+        print(f"few inputs: rank {teachers.FEW} fits all of them, so {', '.join(map(str, left_out))} is left out there")
     tasks = [draw(kind, seed) for kind, _, _ in rows for seed in seeds]
     members = [
         member

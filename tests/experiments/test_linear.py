@@ -171,6 +171,14 @@ def test_a_part_that_is_not_asked_for_is_not_trained(folder):
     assert len(summary["rows"]) == 2
 
 
+def test_few_inputs_are_left_out_where_a_rank_fits_all_of_them(folder, capsys):
+    settings = Settings(ranks=(4, 48), seeds=2, steps=4, blocks=2, inputs=("white", "few"), rates=(), depths=())
+    rows = study.summary(folder, settings)["rows"]
+    assert [row["rank"] for row in rows if row["inputs"] == "few"] == [4]
+    assert [row["rank"] for row in rows if row["inputs"] == "white"] == [4, 48, 4, 48]
+    assert "rank 48 fits all of them, so 48 is left out there" in capsys.readouterr().out
+
+
 def test_a_rank_with_nothing_left_to_learn_is_refused():
     with pytest.raises(UserError, match="64 is not below 64"):
         Settings(ranks=(1, 64))
