@@ -1,6 +1,7 @@
-"""S2, part I: LoRA on a linear teacher against the best rank-r error, and the artifact of a fixed alpha.
+"""S2, part I: LoRA on a linear teacher against the best rank-r error on four kinds of inputs, a fixed alpha during the first steps, and adapters
+on several layers.
 
-python experiments/linear_teacher.py --preset=quick     # 30 s on 2 cores: writes runs/linear_teacher-*/
+python experiments/linear_teacher.py --preset=quick     # 2 minutes on 2 cores: writes runs/linear_teacher-*/
 """
 
 import pathlib

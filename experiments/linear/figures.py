@@ -1,99 +1,96 @@
-"""Figures and table of the linear teacher, from its summary."""
+"""Table and figures of the linear teacher, from its summary."""
 
 from typing import Any
 
 from etils import epath
 
-from experiments.common.figures import style
 from experiments.common.statistics import text
+from experiments.linear import deep_figures, early_figures, input_figures
 
-RULE_COLORS = {"alpha = c r": "#1f77b4", "alpha fixed": "#ff7f0e"}
+LINE = "{:<12} {:<12} {:>4} {:>9} {:>28} {:>22} {:>10} {:>9}  {}"
+EARLY_LINE = "{:<12} {:>4} {:>5} {:>22} {:>26} {:>9}  {}"
+DEEP_LINE = "{:<11} {:>2} {:>3} {:>4} {:>9} {:>28} {:>12} {:>11}  {}"
+TOLD_STEPS = (5, 20, 50, 100)
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Error over bound per rule and rank, early and at the end."""
-    lines = [
-        f"{'rule':<12} {'rank':>4} {'bound':>8} {'error / bound, step ' + str(summary['early_step']):>26} {'at the end':>28}  n"
-    ]
-    for row in summary["rows"]:
-        lines.append(
-            f"{row['rule']:<12} {row['rank']:>4} {row['bound']['mean']:>8.4f} {text(row['early_ratio'], 3):>26} "
-            f"{text(row['final_ratio'], 5):>28}  {row['final_ratio']['n']}"
-        )
+    """Each part: error against its bound; at the first steps, with one rate and with each one's own; several layers."""
+    lines = [_intro(summary), *_inputs(summary["rows"])]
+    if summary["early"]:
+        lines += ["", *_early(summary["early"])]
+    if summary["deep"]:
+        lines += ["", *_deep(summary["deep"])]
     return "\n".join(lines)
 
 
 def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
-    """error_vs_rank.png (S2.1, S2.2) and fixed_alpha_artifact.png (S2.3)."""
-    return [
-        _error_vs_rank(summary, folder / "error_vs_rank.png"),
-        _artifact(summary, folder / "fixed_alpha_artifact.png"),
-    ]
+    """error_vs_rank, inputs (S2.1, S2.2); first_steps (S2.3); several_layers (S2.8): of the parts that were measured."""
+    paths = [input_figures.error_vs_rank(summary, folder / "error_vs_rank.png")]
+    if len({row["inputs"] for row in summary["rows"]}) > 1:
+        paths.append(input_figures.inputs(summary, folder / "inputs.png"))
+    if summary["early"]:
+        paths.append(early_figures.first_steps(summary, folder / "first_steps.png"))
+    if summary["deep"]:
+        paths.append(deep_figures.several_layers(summary, folder / "several_layers.png"))
+    return paths
 
 
-def _by_rule(summary, rule: str) -> list[dict[str, Any]]:
-    return [row for row in summary["rows"] if row["rule"] == rule]
-
-
-def _error_vs_rank(summary, path: epath.Path) -> epath.Path:
-    figure, axis = style.new()
-    for (rule, color), marker, size in zip(RULE_COLORS.items(), ("o", "x"), (10, 6), strict=True):
-        rows = _by_rule(summary, rule)
-        ranks = [row["rank"] for row in rows]
-        estimates = [row["final_error"] for row in rows]
-        axis.errorbar(
-            ranks,
-            [e["mean"] for e in estimates],
-            yerr=style.error_bars(estimates),
-            fmt=f"{marker}-",
-            markersize=size,
-            capsize=3,
-            color=color,
-            label=f"LoRA, {rule}",
-        )
-    axis.plot(ranks, [row["bound"]["mean"] for row in rows], "k--", label="Eckart-Young bound")
-    style.rank_axis(axis, ranks)
-    axis.set_yscale("log")
-    axis.set_ylabel("squared error of the learned matrix")
-    axis.set_title(
-        f"Linear teacher, at convergence ({summary['steps']} steps, n = {rows[0]['final_error']['n']})", fontsize=10
+def _intro(summary: dict[str, Any]) -> str:
+    return (
+        f"After {summary['steps']} steps at rate {summary['shared_rate']:g}: mean [95 % interval] over seeds. 'matrix' is the squared error of "
+        "the matrix, that on new white inputs;\n'best' is what the least training error of least norm has there."
     )
-    axis.legend(frameon=False)
-    return style.save(figure, path)
 
 
-def _artifact(summary, path: epath.Path) -> epath.Path:
-    figure, (left, right) = style.new(11, 4.5, columns=2)
-    for rule, color in RULE_COLORS.items():
-        rows = _by_rule(summary, rule)
-        ranks = [row["rank"] for row in rows]
-        for key, line, when in (
-            ("early_ratio", "o-", f"step {summary['early_step']}"),
-            ("final_ratio", "s:", f"step {summary['steps']}"),
-        ):
-            estimates = [row[key] for row in rows]
-            left.errorbar(
-                ranks,
-                [e["mean"] for e in estimates],
-                yerr=style.error_bars(estimates),
-                fmt=line,
-                capsize=3,
-                color=color,
-                label=f"{rule}, {when}",
+def _inputs(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [LINE.format("inputs", "rule", "rank", "bound", "error / bound", "matrix", "best", "E.-Y.", "n")]
+    for row in rows:
+        lines.append(
+            LINE.format(
+                row["inputs"],
+                row["rule"],
+                row["rank"],
+                f"{row['bound']['mean']:.4f}",
+                text(row["ratio"], 5),
+                text(row["matrix_error"], 3),
+                f"{row['best_matrix_error']['mean']:.4f}",
+                f"{row['eckart_young']['mean']:.4f}",
+                row["error"]["n"],
             )
-        top = rows[-1]
-        right.plot(summary["curve_steps"], top["curve"], color=color, label=f"{rule}, r = {top['rank']}")
-    left.axhline(1, color="k", linestyle="--", linewidth=1)
-    style.rank_axis(left, ranks)
-    left.set_yscale("log")
-    left.set_ylabel("error / Eckart-Young bound")
-    left.set_title("A fixed alpha makes high ranks look worse, early", fontsize=10)
-    right.axhline(1, color="k", linestyle="--", linewidth=1, label="bound")
-    right.set_xscale("symlog", linthresh=summary["curve_steps"][1])
-    right.set_yscale("log")
-    right.set_xlim(left=0)
-    right.set_xlabel("step")
-    right.set_title("The same rank, under both rules", fontsize=10)
-    for axis in (left, right):
-        axis.legend(frameon=False, fontsize=8)
-    return style.save(figure, path)
+        )
+    return lines
+
+
+def _early(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [EARLY_LINE.format("rule", "rank", "step", "error, one rate", "error, its own best rate", "rate", "n")]
+    of = {(row["rule"], row["rank"], row["step"], row["rate"]): row for row in rows}
+    for (rule, rank, step, rate), row in of.items():
+        if rate == "shared" or step not in TOLD_STEPS:
+            continue
+        shared = of[rule, rank, step, "shared"]
+        edge = " edge" if row["at_edge"] else ""
+        lines.append(
+            EARLY_LINE.format(
+                rule, rank, step, text(shared["error"]), text(row["error"]), f"{row['learning_rate']:.3g}", f"{row['error']['n']}{edge}",
+            )
+        )  # fmt: skip
+    return lines
+
+
+def _deep(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [DEEP_LINE.format("layers", "L", "R", "R L", "bound", "error / bound", "constructed", "condition", "n")]
+    for row in rows:
+        lines.append(
+            DEEP_LINE.format(
+                row["layers"],
+                row["depth"],
+                row["rank"],
+                row["of"],
+                f"{row['bound']['mean']:.4f}",
+                text(row["ratio"], 4),
+                f"{row['constructed']['mean']:.6f}",
+                f"{row['condition']['mean']:.3g}",
+                row["error"]["n"],
+            )
+        )
+    return lines

@@ -28,6 +28,7 @@ from experiments.lm import pretraining_settings as lm_pretraining
 from tests import thrift
 from tests.experiments import chat_lm, entries, forks
 from tests.experiments.forks import wait
+from tests.experiments.one_part import ONE_PART
 
 SENTENCES = "sentence,label\n" + "\n".join(
     f"{'a fine and warm film' if i % 2 else 'a dull and cold film'} number {i},{i % 2}" for i in range(400)
@@ -58,7 +59,7 @@ def fork(workdir: pathlib.Path, name: str, home: pathlib.Path) -> int:
 
 def small() -> None:
     """Presets that take seconds: what is tried is the going on."""
-    linear.PRESETS["smoke"] = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6)
+    linear.PRESETS["smoke"] = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6, **ONE_PART)
     lm_pretraining.PRESETS["smoke"] = dataclasses.replace(lm_pretraining.PRESETS["smoke"], tokens=20_000)
     finetune_lm.PRESETS["smoke"] = chat_lm.SETTINGS
 

@@ -24,9 +24,10 @@ from lora_jax import checkpoint
 from tests import thrift
 from tests.experiments import entries, forks
 from tests.experiments.forks import wait
+from tests.experiments.one_part import ONE_PART
 
 ENTRY = ("rank_sweep.py", "--task=linear_teacher", "--preset=smoke")
-SETTINGS = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6)
+SETTINGS = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6, **ONE_PART)
 KILLS = 20
 
 
@@ -109,7 +110,7 @@ def damaged(home: pathlib.Path) -> dict:
     for name in ("cut", "missing"):
         workdir = home / name
         wait(fork(workdir, signalled=(5, signal.SIGKILL)))
-        saves = next(workdir.glob("*/phases/linear_teacher"))
+        saves = next(workdir.glob("*/phases/inputs"))
         newest = saves / str(checkpoint.latest_step(saves))
         files = [path for path in newest.rglob("*") if path.is_file()]
         largest = max(files, key=lambda path: path.stat().st_size)

@@ -22,6 +22,7 @@ from experiments.rank import study as rank_mnist
 from experiments.sst2 import labels, sentences
 from lora_jax.models.causal_lm import PRESETS as LANGUAGE_MODELS
 from tests.experiments import entries
+from tests.experiments.one_part import ONE_PART
 from tests.experiments.test_flags_and_errors import assert_one_sentence
 
 ENTRIES = sorted(path.name for path in entries.FOLDER.glob("*.py") if path.name != "__init__.py")
@@ -299,7 +300,7 @@ def test_e4_what_states_take_is_counted_from_shapes(tmp_path):
     from experiments.common import phases
     from experiments.common.recording import RunFolder
 
-    settings = dataclasses.replace(linear.PRESETS["smoke"], ranks=(1, 3), seeds=2, steps=2, blocks=1)
+    settings = dataclasses.replace(linear.PRESETS["smoke"], ranks=(1, 3), seeds=2, steps=2, blocks=1, **ONE_PART)
     kept = []
 
     def seen(folder, phase, state, *args, **kwargs):
@@ -309,7 +310,7 @@ def test_e4_what_states_take_is_counted_from_shapes(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phases, "train_blocks", seen)
         with pytest.raises(UserError, match="seen"):
-            linear.run(RunFolder(str(tmp_path), "run", {"settings": {}}), settings)
+            linear.summary(RunFolder(str(tmp_path), "run", {"settings": {}}), settings)
     floats = [leaf for leaf in jax.tree.leaves(kept[0]) if getattr(leaf, "dtype", None) == np.float32]
     actual = memory.bytes_of(floats)
     assert 0.8 * actual < linear.needed(settings) < 1.2 * actual
@@ -369,7 +370,7 @@ def test_e4_memory_that_runs_out_all_the_same(capsys):
 def test_e5_tables_and_figures_say_that_smoke_teaches_nothing(preset, is_noted, run_entry, tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr(style.plt, "close", lambda figure: titles.append(figure.get_suptitle()))
-    monkeypatch.setitem(linear.PRESETS, preset, linear.Settings(ranks=(1,), seeds=2, steps=20, blocks=2))
+    monkeypatch.setitem(linear.PRESETS, preset, linear.Settings(ranks=(1,), seeds=2, steps=20, blocks=2, **ONE_PART))
     status, stdout, _ = run_entry("linear_teacher.py", f"--preset={preset}", f"--workdir={tmp_path}")
     (table,) = tmp_path.glob("*/table.txt")
     assert status == 0 and "teaches nothing" in smoke.NOTE

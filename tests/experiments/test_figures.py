@@ -38,14 +38,29 @@ def rank_summary(n: int) -> dict:
 
 
 def linear_summary(n: int) -> dict:
-    rows = [
-        {
-            "rule": rule, "rank": r, "bound": e(1 / r, n), "final_error": e(1 / r, n), "early_ratio": e(2, n),
-            "final_ratio": e(1.001, n), "worst_final_ratio": 1.001, "curve": [9.0, 2.0, 1.0],
-        }
-        for rule in ("alpha = c r", "alpha fixed") for r in (1, 4)
-    ]  # fmt: skip
-    return {"rows": rows, "steps": 20, "early_step": 10, "curve_steps": [0, 10, 20]}
+    def row(of: dict, **means) -> dict:
+        by_seed = {name: (mean + 0.01 * np.arange(n)).tolist() for name, mean in means.items()}
+        return {**of, **{name: estimate(values) for name, values in by_seed.items()}, "by_seed": by_seed}
+
+    rules, names = (
+        ("alpha = c r", "alpha fixed"),
+        ("error", "bound", "matrix_error", "best_matrix_error", "eckart_young"),
+    )
+    return {
+        "rows": [
+            row({"inputs": kind, "rule": rule, "rank": r}, ratio=1.001, **dict.fromkeys(names, 1 / r))
+            for kind, rule in (("white", rules[0]), ("white", rules[1]), ("few", rules[0])) for r in (1, 4)
+        ],
+        "early": [
+            row({"rule": rule, "rank": r, "step": step, "rate": rate, "learning_rate": 0.02, "at_edge": r == 4}, error=2 / step, ratio=2.0)
+            for rule in rules for r in (1, 4) for step in (5, 100) for rate in ("shared", "own")
+        ],
+        "deep": [
+            row({"layers": kind, "depth": 2, "rank": r, "of": 2 * r}, error=1 / r, bound=1 / r, ratio=1.25, constructed=1.0, condition=5.0)
+            for kind in ("orthogonal", "Gaussian") for r in (1, 4)
+        ],
+        "steps": 20, "shared_rate": 0.01,
+    }  # fmt: skip
 
 
 def digit9_summary(n: int) -> dict:
@@ -103,7 +118,7 @@ def new_digits_summary(n: int) -> dict:
 
 CASES = {
     "rank": (rank, rank_summary, ["accuracy_vs_rank", "accuracy_vs_parameters"]),
-    "linear": (linear, linear_summary, ["error_vs_rank", "fixed_alpha_artifact"]),
+    "linear": (linear, linear_summary, ["error_vs_rank", "inputs", "first_steps", "several_layers"]),
     "digit9": (
         digit9,
         digit9_summary,
@@ -148,7 +163,8 @@ def test_equal_summaries_give_equal_files(tmp_path):
     ("case", "parts"),
     [
         ("rank", ["head only 0.001 1,290 10.00% 91.00 [88.52, 93.48] % 91.00 91.00 3", "LoRA 4 0.001 10,344", "base (0-7 only): 91.00 %"]),
-        ("linear", ["alpha fixed 4 0.2600 2.010 [1.985, 2.035] 1.01100 [0.98616, 1.03584] 3"]),
+        ("linear", ["white alpha fixed 4 0.2600 1.01100 [0.98616, 1.03584] 0.260", "fixed 4 5 0.410 [0.385, 0.435] 0.410 [0.385, 0.435] 0.02 3 edge",
+                    "Gaussian 2 4 8 0.2600 1.2600 [1.2352, 1.2848] 1.010000 5.01 3"]),
         ("digit9", ["wrong on 9", "the study 6,794 92.00 [89.52, 94.48]", "full 11.0 12.0 13.0", "(2 of 3 seeds)", "reached by 0 of 3"]),
         ("new_digits", ["digits 0,1,3,4,5,6,7,8", "digits 2,9", "replay 0.8", "<- chosen"]),
     ],

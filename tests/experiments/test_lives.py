@@ -43,7 +43,7 @@ def test_half_a_summary_is_made_again(facts):
 def test_sigterm_saves_and_the_same_command_goes_on(facts):
     found = facts["stopped"]
     assert (found["status"], found["again"]) == (143, 0) and found["result"] == facts["whole"]
-    assert "Terminated: saved linear_teacher after" in found["said"] and "Traceback" not in found["said"]
+    assert "Terminated: saved inputs after" in found["said"] and "Traceback" not in found["said"]
 
 
 @pytest.mark.parametrize("name", ["more", "two", "two lives"])
