@@ -451,6 +451,7 @@ def of_before() -> list[str]:
         "mnist_new_digits",
         "best_rate_mnist",
         "best_rate_linear",
+        "rank_sweep_mnist",
     )
     return [name for name in ours if '"by_seed"' not in kept.get(name, "")]
 
@@ -501,6 +502,14 @@ def test_an_earlier_summary_of_the_linear_teacher_is_refused_in_a_sentence(run_e
     assert (
         status == 2 and stderr.count("\n") == 1 and "does not hold what is expected there (KeyError: 'error')" in stderr
     )
+
+
+def test_a_summary_of_an_earlier_form_is_refused_by_one_sentence(run_entry, tmp_path):
+    (tmp_path / "rank_sweep_mnist").mkdir()
+    row = {"regime": "full", "rank": None, "learning_rate": 0.001, "accuracy": about(0.97)}
+    (tmp_path / "rank_sweep_mnist" / "summary.json").write_text(json.dumps({"rows": [row], "settings": {}}))
+    status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}")
+    assert status == 2 and stderr.count("\n") == 1 and "does not hold what is expected there" in stderr
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text('{"rows": [')])
