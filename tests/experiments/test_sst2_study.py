@@ -197,7 +197,7 @@ def test_every_rank_takes_its_own_best_rate_and_a_diverged_one_is_never_taken(st
 
 
 def test_what_is_kept_of_a_run_is_which_sentences_it_had_right(study, folder):
-    """Against the model's own answers, asked one sentence at a time; and a row's accuracies are the means of what it keeps."""
+    """Against the model's own answers, put in their places one by one; and a row's accuracies are the means of what it keeps."""
     task = study.task("full", "train", "validation")
     outcome = train_group(folder, "kept", task, "full", members("full"), RECIPE)
     row = sst2_outcomes.rows(outcome, study.size)[0]
@@ -206,9 +206,9 @@ def test_what_is_kept_of_a_run_is_which_sentences_it_had_right(study, folder):
     for seed in (0, 1):
         params = nested({path: leaf[seed] for path, leaf in flat(outcome.state.train.trainable).items()})
         for bucket in task.score:
-            for ids, label, place in zip(bucket["x"], bucket["y"], bucket["row"], strict=True):
-                logits = study.model.apply({"params": params}, ids[None], ids[None] != 0)
-                expected[seed, place] = int(logits.argmax()) == int(label)
+            said = study.model.apply({"params": params}, bucket["x"], bucket["x"] != 0).argmax(axis=-1)
+            for answer, label, place in zip(*map(np.asarray, (said, bucket["y"], bucket["row"])), strict=True):
+                expected[seed, place] = answer == label
     np.testing.assert_array_equal(kept, expected)
     assert 0 < kept.mean() < 1 and (kept[0] != kept[1]).any()
     np.testing.assert_allclose(row["by_seed"]["accuracy"], kept.mean(axis=1), rtol=1e-6)
