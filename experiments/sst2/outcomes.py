@@ -1,14 +1,17 @@
 """What a group's training says, as numbers of a summary."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.errors import UserError
 from experiments.common.statistics import estimate
+from experiments.sst2.predictions import packed
 from experiments.sst2.training import Outcome
 from lora_jax.tree import flat
+
+ENERGY_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # at which a spectrum's share is kept
 
 
 def finite(outcome: Outcome) -> np.ndarray:
@@ -16,26 +19,20 @@ def finite(outcome: Outcome) -> np.ndarray:
     return np.isfinite(outcome.loss).all(axis=0)
 
 
-def tuned(regime: str, rank: int, rates: tuple[float, ...], scores: list[float]) -> dict[str, Any]:
-    """The best of `rates`, whether it lies at the edge of what was tried, and what all of them scored (-1: diverged)."""
-    if max(scores) < 0:
-        raise UserError(f"training diverged at every learning rate of {regime}; give lower --learning_rates.")
-    best = rates[int(np.argmax(scores))]
-    return {
-        "rank": rank,
-        "best": best,
-        "at_edge": best in (rates[0], rates[-1]),
-        "accuracy": {str(rate): score if score >= 0 else None for rate, score in zip(rates, scores, strict=True)},
-    }
+def scores(outcome: Outcome) -> list[float | None]:
+    """Each member's last accuracy; None for one that diverged."""
+    last = outcome.accuracy[-1].tolist()
+    return [score if good else None for score, good in zip(last, finite(outcome), strict=True)]
 
 
-def untuned(rank: int, rate: float) -> dict[str, Any]:
-    """The same of a rate that has no rival."""
-    return {"rank": rank, "best": rate, "at_edge": False, "accuracy": {}}
+def by_seed(**metrics: Sequence[float]) -> dict[str, Any]:
+    """Estimates under their names, and under "by_seed" what they are of."""
+    values = {name: np.asarray(value, float).tolist() for name, value in metrics.items()}
+    return {**{name: estimate(value) for name, value in values.items()}, "by_seed": values}
 
 
 def rows(outcome: Outcome, size: int) -> list[dict[str, Any]]:
-    """One row per rank, averaged over seeds; `size` is the number of parameters of the base with its head."""
+    """One row per rank; `size` is the number of parameters of the base with its head."""
     found = []
     for rank in sorted({member.rank for member in outcome.members}):
         where = [i for i, member in enumerate(outcome.members) if member.rank == rank]
@@ -49,13 +46,22 @@ def rows(outcome: Outcome, size: int) -> list[dict[str, Any]]:
                 "learning_rate": outcome.members[where[0]].learning_rate,
                 "parameters": parameters,
                 "share": parameters / (size + (parameters - _head_size(outcome) if added else 0)),
-                "accuracy": estimate(outcome.accuracy[-1, where]),
-                "accuracies": outcome.accuracy[-1, where].tolist(),
+                **measured(outcome, where),
                 "curves": outcome.accuracy[:, where].T.tolist(),
                 "loss": outcome.loss[:, where].mean(axis=1).tolist(),
             }
         )
     return found
+
+
+def measured(outcome: Outcome, where: Sequence[int]) -> dict[str, Any]:
+    """Of these members, the accuracy after the first epoch and at the end, and which sentences were right then."""
+    ends = {"after_one_epoch": outcome.per_epoch, "accuracy": -1}
+    return {
+        **by_seed(**{name: outcome.accuracy[block, where] for name, block in ends.items()}),
+        "right": [packed(outcome.right[-1, i]) for i in where],
+        "right_after_one_epoch": [packed(outcome.right[outcome.per_epoch, i]) for i in where],
+    }
 
 
 def _head_size(outcome: Outcome) -> int:
@@ -71,19 +77,27 @@ def paired(outcomes: dict[str, Outcome]) -> dict[str, Any]:
     of_full = {member.seed: value for member, value in zip(full.members, full.accuracy[-1], strict=True)}
     differences: dict[str, list[float]] = {}
     for member, value in zip(lora.members, lora.accuracy[-1], strict=True):
-        differences.setdefault(str(member.rank), []).append(float(value - of_full[member.seed]))
-    return {rank: {"differences": values, **estimate(values)} for rank, values in differences.items()}
+        if member.seed in of_full:
+            differences.setdefault(str(member.rank), []).append(float(value - of_full[member.seed]))
+    return {rank: by_seed(difference=values) for rank, values in differences.items()}
 
 
-def spectrum(base: dict[str, Any], outcome: Outcome) -> dict[str, list[float]]:
-    """Path -> singular values of the full fine-tuning update of each encoder kernel, averaged over seeds."""
+def spectrum(base: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """Path -> of the full fine-tuning update of each encoder kernel, the share of energy (squared singular values) in its first r directions.
+
+    {"ranks": [R], "shares": [U][R]}: a share a seed, and no share of a mean over seeds.
+    """
     trained, start = flat(outcome.state.train.trainable), flat(base)
-    kernels = [path for path, leaf in start.items() if "encoder" in path and path.endswith("kernel")]
-    return {
-        path: np.linalg.svd(
-            np.asarray(trained[path][: len(outcome.members)] - jnp.asarray(start[path])[None]), compute_uv=False
-        )
-        .mean(axis=0)
-        .tolist()
-        for path in kernels
-    }
+    found = {}
+    for path in kernels(start):
+        update = np.asarray(trained[path][: len(outcome.members)] - jnp.asarray(start[path])[None], np.float64)
+        energy = np.cumsum(np.square(np.linalg.svd(update, compute_uv=False)), axis=-1)
+        ranks = [rank for rank in ENERGY_RANKS if rank <= energy.shape[-1]]
+        shares = energy[:, [rank - 1 for rank in ranks]] / energy[:, -1:]
+        found[path] = {"ranks": ranks, "shares": shares.tolist()}
+    return found
+
+
+def kernels(leaves: dict[str, Any]) -> list[str]:
+    """The encoder's matrices, of flat leaves."""
+    return [path for path in leaves if "encoder" in path and path.endswith("kernel")]

@@ -1,4 +1,4 @@
-"""Settings of S2, part II."""
+"""Settings of S2, part II: of our BERT-tiny, or whatever --bert names, and of MiniLM."""
 
 import dataclasses
 from typing import Any
@@ -26,15 +26,19 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The rates are what each regime chooses from, a single one being taken as it is; `scale` is c = alpha/r.
+    """`..._rates` are what each regime's search begins with, ascending, a single one being taken as it is; `scale` is c = alpha/r.
 
-    A limit of None is all of the split; without `scaling_seeds` that part is left out.
+    A limit of None is all of the split; without `scaling_seeds` the part on scaling rules is left out. With `fixed_alpha` the ranks of LoRA
+    are trained with alpha fixed, too, in the setting of the study.
     """
 
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     regimes: tuple[str, ...] = REGIMES
-    seeds: int = 5
-    control_seeds: int = 3  # at most; from scratch and all linear layers stand beside the study, and cost as much as it
+    seeds: int = 10
+    full_seeds: int = 5  # at most: a run of full fine-tuning takes as long as two or three of LoRA
+    control_seeds: int = 3  # at most; from scratch and all linear layers stand beside the study
+    tuning_seeds: int = 2
+    widenings: int = 4  # of a range of rates whose best is at its edge
     epochs: int = 5
     train_limit: int | None = None
     score_limit: int | None = None  # of the tuning split, and of validation
@@ -43,14 +47,16 @@ class Settings:
     dropout: float = 0.0
     warm_up: float = 0.06
     weight_decay: float = 0.01
-    head_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-    lora_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
-    full_rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4)
-    scratch_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3)
+    head_rates: tuple[float, ...] = (1e-3, 1.8e-3, 3.2e-3, 5.8e-3, 1e-2)
+    lora_rates: tuple[float, ...] = (3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3)
+    full_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5, 1e-4)
+    scratch_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5, 1e-4)
     measurements: int = 4  # per epoch
     scaling_limit: int = 6000
     scaling_epochs: int = 2
-    scaling_seeds: int = 3
+    scaling_seeds: int = 10
+    fixed_alpha: bool = False
+    truncates: bool = True  # full fine-tuning's update, rank by rank
     lengths: tuple[int, ...] = LENGTHS
     strategy: str = "auto"
 
@@ -75,6 +81,10 @@ class Settings:
         own = {"head only": self.head_rates, "full": self.full_rates, "from scratch": self.scratch_rates}
         return own.get(regime, self.lora_rates)
 
+    def seeds_of(self, regime: str) -> int:
+        most = {"full": self.full_seeds, "from scratch": self.control_seeds, "LoRA all linear": self.control_seeds}
+        return min(self.seeds, most.get(regime, self.seeds))
+
 
 QUICK_LENGTHS = (40, 72)  # a short run is mostly compilation
 
@@ -86,9 +96,28 @@ PRESETS = {
         lengths=QUICK_LENGTHS,
     ),
     "quick": Settings(
-        (1, 8, 16, 32), ("head only", "LoRA", "full", "from scratch"), seeds=3, control_seeds=2, epochs=2, train_limit=2000,
-        score_limit=800, measurements=1, head_rates=(3e-3, 1e-2), lora_rates=(1e-3, 3e-3), full_rates=(1e-4, 3e-4),
-        scratch_rates=(3e-4, 1e-3), scaling_limit=640, scaling_epochs=1, scaling_seeds=2, lengths=QUICK_LENGTHS,
+        (1, 8, 16, 32), ("head only", "LoRA", "full", "from scratch"), seeds=3, control_seeds=2, tuning_seeds=1, widenings=1, epochs=2,
+        train_limit=2000, score_limit=800, measurements=1, head_rates=(3.2e-3, 5.8e-3, 1e-2), lora_rates=(1e-3, 1.8e-3, 3.2e-3),
+        full_rates=(1e-4, 1.8e-4, 3.2e-4), scratch_rates=(3e-4,), scaling_limit=640, scaling_epochs=1, scaling_seeds=2,
+        lengths=QUICK_LENGTHS,
     ),
     "full": Settings(),
+}  # fmt: skip
+# The second base, MiniLM, three times as wide: on a part of the sentences, without controls, and at lower rates. A larger BERT's step is
+# forty times as many products.
+MINILM = Settings(
+    regimes=("head only", "LoRA", "full"), seeds=5, epochs=3, train_limit=6000, tuning_seeds=2, scaling_seeds=0,
+    head_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3), lora_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3),
+    full_rates=(1.8e-5, 3.2e-5, 5.8e-5, 1e-4), lengths=(16, 40, 72),
+)  # fmt: skip
+OF_MINILM = {
+    "smoke": dataclasses.replace(
+        MINILM, ranks=(1, 8), seeds=2, epochs=1, train_limit=320, score_limit=100, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
+        full_rates=(5e-5,), lengths=QUICK_LENGTHS,
+    ),
+    "quick": dataclasses.replace(
+        MINILM, ranks=(1, 8, 16, 32), seeds=2, epochs=1, train_limit=640, score_limit=200, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
+        full_rates=(5e-5,), lengths=QUICK_LENGTHS,
+    ),
+    "full": MINILM,
 }  # fmt: skip

