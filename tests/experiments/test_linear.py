@@ -100,7 +100,7 @@ def test_every_row_converges_onto_the_bound_of_its_inputs(summary):
 def test_where_the_best_matrix_is_one_it_is_learned(summary):
     for row in summary["rows"]:
         learned, best = (np.asarray(row["by_seed"][name]) for name in ("matrix_error", "best_matrix_error"))
-        if row["inputs"] == "few":  # beyond what the inputs span, a stays where it began
+        if row["inputs"] == "few":  # neither the drawn a nor Adam's steps stay in what the inputs span
             assert (learned > 1.01 * best).all()
         else:
             assert learned == pytest.approx(best, rel=0.01)
