@@ -22,7 +22,6 @@ from experiments.linear.settings import DECAY, INPUTS, D
 CONDITION = 100.0  # of the covariance of anisotropic inputs
 FEW, MANY = 48, 256  # inputs: fewer than features, and more
 NOISE = 0.5  # standard deviation of a noisy label
-DECAYED = np.append(np.cumsum(DECAY ** (2 * np.arange(D))[::-1])[::-1], 0.0)  # of E, the sum of sigma_i^2 over i > r
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class Task:
 
     def bounds(self) -> np.ndarray:
         """The least error on the training inputs of each rank from 0 [n + 1], without what no update explains."""
-        return _tails(self._whitened[1]) / D
+        return tails(self._whitened[1]) / D
 
     def best(self, rank: int) -> np.ndarray:
         """The update of this rank [D, D] with the least error on the training inputs; of several that of least norm."""
@@ -57,17 +56,16 @@ class Task:
         return *np.linalg.svd(whitened, full_matrices=False), q[:n].T / scale[:n]
 
 
-def tails(matrix: np.ndarray) -> np.ndarray:
-    """The sums of sigma_i^2 over i > r, for r = 0 ... the number of singular values.
+def tails(sizes: np.ndarray) -> np.ndarray:
+    """Of falling singular values the sums of sigma_i^2 over i > r, for r = 0 ... their number.
 
-    >>> tails(np.diag([3.0, 2.0])).tolist()
+    >>> tails(np.array([3.0, 2.0])).tolist()
     [13.0, 4.0, 0.0]
     """
-    return _tails(np.linalg.svd(matrix, compute_uv=False))
-
-
-def _tails(sizes: np.ndarray) -> np.ndarray:
     return np.append(np.cumsum(sizes[::-1] ** 2)[::-1], 0.0)
+
+
+DECAYED = tails(DECAY ** np.arange(D))  # Eckart and Young's bound of every E
 
 
 def draw(kind: str, seed: int) -> Task:
