@@ -67,7 +67,9 @@ def rate(power: int) -> float:
 
 
 _MNIST = Settings(centre=8, tilt=-0.7, full_centre=5)
-_LINEAR = Settings(problem="linear", ranks=(1, 2, 4, 8, 16, 32), steps=(50, 300), scale=1.0, centre=9, tilt=-0.5, full_centre=5)
+_LINEAR = Settings(
+    problem="linear", ranks=(1, 2, 4, 8, 16, 32), steps=(50, 300), scale=1.0, centre=9, tilt=-0.5, full_centre=5
+)
 _SST2 = Settings(
     problem="sst2",
     ranks=(1, 4, 16, 64),
