@@ -1,9 +1,11 @@
-"""S0.4, S0.6, S0.9, S1.6, S1.7: is the damage the low rank's, that of what may move, or the step's? At half of the 9s mended, paired."""
+"""S0.4, S0.6, S0.9, S0.10, S1.6, S1.7, S1.10: is the damage the low rank's, that of what may move, or the step's? At equal gain, paired."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.digit9.equal_gain import at_half, compared, family, half, pooled, told
+import numpy as np
+
+from experiments.digit9.equal_gain import at_dose, at_half, compared, family, half, pooled, told
 from experiments.ledger.facts import settled
 from experiments.ledger.inference import Fact
 from experiments.ledger.table import Claim
@@ -18,8 +20,8 @@ def cause(id_: str, summary: dict[str, Any], command: str) -> Claim:
     """Decided by low ranks against high ones; each rank, full and bias-only tuning beside the study's setting are told with it."""
     study = summary["rows"][0]
     own = by_rank(summary, "own")
-    low, high = ([row for rank, row in own.items() if keep(rank)] for keep in (lambda r: r <= LOW, lambda r: r >= HIGH))
-    rivals = [row for row in (*own.values(), *_suspects(summary)) if row is not study]
+    low, high = _low(own), _high(own)
+    rivals = _rivals(summary)
     found = at_half(rivals, study)
     sides = " against ".join(f"ranks {', '.join(str(row['rank']) for row in rows)}" for rows in (low, high))
     ranks = compared(sides, *_padded_none(low, high, study))
@@ -36,6 +38,32 @@ def cause(id_: str, summary: dict[str, Any], command: str) -> Claim:
         ours=f"errors added elsewhere once half of the 9s are mended: {added}",
         more=f"; {fact.shown}; each against {study['name']}, Holm: {'; '.join(map(str, found))}",
     )  # fmt: skip
+
+
+def beyond_half(id_: str, summary: dict[str, Any], command: str) -> Claim:
+    """As `cause`, at the largest gain that a row and the study's setting both have: low ranks beside a high one, or high ones beside a low one."""
+    study, own = summary["rows"][0], by_rank(summary, "own")
+    is_low = study["rank"] <= LOW
+    side = _high(own) if is_low else _low(own)
+    name = f"ranks {', '.join(str(row['rank']) for row in side)} beside {study['name']}"
+    pooled_, found = compared(name, *_mean_at_dose(side, study)), at_dose(_rivals(summary))
+    fact = Fact(
+        "low ranks add more than high ones at the largest gain that both have, by over a fifth",
+        (LESS if is_low else MORE)[pooled_.label],
+        f"{pooled_}",
+    )
+    return settled(
+        id_, "at larger gains the low rank does more damage (found here)", [fact], study["accuracy_after"]["n"], command,
+        published="-", more=f"; each against {study['name']}, Holm: {'; '.join(map(str, found))}",
+    )  # fmt: skip
+
+
+def _mean_at_dose(rows: Sequence[dict], study) -> tuple[list[float | None], list[float | None]]:
+    """Means over rows of what they, and the study's setting, have added at each one's dose, of each seed."""
+    if not rows:
+        return [None] * study["at_half"]["of"], [None] * study["at_half"]["of"]
+    names = ("added_at_dose", "study_added_at_dose")
+    return tuple(np.mean([row["by_seed"][name] for row in rows], axis=0).tolist() for name in names)
 
 
 def step(id_: str, summary: dict[str, Any], command: str) -> Claim:
@@ -80,8 +108,18 @@ def by_rank(summary: dict[str, Any], step_: str) -> dict[int, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def _suspects(summary) -> list[dict[str, Any]]:
-    return [row for row in summary["rows"] if row["kind"] == "suspect"]
+def _low(own: dict[int, dict]) -> list[dict[str, Any]]:
+    return [row for rank, row in own.items() if rank <= LOW]
+
+
+def _high(own: dict[int, dict]) -> list[dict[str, Any]]:
+    return [row for rank, row in own.items() if rank >= HIGH]
+
+
+def _rivals(summary) -> list[dict[str, Any]]:
+    """Ranks at their own rates, full and bias-only tuning; not the study's setting."""
+    rows = [*by_rank(summary, "own").values(), *(row for row in summary["rows"] if row["kind"] == "suspect")]
+    return [row for row in rows if row is not summary["rows"][0]]
 
 
 def _padded_none(low: Sequence[dict], high: Sequence[dict], study) -> tuple[list[float | None], list[float | None]]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.common.statistics import estimate, text
 from experiments.digit9 import equal_gain, published
-from experiments.digit9.cause import cause, final_layers, step
+from experiments.digit9.cause import beyond_half, cause, final_layers, step
 from experiments.ledger.facts import settled
 from experiments.ledger.inference import Fact, holm, less, more, one_run
 from experiments.ledger.table import HOLDS, Claim, verdict
@@ -38,6 +38,7 @@ def s0(summary: dict[str, Any], command: str) -> list[Claim]:
         _confusions("S0.7", study, command),
         _few_shot("S0.8", study, command),
         final_layers("S0.9", summary, command),
+        beyond_half("S0.10", summary, command),
     ]
 
 
@@ -64,6 +65,7 @@ def s1(summary: dict[str, Any], command: str) -> list[Claim]:
         step("S1.7", summary, command),
         _precondition("S1.8", study, command),
         _slight("S1.9", study, command),
+        beyond_half("S1.10", summary, command),
     ]  # fmt: skip
 
 

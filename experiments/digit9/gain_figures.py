@@ -31,6 +31,7 @@ def on_the_way(summary: dict[str, Any], path: epath.Path) -> epath.Path:
     for axis in (top, below):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
+    top.set_ylim(bottom=0)
     top.set_ylabel("errors added on the other digits")
     top.legend(frameon=False, fontsize=9)
     below.axhline(0, color=HUES[0], linewidth=1)
@@ -172,6 +173,7 @@ def mitigations(summary: dict[str, Any], path: epath.Path) -> epath.Path:
     left.invert_yaxis()
     left.set_xlabel(f"errors on digit {digit} mended in the end, %\n(dashed: {study['name']})")
     left.set_xlim(left=max(-50, left.get_xlim()[0]))
+    right.locator_params(axis="x", nbins=5)
     right.set_xlabel("errors added elsewhere, minus the study's setting\nat the largest gain that both have, paired")
     handles = [style.plt.Line2D([], [], marker="o", color=color, label=label) for label, color in BY_LABEL.items()]
     right.legend(

@@ -53,23 +53,18 @@ def at_half(nines: np.ndarray, added: np.ndarray, batches: np.ndarray) -> dict[s
 def at_dose(row: dict[str, Any], study: dict[str, Any]) -> dict[str, list[float]]:
     """Errors added by a row and by the study's setting at the largest gain that both have: a number of each seed.
 
-    That is where the one that mended fewer 9s ended; on the other's way the point is interpolated. Before any gain nothing is added.
+    That gain is where the one that mended fewer 9s ended; each counts when it first has it, interpolated. Without any gain nothing is added.
     """
     found = {"wrong_at_dose": [], "added_at_dose": [], "study_added_at_dose": []}
     for m in range(len(row["by_seed"]["digit_after"])):
-        ends = [one["by_seed"]["digit_after"][m] for one in (row, study)]
-        target = max(ends)
-        added = [_added_by(one, m, target) for one in (row, study)]
+        target = max(one["by_seed"]["digit_after"][m] for one in (row, study))
+        added = [
+            added_at(*(np.asarray(one["curves"][name][m]) for name in ("wrong", "added")), target)
+            for one in (row, study)
+        ]
         for name, value in zip(found, (target, *added), strict=True):
             found[name].append(value)
     return found
-
-
-def _added_by(row: dict[str, Any], m: int, target: float) -> float:
-    if row["by_seed"]["digit_after"][m] == target:
-        return float(row["by_seed"]["others_added"][m])
-    nines, added = (np.asarray(row["curves"][name])[m] for name in ("wrong", "added"))
-    return added_at(nines, added, target) or 0.0
 
 
 def row(

@@ -1,4 +1,4 @@
-"""S2.4 to S2.8, from the summary of S2, part II.
+"""S2.4 to S2.9, from the summary of S2, part II.
 
 Regimes share a seed's batches and its first classifier: differences are taken seed by seed and sentence by sentence, and both are a sample. The
 base is one: another may give other answers, and MiniLM stands beside it. The facts of a claim share its level (Holm).
@@ -52,7 +52,7 @@ def _regimes(name: str, summary: Summary, one_rate: Summary | None, command: str
     return [
         front.claim(f"S2.6{name}", summary, command, published, compared),
         dynamics.claim(f"S2.7{name}", summary, one_rate, command),
-        *([front.subspace(f"S2.8{name}", summary, command)] if summary["truncated"] else []),
+        *([front.subspace(f"S2.9{name}", summary, command)] if summary["truncated"] else []),
     ]
 
 

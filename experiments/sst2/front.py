@@ -1,4 +1,4 @@
-"""S2.6, accuracy against what trains, and S2.8, the rank of full fine-tuning's update. Nothing here imports jax."""
+"""S2.6, accuracy against what trains, and S2.9, the rank of full fine-tuning's update. Nothing here imports jax."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -75,7 +75,7 @@ def _share(summary: Summary) -> Fact:
 
 
 def subspace(id: str, summary: Summary, command: str) -> Claim:
-    """S2.8: full fine-tuning's update cut at a rank, and scored, and LoRA that was trained at it."""
+    """S2.9: full fine-tuning's update cut at a rank, and scored, and LoRA that was trained at it."""
     full, scored = right(summary, "full"), summary["scored"]
     at = {row["cut"]: of_row(row, scored) for row in summary["truncated"] if row["rank"] == NEEDED}
     trained = right(summary, "LoRA", NEEDED)

@@ -202,8 +202,18 @@ def test_a_dose_is_the_largest_gain_that_both_ways_have():
         "added_at_dose": [70.0],
         "study_added_at_dose": [100.0],
     }
-    worse = line([80, 90, 85], [0, -5, -7])  # no gain: the study has done nothing yet
-    assert outcomes.at_dose(worse, study)["study_added_at_dose"] == [0.0]
+    stays = line([80, 60, 20, 20], [0, 10, 50, 500])  # what comes after the gain is not held against it
+    assert (
+        outcomes.at_dose(stays, study)["added_at_dose"]
+        == [50.0]
+        == outcomes.at_dose(study, stays)["study_added_at_dose"]
+    )
+    worse = line([80, 90, 85], [0, -5, -7])  # no gain, so nothing to compare
+    assert outcomes.at_dose(worse, study) == {
+        "wrong_at_dose": [85],
+        "added_at_dose": [0.0],
+        "study_added_at_dose": [0.0],
+    }
 
 
 def test_rows_of_a_padded_rank_are_those_of_the_rank(small_mnist, tmp_path, quick_compile, monkeypatch):

@@ -1,4 +1,4 @@
-"""Verdicts S2.4 to S2.8 from summaries made by hand, at points where they should turn; figures and table of them."""
+"""Verdicts S2.4 to S2.9 from summaries made by hand, at points where they should turn; figures and table of them."""
 
 import copy
 import json
@@ -111,7 +111,7 @@ def change(regime: str, rank: int | None = None, **values) -> dict:
     return changed
 
 
-IDS = ("S2.4", "S2.5", "S2.6", "S2.7", "S2.8")
+IDS = ("S2.4", "S2.5", "S2.6", "S2.7", "S2.9")
 
 
 def test_all_hold_where_the_study_is_right():
@@ -226,7 +226,7 @@ def test_the_u_shape_is_looked_for_under_both_rules_and_in_both_settings():
 def test_full_s_update_needs_the_rank_that_its_accuracy_says():
     lost = summary()
     lost["truncated"] = [truncated(8, cut, 0.80, SEEDS) for cut in ("every matrix", "query and value")]
-    found = of_claims(lost)["S2.8"]
+    found = of_claims(lost)["S2.9"]
     assert found.verdict == FAILS and "rank 8 holds 95 to 95 %" in found.ours
 
 
