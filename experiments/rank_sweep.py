@@ -1,6 +1,7 @@
 """What does LoRA's rank do? Ranks x learning rates x seeds in one compiled program, beside head-only and full fine-tuning.
 
 python experiments/rank_sweep.py                        # MNIST; writes runs/rank_sweep_mnist-*/
+python experiments/rank_sweep.py --data=mine.npz --new_classes=cat,dog   # anybody's arrays x and y, and perhaps x_test and y_test
 python experiments/rank_sweep.py --task=linear_teacher  # against the Eckart-Young bound
 python experiments/rank_sweep.py --task=sst2            # BERT on SST-2, the whole study
 python experiments/rank_sweep.py --task=tiny_lm         # a language model: LoRA against full fine-tuning at every rank
@@ -15,7 +16,7 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 # isort: split
 
-from experiments.common.flags import define_enum, define_integers, define_numbers
+from experiments.common.flags import define_enum, define_integers, define_list, define_numbers, define_path
 from experiments.common.options import by_preset, by_task, define_common, define_data
 from experiments.linear import settings as linear
 from experiments.lm import settings as lm_study
@@ -45,6 +46,12 @@ define_enum(
     ["auto", "vmap", "sequential"],
 )
 define_data("the data set of the task")
+define_path(
+    "data",
+    "with --task=mnist, a file of other arrays in its place, mine.npz: x [N, ...] and y [N], perhaps x_test and y_test",
+)
+define_list("old_classes", "with --task=mnist, classes that the base knows; by default all but the new ones")
+define_list("new_classes", "with --task=mnist, classes that it does not know; by default 8,9, or all but the old ones")
 define_bert(
     **{
         field: f"with --task=sst2 {by_preset(sst2.PRESETS, field)}"

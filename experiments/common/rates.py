@@ -24,6 +24,15 @@ def searched(
     return sorted(found), [found[rate] for rate in sorted(found)]
 
 
+def on_ladder(rate: float, rungs: int = 0) -> float:
+    """The rate so many rungs from this one, on a ladder of four to a decade, x1.8: 1, 1.8, 3.2 and 5.6 times a power of ten.
+
+    >>> [on_ladder(1e-3, rungs) for rungs in (-1, 0, 1, 2, 3, 4)]
+    [0.00056, 0.001, 0.0018, 0.0032, 0.0056, 0.01]
+    """
+    return float(f"{10 ** ((round(4 * np.log10(rate)) + rungs) / 4):.2g}")
+
+
 def _finite(loss: float) -> float:
     return float(loss) if np.isfinite(loss) else float("inf")
 

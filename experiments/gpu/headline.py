@@ -95,19 +95,14 @@ def _name(row: dict[str, Any]) -> str:
 def agreement(summary: dict[str, Any], reference: dict[str, Any] | None) -> dict[str, Any]:
     """How far each row's accuracy lies from the CPU's, in points and in standard errors of the difference over seeds, and what that says.
 
-    Both have one base of their own, whose training rounds differently, and the seeds' noise does not tell of that: within it they agree, beyond it
-    nothing is settled.
+    Training rounds differently on each device, and so do the bases: within the noise of the bases they agree, beyond it nothing is settled.
     """
     if reference is None or any(summary[key] != reference[key] for key in ("data", "settings")):
         return {"agreement": "not compared: the CPU's run of reference is of other data or settings"}
     theirs = _accuracies(reference["rows"])
     apart = {name: _apart(row, theirs[name]) for name, row in _accuracies(summary["rows"]).items()}
     largest = max(abs(row["standard_errors"]) for row in apart.values())
-    said = (
-        "within the noise of the seeds"
-        if largest <= APART
-        else "not settled: beyond the noise of the seeds, and each has one base of its own"
-    )
+    said = "within the noise of the seeds" if largest <= APART else "not settled: beyond the noise of the seeds"
     return {"apart": apart, "agreement": f"with the CPU's run: at most {largest:.1f} standard errors apart; {said}"}
 
 

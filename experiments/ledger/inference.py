@@ -107,6 +107,31 @@ def over_items(
     (Owen 2007, Ann. Appl. Stat. 1, p. 386, section 3); degrees of freedom after Satterthwaite. `factor` turns shares into percent, `bar` is in
     those.
     """
+    mean, error, freedom, size = _over_items(a, b, factor)
+    if not freedom:
+        return Fact(said, None, f"{mean:.{digits}f}")
+    half = stats.t.ppf(1 - LEVEL / 2, freedom) * error
+    p = float(2 * stats.t.sf(abs(mean - bar) / error, freedom)) if error else float(mean == bar)
+    shown = f"{mean:.{digits}f} [{mean - half:.{digits}f}, {mean + half:.{digits}f}] {size}"
+    side = bool(mean > bar)
+    return Fact(said, side if p < LEVEL else None, shown, p, side)
+
+
+def equivalent_over_items(
+    said: str, a: np.ndarray, b: np.ndarray, margin: float, *, factor: float = 100.0, digits: int = 2
+) -> Fact:
+    """Whether mean(a - b) lies within +-margin, as `equivalent` asks it, where units and items are both a sample, as in `over_items`."""
+    mean, error, freedom, size = _over_items(a, b, factor)
+    if not freedom:
+        return Fact(said, None, f"{mean:.{digits}f}")
+    half = stats.t.ppf(1 - LEVEL, freedom) * error
+    low, high = mean - half, mean + half
+    shown = f"{mean:.{digits}f}, 90 % [{low:.{digits}f}, {high:.{digits}f}] {size}, margin {margin:g}"
+    return Fact(said, _inside(low, high, -margin, margin), shown)
+
+
+def _over_items(a: np.ndarray, b: np.ndarray, factor: float) -> tuple[float, float, float, str]:
+    """(mean of factor (a - b), its standard error, degrees of freedom, of how many it is); no freedom for one item of one unit."""
     d = factor * (np.asarray(a, float) - np.asarray(b, float))
     parts = [
         (d.mean(axis=axis).var(ddof=1) / d.shape[1 - axis], d.shape[1 - axis] - 1)
@@ -114,14 +139,8 @@ def over_items(
         if d.shape[1 - axis] > 1
     ]
     variance = sum(v for v, _ in parts)
-    if not variance:
-        return Fact(said, None, f"{d.mean():.{digits}f}")
-    freedom = variance**2 / sum(v**2 / df for v, df in parts)
-    half = stats.t.ppf(1 - LEVEL / 2, freedom) * np.sqrt(variance)
-    p = float(2 * stats.t.sf(abs(d.mean() - bar) / np.sqrt(variance), freedom))
-    shown = f"{d.mean():.{digits}f} [{d.mean() - half:.{digits}f}, {d.mean() + half:.{digits}f}] over {d.shape[0]} units and {d.shape[1]} items"
-    side = bool(d.mean() > bar)
-    return Fact(said, side if p < LEVEL else None, shown, p, side)
+    freedom = variance**2 / sum(v**2 / df for v, df in parts) if variance else sum(df for _, df in parts)
+    return float(d.mean()), float(np.sqrt(variance)), float(freedom), f"over {d.shape[0]} units and {d.shape[1]} items"
 
 
 def slope(x: Sequence[float], y: np.ndarray, degree: int = 1) -> list[float]:

@@ -4,25 +4,30 @@ import dataclasses
 
 from absl import flags
 
-from experiments.common import main
+from experiments.common import devices, main
 from experiments.data import by_flags
 from experiments.linear import figures as linear_figures
 from experiments.linear import study as linear
 from experiments.lm import runs as lm
 from experiments.lm import study as lm_study
 from experiments.lm.options import TEXT_FLAGS
-from experiments.rank import figures, study
+from experiments.rank import arrays_file, figures, study
+from experiments.rank.settings import named
+from experiments.rank.task import Task, of_mnist
 from experiments.sst2 import figures as sst2_figures
 from experiments.sst2 import inputs as sst2_inputs
 from experiments.sst2 import study as sst2
 from experiments.sst2.options import BERT_FLAGS
 
 FLAGS = flags.FLAGS
+OWN = ("data", "old_classes", "new_classes")
 
 
 def run() -> None:
     if FLAGS.task != "tiny_lm":
         main.refuse(TEXT_FLAGS, f"with --task={FLAGS.task}")
+    if FLAGS.task != "mnist":
+        main.refuse(OWN, f"with --task={FLAGS.task}")
     {"mnist": _mnist, "linear_teacher": _linear_teacher, "sst2": _sst2, "tiny_lm": _tiny_lm}[FLAGS.task]()
 
 
@@ -33,10 +38,29 @@ def _linear_teacher() -> None:
 
 
 def _mnist() -> None:
+    """MNIST, or with --data anybody's arrays."""
     main.refuse(BERT_FLAGS, "with --task=mnist")
-    settings = main.settings_from_flags(study.PRESETS, ranks=main.chosen("ranks"), strategy=FLAGS.strategy, **_rates())
-    data = by_flags.load_mnist()
-    main.execute("rank_sweep_mnist", settings, lambda folder: study.run(folder, settings, data), figures, data=data)
+    if FLAGS.data is not None:
+        main.refuse(("data_dir", "download"), "with --data")
+    rates = named(main.chosen("learning_rates"))
+    settings = main.settings_from_flags(study.PRESETS, ranks=main.chosen("ranks"), strategy=FLAGS.strategy, **rates)
+    task = _task()
+    name = "rank_sweep_mnist" if FLAGS.data is None else "rank_sweep_data"
+    main.execute(name, settings, lambda folder: study.run(folder, settings, task), figures, data=task)
+
+
+def _task() -> Task:
+    old, new = FLAGS.old_classes, FLAGS.new_classes
+    if FLAGS.data is None:
+        return of_mnist(by_flags.load_mnist(), old, new)
+    devices.settle()
+    task = arrays_file.read(FLAGS.data, old, new)
+    known, told = (", ".join(task.classes[place] for place in places) for places in (task.old, task.new))
+    sizes = (
+        f"{len(task.train.y):,} training and {len(task.test.y):,} test examples of {task.train.x.shape[1]:,} numbers"
+    )
+    print(f"data: {FLAGS.data}, {sizes}; the base learns {known}, and is adapted to {told} too", flush=True)
+    return task
 
 
 def _sst2() -> None:

@@ -33,8 +33,10 @@ from experiments.new_digits import claims as new_digits_claims
 from experiments.new_digits import figures as new_digits_figures
 from experiments.new_digits import jobs as new_digits_jobs
 from experiments.new_digits import study as new_digits
+from experiments.rank import claims as rank_claims
 from experiments.rank import figures as rank_figures
 from experiments.rank import study as rank_mnist
+from experiments.rank.task import of_mnist
 from experiments.sst2 import claims as sst2_claims
 from experiments.sst2 import figures as sst2_figures
 from experiments.sst2 import inputs as sst2_inputs
@@ -218,9 +220,8 @@ def _tiny_lm(folder: epath.Path, data: Data) -> None:
 
 def _rank(folder: epath.Path, data: Data) -> None:
     settings = main.settings_from_flags(rank_mnist.PRESETS)
-    _run(
-        folder, "rank_sweep_mnist", settings, lambda f: rank_mnist.run(f, settings, data.mnist), rank_figures, data.mnist
-    )  # fmt: skip
+    task = of_mnist(data.mnist)
+    _run(folder, "rank_sweep_mnist", settings, lambda f: rank_mnist.run(f, settings, task), rank_figures, task)
 
 
 def _best_rate(problem: str) -> Study:
@@ -249,7 +250,5 @@ STUDIES = {
     "s4": Study(_tiny_lm, ("tiny_lm",), lm_claims.claims, "tiny_lm.py --job=study", lm_figures),
     "rate": _best_rate("mnist"),
     "rate_linear": _best_rate("linear"),
-    "rank": Study(
-        _rank, (), lambda command: [], "rank_sweep.py", rank_figures
-    ),  # no claim of a study: the picture of the README
+    "rank": Study(_rank, ("rank_sweep_mnist",), rank_claims.claims, "rank_sweep.py", rank_figures),
 }

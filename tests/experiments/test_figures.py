@@ -29,12 +29,31 @@ def e(mean: float, n: int):
 
 
 def rank_summary(n: int) -> dict:
-    def row(regime, rank, parameters):
-        scores = {name: e(0.9, n) for name in ("accuracy", "accuracy_0_7", "accuracy_8_9")}
-        return {"regime": regime, "rank": rank, "learning_rate": 1e-3, "parameters": parameters, "share": 0.1, **scores}
+    def row(regime, rank, parameters, errors=(20.0, None, 12.0)):
+        scores = {name: e(0.9, n) for name in ("accuracy", "accuracy_old", "accuracy_new")}
+        by_seed = {"accuracy": [0.9 + 0.01 * i for i in range(n)]}
+        rates = dict(zip(("0.0001", "0.01", "0.001"), errors, strict=True))
+        chosen = {"learning_rate": 1e-3, "rate_at_edge": regime == "full", "validation_errors_by_rate": rates}
+        return {
+            "regime": regime,
+            "rank": rank,
+            "parameters": parameters,
+            "share": 0.1,
+            "by_seed": by_seed,
+            **chosen,
+            **scores,
+        }
 
     rows = [row("head only", None, 1290), row("LoRA", 1, 2586), row("LoRA", 4, 10344), row("full", None, 567434)]
-    return {"rows": rows, "base": rows[0], "data": {"is_full_mnist": False}}
+    classes = [str(digit) for digit in range(10)]
+    data = {
+        "source": "5,000 images",
+        "is_full_mnist": False,
+        "classes": classes,
+        "old": classes[:8],
+        "new": classes[8:],
+    }
+    return {"rows": rows, "base": rows[0], "data": {**data, "train": 4000, "test": 1000}, "settings": {"steps": 300}}
 
 
 def linear_summary(n: int) -> dict:
@@ -85,7 +104,7 @@ def new_digits_summary(n: int) -> dict:
 
 
 CASES = {
-    "rank": (rank, rank_summary, ["accuracy_vs_rank", "accuracy_vs_parameters"]),
+    "rank": (rank, rank_summary, ["accuracy_vs_rank", "rates"]),
     "linear": (linear, linear_summary, ["error_vs_rank", "fixed_alpha_artifact"]),
     "digit9": (
         digit9,
@@ -124,7 +143,8 @@ def test_equal_summaries_give_equal_files(tmp_path):
 @pytest.mark.parametrize(
     ("case", "parts"),
     [
-        ("rank", ["head only 0.001 1,290 10.00% 91.00 [88.52, 93.48] % 91.00 91.00 3", "LoRA 4 0.001 10,344", "base (0-7 only): 91.00 %"]),
+        ("rank", ["head only 0.001 1,290 10.00% 91.00 [88.52, 93.48] % 0.00 [0.00, 0.00] 91.00 91.00 3", "LoRA 4 0.001 10,344", "full 0.001* 567,434",
+                   "bases (0-7 only): 91.00 %"]),
         ("linear", ["alpha fixed 4 0.2600 2.010 [1.985, 2.035] 1.01100 [0.98616, 1.03584] 3"]),
         ("digit9", ["wrong on 9", "the study 6,794 91.00 [88.52, 93.48]", "full 10.0 11.0 12.0"]),
         ("new_digits", ["digits 0,1,3,4,5,6,7,8", "digits 2,9", "replay 0.8", "<- chosen"]),

@@ -83,6 +83,33 @@ def test_items_and_units_err_at_most_at_their_level():
     assert wrong / 300 < 0.075
 
 
+def test_an_equivalence_that_seeds_alone_would_find_is_not_settled_over_few_items():
+    rng = np.random.default_rng(5)
+    items = rng.random(400)
+    a, b = (np.repeat((drawn < 0.9)[None], 6, axis=0).astype(float) for drawn in (items, rng.permutation(items)))
+    a[0, 0] = 1 - a[0, 0]
+    assert inference.equivalent("", a.mean(axis=1), b.mean(axis=1), 0.01).true is True
+    assert inference.equivalent_over_items("", a, b, 1.0).true is None
+    assert inference.equivalent_over_items("", a, b, 10.0).true is True
+    assert inference.equivalent_over_items("", a, 1 - a, 10.0).true is False
+
+
+def test_items_and_units_that_all_agree_leave_no_doubt():
+    ones = np.ones((3, 20))
+    assert inference.over_items("", ones, 0 * ones, bar=98).true is True
+    assert inference.over_items("", 0 * ones, 0 * ones, bar=98).true is False
+    assert inference.over_items("", ones, ones).true is None
+    assert inference.equivalent_over_items("", ones, ones, 0.5).true is True
+
+
+def test_the_two_ways_to_ask_over_items_have_one_standard_error():
+    a, b = (np.random.default_rng(8).random((2, 5, 60)) > 0.3).astype(float)
+    ends = inference.equivalent_over_items("", a, b, 1.0, digits=6).shown.split("[")[1].split("]")[0].split(", ")
+    low = float(ends[0])
+    at_low = inference.over_items("", a, b, bar=low)
+    assert abs(at_low.p - 0.1) < 1e-3  # a one-sided test of 5 % at the end of the 90 % interval
+
+
 def test_slopes_and_curvatures_are_those_of_the_polynomials():
     x = np.log2([1, 2, 4, 8])
     y = np.stack([3 - 0.5 * x + 0.1 * x**2, 1 + 2 * x])

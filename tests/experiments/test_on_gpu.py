@@ -345,7 +345,7 @@ def test_agreement_is_judged_in_standard_errors_of_the_difference():
         assert row["points"] == pytest.approx(3) and row["standard_errors"] == pytest.approx(
             0.03 / error / 2**0.5, rel=1e-5
         )
-    assert found["agreement"].endswith("not settled: beyond the noise of the seeds, and each has one base of its own")
+    assert found["agreement"].endswith("not settled: beyond the noise of the seeds")
     assert headline.agreement(summary(0.01), summary(0.0))["agreement"].endswith("within the noise of the seeds")
 
 
