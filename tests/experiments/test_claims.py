@@ -249,7 +249,7 @@ def test_the_ledger_is_written_twice(tmp_path):
     assert [claim["id"] for claim in json.loads(data.read_text())["claims"]] == [claim.id for claim in claims]
     rows = [line for line in markdown.read_text().splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(claims)
-    assert all(row.replace("\\|", "").count("|") == 9 for row in rows)
+    assert all(row.replace("\\|", "").count("|") == 10 for row in rows)
 
 
 def test_claims_leave_summaries_as_they_are():
