@@ -14,13 +14,11 @@ from experiments.common.classification import accuracy, class_counts, errors_by_
 from experiments.common.errors import UserError
 from experiments.common.pretraining import EVALUATION_BATCH
 from experiments.common.recording import RunFolder, slug
-from experiments.common.statistics import reaches
 from experiments.data.mnist import MEAN, STD, Mnist, normalise
-from experiments.new_digits import study
-from experiments.new_digits.study import Settings
+from experiments.new_digits import first_epoch, modular, recipes, study, tuning
+from experiments.new_digits.recipes import Recipe
+from experiments.new_digits.settings import Settings
 from lora_jax import checkpoint, training
-
-BARS = {"old": 0.98, "new": 0.95, "overall": 0.98}  # S3.3
 
 
 def pretrain(folder: RunFolder, settings: Settings, data: Mnist) -> None:
@@ -35,36 +33,53 @@ def pretrain(folder: RunFolder, settings: Settings, data: Mnist) -> None:
 
 
 def finetune(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
-    """Every recipe that is not there yet; saves its adapter of seed 0; returns the summary."""
+    """Chooses, then measures every recipe that is not there yet; saves adapters of seed 0; returns the summary."""
     bases = _bases(folder, settings, "finetune")
     before = jax.tree.map(np.asarray, bases)
-    rows = []
-    for recipe in study.recipes(settings):
-        name = f"recipes/{slug(recipe.name)}.json"
-        is_saved = checkpoint.latest_step(_adapter_path(folder, recipe)) is not None
-        row = folder.read(name) if is_saved else None
-        if row is None:
-            adapters, row = study.finetune(folder, settings, recipe, bases, data)
-            _save(folder, settings, recipe, bases, adapters)
-            folder.write(name, row)
-        rows.append(row)
+    tuned = tuning.tune(folder, settings, bases, data)
+    fixed, chosen = recipes.fixed(settings.epoch_share), tuning.chosen(tuned)
+    measured = [_measured(folder, settings, recipe, bases, data) for recipe in (*fixed, *chosen)]
+    followed = [
+        first_epoch.follow(folder, settings, recipe, bases, data) for recipe in (*fixed[:2], chosen[0], chosen[-1])
+    ]
     chex.assert_trees_all_equal(bases, before)
+    test = study.splits(settings, data).test.y
+    new = int(np.isin(test, settings.new_digits).sum())
     return {
         "base": folder.read("pretrain.json"),
-        "rows": rows,
-        "bars": BARS,
-        "chosen": choose(rows),
+        "rows": [one["row"] for one in measured],
+        "modular": measured[0]["modular"],
+        "tuning": tuned,
+        "first_epoch": followed,
+        "items": {"old": len(test) - new, "new": new},
+        "bars": tuning.BARS,
+        "chosen": chosen[0].name,
         "base_unchanged": True,
         "data": data.record(),
     }
 
 
-def choose(rows: list[dict[str, Any]]) -> str:
-    """The recipe with the least replay whose means pass every bar, else the one with the best overall accuracy."""
-    passing = [row for row in rows if reaches(row, BARS)]
-    if passing:
-        return min(passing, key=lambda row: row["recipe"]["replay"])["name"]
-    return max(rows, key=lambda row: row["overall"]["mean"])["name"]
+def _measured(folder: RunFolder, settings: Settings, recipe: Recipe, bases: Any, data: Mnist) -> dict[str, Any]:
+    """A recipe's row, and of the study's own the rows of its modular use; trained unless both are there, and the adapter."""
+    name, is_lora = f"recipes/{slug(recipe.name)}.json", recipe.method == "LoRA"
+    is_saved = not is_lora or checkpoint.latest_step(_adapter_path(folder, recipe)) is not None
+    found = folder.read(name) if is_saved else None
+    if found is None:
+        trained, row = study.finetune(folder, settings, recipe, bases, data)
+        if is_lora:
+            _save(
+                folder,
+                settings,
+                recipe,
+                bases,
+                lora_jax.adapter_of(lora_jax.combine(trained.state.own, trained.state.train.trainable)),
+            )
+        found = {"row": row}
+        if recipe.kind == "study":
+            parts, model = study.splits(settings, data), study.wrapped(settings, recipe)
+            found["modular"] = modular.rows(settings, trained.sweep, model, trained.state, parts)
+        folder.write(name, found)
+    return found
 
 
 def inference(folder: RunFolder, settings: Settings, data: Mnist, images: np.ndarray | None) -> dict[str, Any]:
@@ -75,7 +90,7 @@ def inference(folder: RunFolder, settings: Settings, data: Mnist, images: np.nda
         raise UserError(
             f"--job=inference: {folder.path} holds no fine-tuned adapter yet; run --job=finetune with the same flags first."
         )
-    recipe = next(recipe for recipe in study.recipes(settings) if recipe.name == summary["chosen"])
+    recipe = _recipe(next(row for row in summary["rows"] if row["name"] == summary["chosen"])["recipe"])
     model = study.wrapped(settings, recipe)
     params = lora_jax.adapt(jax.random.key(0), base, model, jnp.ones((1, 784)))
     path = _adapter_path(folder, recipe)
@@ -111,11 +126,15 @@ def _bases(folder: RunFolder, settings: Settings, job: str) -> Any:
         return checkpoint.restore_state(folder.path / "bases", like, {}, None, run=folder.run)
 
 
-def _adapter_path(folder: RunFolder, recipe: study.Recipe) -> epath.Path:
+def _recipe(kept: dict[str, Any]) -> Recipe:
+    return Recipe(**{**kept, "targets": tuple(kept["targets"])})
+
+
+def _adapter_path(folder: RunFolder, recipe: Recipe) -> epath.Path:
     return folder.path / "adapters" / slug(recipe.name)
 
 
-def _save(folder: RunFolder, settings: Settings, recipe: study.Recipe, bases: Any, adapters: Any) -> None:
+def _save(folder: RunFolder, settings: Settings, recipe: Recipe, bases: Any, adapters: Any) -> None:
     """The adapter of seed 0, for inference."""
     path = _adapter_path(folder, recipe)
     if checkpoint.latest_step(path) is None:

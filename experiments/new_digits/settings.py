@@ -5,7 +5,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The base of the study (567,434 parameters, Adam 1e-3, batch 64) and how much is run."""
+    """The base of the study (567,434 parameters, Adam 1e-3, batch 64) and how much is run.
+
+    `held_out` training images are learned from by nobody: on them rates, replay and epochs are chosen, with the first `tuning_seeds` bases.
+    """
 
     hidden: tuple[int, ...] = (512, 256, 128)
     dropout: float = 0.2
@@ -13,8 +16,14 @@ class Settings:
     batch_size: int = 64
     seeds: int = 10
     new_digits: tuple[int, ...] = (8, 9)
-    replays: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 4.0)
-    epoch_share: float = 1.0  # of the recipes' epochs
+    held_out: int = 5000
+    tuning_seeds: int = 2
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    widenings: int = 3
+    replays: tuple[float, ...] = (0.1, 0.4, 0.8, 1.6, 4.0)  # old images per new one, drawn afresh each epoch
+    kept: tuple[float, ...] = (0.4, 1.6)  # the same, always the same images
+    most_steps: int = 9200  # of each of these; ratio 4 is then 10 epochs, ratio 0.1 is 46
+    epoch_share: float = 1.0  # of the study's epochs
     strategy: str = "auto"
 
     @property
@@ -28,7 +37,11 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings(base_epochs=1, seeds=2, replays=(0.8,), epoch_share=0.2),
-    "quick": Settings(base_epochs=2, seeds=3, replays=(0.1, 0.8, 4.0), epoch_share=0.4),
+    "smoke": Settings(
+        base_epochs=1, seeds=2, held_out=500, rates=(1e-3,), widenings=0, replays=(0.8,), kept=(), most_steps=40, epoch_share=0.2
+    ),
+    "quick": Settings(
+        base_epochs=2, seeds=3, held_out=500, widenings=1, replays=(0.4, 1.6, 4.0), kept=(1.6,), most_steps=600, epoch_share=0.4
+    ),
     "full": Settings(),
-}
+}  # fmt: skip

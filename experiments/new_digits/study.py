@@ -1,9 +1,10 @@
 """S3: a base that knows the digits 0-7 learns 8 and 9 through LoRA. What is gained, what is forgotten, what prevents it?
 
-Letters: M seeds (each with its own base), C classes.
+Letters: M seeds (each with its own base), C classes, I test images.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -14,11 +15,13 @@ import optax
 
 import lora_jax
 from experiments.common import devices, memory, phases
-from experiments.common.classification import accuracy, class_counts, cross_entropy, errors_by_class
+from experiments.common.classification import accuracy, by_item, class_counts, cross_entropy, errors_by_class, right
+from experiments.common.items import packed
 from experiments.common.pretraining import EVALUATION_BATCH, order_key, train_bases
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
 from experiments.data.mnist import Mnist, Split
+from experiments.new_digits.recipes import Recipe
 from experiments.new_digits.settings import PRESETS as PRESETS
 from experiments.new_digits.settings import Settings
 from lora_jax import sweep, training
@@ -26,44 +29,37 @@ from lora_jax.initializers import Normal
 from lora_jax.models.mlp import MLP
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How the new digits are learned. `replay`: old images per new one. `kind` groups figures."""
-
-    name: str
-    kind: str
-    rank: int = 16
-    alpha: float = 16
-    targets: tuple[str, ...] = ("all-linear",)
-    replay: float = 0.0
-    learning_rate: float = 1e-3
-    epochs: int = 5
-
-
-STUDY = Recipe("8-9 alone, as the study", "study")
-LATER = Recipe(
-    "later version: replay 0.8, head only", "later",
-    rank=8, alpha=16, targets=("classifier",), replay=0.8, learning_rate=1e-4, epochs=8,
-)  # fmt: skip
-LATER_TUNED = dataclasses.replace(LATER, name="later version at lr 1e-3", learning_rate=1e-3)
-# What it takes: as many old images as the base was trained on, and more epochs than the study's five.
-HONEST = Recipe("replay 4, all layers, 12 epochs", "honest", replay=4.0, epochs=12)
-
-
-def recipes(settings: Settings) -> list[Recipe]:
-    """The study's, its later version's, the curve over the replay ratio on every layer, and the honest recipe."""
-    curve = [Recipe(f"replay {ratio:g}, all layers", "curve", replay=ratio) for ratio in settings.replays]
-    return [STUDY, LATER, LATER_TUNED, *curve, HONEST]
-
-
 def module(settings: Settings) -> MLP:
     return MLP(settings.hidden, dropout=settings.dropout)
 
 
-def wrapped(settings: Settings, recipe: Recipe) -> lora_jax.LoRA:
+def wrapped(settings: Settings, recipe: Recipe) -> Any:
     """The model of a recipe; A ~ N(0, 0.01^2), as the study draws it."""
+    if recipe.method == "full":
+        return module(settings)
     config = lora_jax.LoRAConfig(rank=recipe.rank, alpha=recipe.alpha, targets=recipe.targets, init_a=Normal(0.01))
     return lora_jax.LoRA(module(settings), config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """What is learned from, what is chosen on, and what is measured on, old digits first there and then the new ones."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+def splits(settings: Settings, data: Mnist) -> Splits:
+    """The validation images are the same in every run."""
+    held_out = np.random.default_rng(2).permutation(len(data.train.y)) < min(settings.held_out, len(data.train.y) // 5)
+    train, validation = (Split(data.train.x[keep], data.train.y[keep]) for keep in (~held_out, held_out))
+    return Splits(train, _old_first(validation, settings), _old_first(data.test, settings))
+
+
+def _old_first(split: Split, settings: Settings) -> Split:
+    order = np.argsort(np.isin(split.y, settings.new_digits), kind="stable")
+    return Split(split.x[order], split.y[order])
 
 
 def pretrain(folder: RunFolder, settings: Settings, data: Mnist) -> tuple[Any, dict[str, Any]]:
@@ -73,61 +69,91 @@ def pretrain(folder: RunFolder, settings: Settings, data: Mnist) -> tuple[Any, d
         f"training {settings.seeds:,} bases at once",
         "give fewer --seeds",
     )
-    old, test = (split.on_device() for split in (data.train.of(settings.old_digits), data.test))
+    parts = splits(settings, data)
+    old, test = parts.train.of(settings.old_digits).on_device(), parts.test.on_device()
     bases, history = train_bases(
         folder, module(settings), old, test,
         seeds=settings.seeds, epochs=settings.base_epochs, batch_size=settings.batch_size, strategy=settings.strategy,
     )  # fmt: skip
+    trained = trainer(
+        settings, [1e-3] * settings.seeds, module(settings), bases, lora_jax.trainable_mask(bases, train="*")
+    )
     return bases, {
-        **_scores(history[-1]["errors"], data.test, settings),
+        **scored(by_item(trained.sweep, right(module(settings)))(trained.state, {}, test), parts.test, settings),
         "errors_by_class": history[-1]["errors"].mean(axis=0).tolist(),
         "parameters": optax.tree.size(bases) // settings.seeds,
         "training_images": len(old["y"]),
-        "followed_errors_by_class": [line["errors"].mean(axis=0).tolist() for line in history],
     }
 
 
-def finetune(folder: RunFolder, settings: Settings, recipe: Recipe, bases: Any, data: Mnist):
-    """One recipe on all seeds in one program: (adapters [M, ...], row of the summary)."""
-    before = jax.tree.map(np.asarray, bases)
-    train, test = data.train.on_device(), data.test.on_device()
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """A sweep with its state before the first step."""
+
+    sweep: sweep.Sweep
+    state: sweep.SweepState
+
+
+def trainer(
+    settings: Settings, rates: Sequence[float], model: Any, stacked: Any, mask: Any, seeds: Sequence[int] | None = None
+) -> Trainer:
+    """Members that have one rank."""
+    trained = sweep.Sweep(cross_entropy(model), optax.adam, settings.strategy, devices.mesh())
+    seeds = range(len(rates)) if seeds is None else seeds
+    return Trainer(trained, trained.start(stacked, mask, learning_rates=rates, seeds=seeds, padded=False))
+
+
+def started(settings: Settings, recipe: Recipe, bases: Any, rates: Sequence[float], seeds: Sequence[int]) -> Trainer:
+    """A recipe's members, one for each rate and seed; `bases` [M, ...] are those of the members."""
     model = wrapped(settings, recipe)
-    members = sweep.grid(
-        ranks=(recipe.rank,),
-        alphas=(float(recipe.alpha),),
-        learning_rates=(recipe.learning_rate,),
-        seeds=range(settings.seeds),
-    )
+    if recipe.method == "full":
+        return trainer(settings, rates, model, bases, lora_jax.trainable_mask(bases, train="*"), seeds)
+    members = [
+        sweep.Member(recipe.rank, float(recipe.alpha), rate, seed) for rate, seed in zip(rates, seeds, strict=True)
+    ]
     stacked = lora_jax.combine(bases, sweep.init_adapters(model, members, jnp.ones((1, 784))))
-    mask = lora_jax.trainable_mask(stacked)
-    trainer = sweep.Sweep(cross_entropy(model), optax.adam, settings.strategy, devices.mesh())
-    state = trainer.start(stacked, mask, members=members)
-    evaluate = trainer.evaluation(errors_by_class(model), EVALUATION_BATCH)
-    order, blocks = _batches(settings, recipe, data.train)
-    state, history = phases.train(
-        folder, recipe.name, trainer, state, {}, train,
-        order=order, blocks=blocks, follow=lambda state: evaluate(state, {}, test),
-    )  # fmt: skip
-    trained = lora_jax.combine(state.own, state.train.trainable)
-    chex.assert_trees_all_equal(lora_jax.strip(trained), before)
-    off = np.asarray(evaluate(state._replace(own=lora_jax.scaled(state.own, 0.0)), {}, test)["errors"])
+    return trainer(settings, rates, model, stacked, lora_jax.trainable_mask(stacked), seeds)
+
+
+def finetune(folder: RunFolder, settings: Settings, recipe: Recipe, bases: Any, data: Mnist):
+    """One recipe on all seeds in one program, measured once on the test images: (trainer, row of the summary)."""
+    before = jax.tree.map(np.asarray, bases)
+    parts = splits(settings, data)
+    test, model, seeds = parts.test.on_device(), wrapped(settings, recipe), range(settings.seeds)
+    begun = started(settings, recipe, bases, [recipe.learning_rate] * settings.seeds, seeds)
+    of_test = by_item(begun.sweep, right(model))
+    is_lora = recipe.method == "LoRA"
+    base_right = of_test(begun.state, {}, test)
+    order, epochs = batches(settings, recipe, parts.train, seeds)
+    state, _ = phases.train(
+        folder, recipe.name, begun.sweep, begun.state, {}, parts.train.on_device(), order=order, blocks=epochs
+    )
+    correct = of_test(state, {}, test)
     row = {
         "name": recipe.name,
         "kind": recipe.kind,
         "recipe": dataclasses.asdict(recipe),
-        "parameters": lora_jax.report(jax.tree.map(lambda leaf: leaf[0], stacked)).adapter,
-        **_scores(history[-1]["errors"], data.test, settings),
-        "errors_by_class": history[-1]["errors"].mean(axis=0).tolist(),
-        "followed_errors_by_class": [line["errors"].mean(axis=0).tolist() for line in history],
-        "adapter_off_equals_base": bool((off == history[0]["errors"]).all()),
+        "parameters": optax.tree.size(state.train.trainable) // settings.seeds,
+        "steps": epochs * order(0).shape[1],
+        **scored(correct, parts.test, settings),
+        "errors_by_class": _errors(correct, parts.test).mean(axis=0).tolist(),
     }
-    return lora_jax.adapter_of(trained), row
+    if is_lora:
+        chex.assert_trees_all_equal(lora_jax.strip(lora_jax.combine(state.own, state.train.trainable)), before)
+        off = of_test(state._replace(own=lora_jax.scaled(state.own, 0.0)), {}, test)
+        row["adapter_off_equals_base"] = bool((off == base_right).all())
+    return Trainer(begun.sweep, state), row
 
 
-def _batches(settings: Settings, recipe: Recipe, train: Split):
+def _errors(correct: np.ndarray, split: Split) -> np.ndarray:
+    """[M, C] of correct [M, I]."""
+    return np.stack([np.bincount(split.y[row == 0], minlength=10) for row in correct])
+
+
+def batches(settings: Settings, recipe: Recipe, train: Split, seeds: Sequence[int]):
     """(block -> [M, S, B], number of blocks): an epoch of all new images and `replay` times as many old ones.
 
-    Each epoch draws its old images afresh; a seed's draw depends on the epoch alone.
+    Each epoch draws its old images afresh, or takes those of the first; a seed's draw depends on the epoch alone.
     """
     new = np.flatnonzero(np.isin(train.y, settings.new_digits))
     old = np.flatnonzero(~np.isin(train.y, settings.new_digits))
@@ -137,16 +163,36 @@ def _batches(settings: Settings, recipe: Recipe, train: Split):
     @jax.jit
     def rows(seed, epoch):
         key = order_key(seed)
-        chosen = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 1), epoch), jnp.asarray(old))
+        drawn = jax.random.fold_in(jax.random.fold_in(key, 1), 0 if recipe.keeps else epoch)
+        chosen = jax.random.permutation(drawn, jnp.asarray(old))
         pool = jnp.concatenate([jnp.asarray(new), chosen[:replayed]])
         return pool[training.epoch_order(key, epoch, size, settings.batch_size)].astype(jnp.int32)
 
-    seeds = jnp.arange(settings.seeds, dtype=jnp.uint32)
-    blocks = max(1, round(recipe.epochs * settings.epoch_share))
-    return lambda block: jax.vmap(rows, (0, None))(seeds, block), blocks
+    of_members = jnp.asarray(list(seeds), jnp.uint32)
+    return lambda block: jax.vmap(rows, (0, None))(of_members, block), recipe.epochs
 
 
-def _scores(errors: np.ndarray, test: Split, settings: Settings) -> dict[str, Any]:
-    """Accuracy on old and new digits and overall, from errors [M, C]."""
-    counts = class_counts(test.y)
-    return {name: estimate(accuracy(np.asarray(errors), counts, digits)) for name, digits in settings.groups.items()}
+def scored(correct: np.ndarray, split: Split, settings: Settings) -> dict[str, Any]:
+    """Accuracy on old and new digits and overall, each seed's, and each image's; correct [M, I], old digits first."""
+    by_seed = {name: share.tolist() for name, share in scores(correct, split, settings).items()}
+    return {
+        **{name: estimate(values) for name, values in by_seed.items()},
+        "by_seed": by_seed,
+        "right": packed(correct),
+    }
+
+
+def scores(correct: np.ndarray, split: Split, settings: Settings) -> dict[str, np.ndarray]:
+    """Shares [M] right of each group of digits."""
+    return {name: correct[:, np.isin(split.y, digits)].mean(axis=1) for name, digits in settings.groups.items()}
+
+
+def shares(errors: np.ndarray, split: Split, settings: Settings) -> dict[str, np.ndarray]:
+    """The same of errors [..., C]."""
+    counts = class_counts(split.y)
+    return {name: accuracy(np.asarray(errors), counts, digits) for name, digits in settings.groups.items()}
+
+
+def errors_of(begun: Trainer, model: Any):
+    """(state, shared, data) -> errors [M, C]."""
+    return begun.sweep.evaluation(errors_by_class(model), EVALUATION_BATCH)

@@ -10,18 +10,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.common.items import unpacked
 from experiments.common.recording import RunFolder
+from experiments.common.statistics import estimate
 from experiments.data import mnist
 from experiments.new_digits import jobs as new_digits_jobs
+from experiments.new_digits import modular, recipes, tuning
 from experiments.new_digits import study as new_digits
-from experiments.new_digits.study import LATER, STUDY, Recipe, Settings
+from experiments.new_digits.equal_gain import at_equal_gain
+from experiments.new_digits.first_epoch import measured_at
+from experiments.new_digits.recipes import LATER, STUDY, Recipe, named, tried
+from experiments.new_digits.settings import Settings
 from lora_jax import checkpoint, report
 from tests.bucket import unfinished
 
-TINY = Settings(hidden=(16,), base_epochs=6, batch_size=16, seeds=2, epoch_share=3.0)
+TINY = Settings(
+    hidden=(16,), base_epochs=6, batch_size=16, seeds=2, held_out=60, rates=(3e-3,), widenings=0, replays=(2.0,), kept=(), most_steps=120,
+    epoch_share=3.0,
+)  # fmt: skip
 ENTRY, PRESET = "mnist_new_digits.py", "--preset=smoke"
-
-RECIPES = (STUDY, Recipe("replay 2, all layers", "curve", replay=2.0))
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -29,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 @pytest.fixture
 def tiny(monkeypatch, small_mnist):
     monkeypatch.setitem(new_digits.PRESETS, "smoke", TINY)
-    monkeypatch.setattr(new_digits, "recipes", lambda settings: RECIPES)
+    monkeypatch.setattr(recipes, "FIXED", recipes.FIXED[:2])
     monkeypatch.setattr(mnist, "load", lambda *args, **kwargs: small_mnist)
 
 
@@ -43,7 +50,7 @@ def complete(tmp_path_factory, small_mnist, quick_compile):
         {"settings": dataclasses.asdict(TINY), "data": small_mnist.checksum, "platform": "cpu"},
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(new_digits, "recipes", lambda settings: RECIPES)
+        patch.setattr(recipes, "FIXED", recipes.FIXED[:2])
         new_digits_jobs.pretrain(folder, TINY, small_mnist)
         folder.finish({**new_digits_jobs.finetune(folder, TINY, small_mnist), "settings": folder.config["settings"]})
     return workdir
@@ -75,13 +82,14 @@ def truncate(folder) -> None:
 # What the study does.
 
 
+def epochs_of(recipe, train, epochs=2, seeds=(0, 1)):
+    order, _ = new_digits.batches(TINY, recipe, train, seeds)
+    return [np.asarray(order(epoch)) for epoch in range(epochs)]
+
+
 def test_each_epoch_holds_all_new_images_and_a_fresh_draw_of_old_ones(small_mnist):
-    recipe = Recipe("some", "curve", replay=0.5, epochs=5)
-    settings = dataclasses.replace(TINY, epoch_share=0.4)
-    order, blocks = new_digits._batches(settings, recipe, small_mnist.train)
-    assert blocks == 2  # 5 epochs x 0.4
     labels = small_mnist.train.y
-    epochs = [np.asarray(order(block)) for block in range(2)]
+    epochs = epochs_of(Recipe("some", "tried", replay=0.5), small_mnist.train)
     assert epochs[0].shape == (2, 120 // 16, 16)  # 80 new images and 40 old ones
     for epoch in epochs:
         assert all(len(set(member.ravel())) == member.size for member in epoch)
@@ -91,34 +99,105 @@ def test_each_epoch_holds_all_new_images_and_a_fresh_draw_of_old_ones(small_mnis
     assert not np.array_equal(epochs[0][0], epochs[0][1])  # each seed has its own
 
 
+def test_old_images_that_are_kept_are_always_the_same(small_mnist):
+    labels = small_mnist.train.y
+    epochs = epochs_of(Recipe("some", "tried", replay=0.4, keeps=True), small_mnist.train, epochs=5)
+    seen = {i for epoch in epochs for i in epoch[0].ravel() if labels[i] < 8}
+    assert len(seen) <= 32 and not np.array_equal(epochs[0], epochs[1])
+
+
 def test_without_replay_there_is_no_old_image(small_mnist):
-    order, _ = new_digits._batches(TINY, new_digits.STUDY, small_mnist.train)
-    assert set(small_mnist.train.y[np.asarray(order(0)).ravel()]) == {8, 9}
+    (epoch,) = epochs_of(STUDY, small_mnist.train, epochs=1)
+    assert set(small_mnist.train.y[epoch.ravel()]) == {8, 9}
+
+
+def test_held_out_images_are_nobody_s_to_learn_from(small_mnist):
+    parts = new_digits.splits(TINY, small_mnist)
+    train, validation = ({image.tobytes() for image in part.x} for part in (parts.train, parts.validation))
+    assert len(validation) == 60 and not train & validation
+    for part in (parts.validation, parts.test):
+        assert (np.diff(np.isin(part.y, (8, 9)).astype(int)) >= 0).all()  # old digits first
 
 
 def test_the_summary(complete):
     summary = json.loads((run_of(complete) / "summary.json").read_text())
-    base, rows = summary["base"], {row["name"]: row for row in summary["rows"]}
+    base, rows = summary["base"], {row["kind"]: row for row in [*summary["rows"], *summary["modular"]]}
+    assert list(rows) == ["study", "full alone", "least", "full, replayed", "oracle", "confidence"]
     assert base["new"]["mean"] == 0 and base["old"]["mean"] > 0.7
-    assert base["training_images"] == 8 * 40
-    assert all(row["adapter_off_equals_base"] for row in rows.values()) and summary["base_unchanged"]
-    alone, replayed = rows["8-9 alone, as the study"], rows["replay 2, all layers"]
+    for row in (base, *rows.values()):
+        assert all(row[group] == estimate(values) for group, values in row["by_seed"].items())
+        right = unpacked(row["right"], 200)
+        parts = {"old": right[:, :160], "new": right[:, 160:], "overall": right}
+        assert row["by_seed"] == {group: part.mean(axis=1).tolist() for group, part in parts.items()}
+    adapters = [row for row in rows.values() if row.get("recipe", {}).get("method") == "LoRA"]
+    assert len(adapters) == 2 and all(row["adapter_off_equals_base"] for row in adapters) and summary["base_unchanged"]
+    alone, replayed = rows["study"], rows["least"]
     assert alone["new"]["mean"] > 0 and replayed["old"]["mean"] > alone["old"]["mean"]
-    assert alone["parameters"] == 16 * (784 + 16 + 16 + 10)
-    for row in rows.values():
-        shares = 0.8 * row["old"]["mean"] + 0.2 * row["new"]["mean"]
-        assert row["overall"]["mean"] == pytest.approx(shares)
-        assert row["followed_errors_by_class"][0] == base["errors_by_class"]
+    assert (
+        alone["parameters"] == 16 * (784 + 16 + 16 + 10)
+        and rows["full alone"]["parameters"] == 784 * 16 + 16 + 160 + 10
+    )
+    assert alone["recipe"]["epochs"] == 15  # 5 x 3
+    assert [curve["name"] for curve in summary["first_epoch"]] == [row["name"] for row in summary["rows"]]
+    for curve in summary["first_epoch"]:
+        assert np.shape(curve["old"]) == (len(curve["batches"]), 2)
+        assert curve["old"][0] == summary["first_epoch"][0]["old"][0]  # before training all are the base
+    assert summary["items"] == {"old": 160, "new": 40} and summary["chosen"] == replayed["name"]
 
 
-def test_the_choice_is_the_least_replay_that_passes():
-    def row(name, replay, old, overall):
-        scores = {"old": {"mean": old}, "new": {"mean": 0.99}, "overall": {"mean": overall}}
-        return {"name": name, "recipe": {"replay": replay}, **scores}
+def test_modular_use_is_the_base_on_old_digits_and_the_adapter_on_new_ones(complete):
+    summary = json.loads((run_of(complete) / "summary.json").read_text())
+    oracle, confidence = summary["modular"]
+    alone = summary["rows"][0]
+    assert oracle["by_seed"]["old"] == summary["base"]["by_seed"]["old"]
+    assert oracle["by_seed"]["new"] == alone["by_seed"]["new"]
+    assert len(confidence["thresholds"]) == 2 and confidence["overall"]["mean"] <= oracle["overall"]["mean"]
 
-    rows = [row("none", 0.0, 0.1, 0.3), row("much", 4.0, 0.99, 0.99), row("some", 0.8, 0.98, 0.98)]
-    assert new_digits_jobs.choose(rows) == "some"
-    assert new_digits_jobs.choose([rows[0], row("near", 0.8, 0.97, 0.98)]) == "near"
+
+def test_the_threshold_is_the_one_that_most_images_want():
+    rng = np.random.default_rng(0)
+    surer, on, off = rng.normal(size=40), rng.integers(0, 2, 40), rng.integers(0, 2, 40)
+    found = modular.threshold(surer, on, off)
+    right = [np.where(surer > bar, on, off).sum() for bar in [-9, *np.sort(surer), 9]]
+    assert np.where(surer > found, on, off).sum() == max(right)
+
+
+def line(replay: float, old: float, keeps: bool = False, new: float = 0.99) -> dict:
+    """One replay's curve, best after two epochs."""
+    of_old, of_all = ([[start], [old - 0.02], [old], [old - 0.01]] for start in (0.9, 0.7))
+    curve = {"old": of_old, "new": [[0.0], [new], [new], [new]], "overall": of_all}
+    return {"recipe": dataclasses.asdict(tried("LoRA", replay, keeps, 1e-3, 3)), "validation": curve}
+
+
+def test_the_least_replay_that_passes_is_chosen_at_the_epoch_with_the_most_room():
+    rates = {"LoRA": {"best": 1e-3}, "full": {"best": 3e-4}}
+    grid = [
+        line(4.0, 0.995),
+        line(0.8, 0.985),
+        line(0.1, 0.97),
+        line(0.4, 0.985, keeps=True),
+        line(1.6, 0.99, keeps=True),
+    ]
+    least, kept, full = tuning.chosen({"rates": rates, "grid": grid})
+    assert (least.name, least.epochs, least.replay, least.learning_rate) == ("LoRA, replay 0.8, 2 epochs", 2, 0.8, 1e-3)
+    assert (kept.name, kept.keeps) == ("LoRA, replay 0.4 of the same images, 2 epochs", True)
+    assert (full.method, full.replay, full.epochs, full.learning_rate) == ("full", 0.8, 2, 3e-4)
+
+
+def test_where_none_passes_the_one_that_comes_closest_is_chosen():
+    rates = {"LoRA": {"best": 1e-3}, "full": {"best": 1e-3}}
+    grid = [line(0.1, 0.9), line(0.8, 0.979), line(4.0, 0.99, new=0.9)]
+    assert tuning.chosen({"rates": rates, "grid": grid})[0].replay == 0.8
+
+
+def test_forgetting_at_equal_gain_is_interpolated_and_may_never_come():
+    curve = {"new": [[0.0, 0.0], [0.85, 0.2], [0.95, 0.4]], "old": [[1.0, 1.0], [0.8, 0.9], [0.6, 0.8]]}
+    assert at_equal_gain(curve, 0.9) == [0.7, None]
+
+
+def test_the_first_batches_are_measured_one_by_one():
+    assert measured_at(3) == [0, 1, 2, 3]
+    assert measured_at(50) == [*range(33), 40, 48, 50]
 
 
 @pytest.mark.parametrize(("recipe", "parameters"), [(STUDY, 41_376), (LATER, 8 * (128 + 10))])
@@ -129,11 +208,11 @@ def test_recipes_have_the_parameters_that_the_study_says(recipe, parameters):
 
 
 def test_every_recipe_has_its_own_name_and_folder():
-    recipes = new_digits.recipes(Settings())
-    assert recipes[:2] == [STUDY, LATER] and [r.replay for r in recipes if r.kind == "curve"] == list(
-        Settings().replays
-    )
-    assert len({"".join(c if c.isalnum() else "_" for c in r.name) for r in recipes}) == len(recipes)
+    chosen = [
+        named(tried(*of, 1e-3, 9), "x") for of in (("LoRA", 0.8, False), ("LoRA", 0.8, True), ("full", 0.8, False))
+    ]
+    names = [recipe.name for recipe in (*recipes.fixed(1.0), *chosen)]
+    assert len({"".join(c if c.isalnum() else "_" for c in name) for name in names}) == len(names) == 7
 
 
 # Its jobs.
@@ -194,7 +273,7 @@ def test_bases_in_a_bucket_that_were_not_finished_are_made_again(orbax_bucket, m
 def test_damaged_bases(run_entry, tiny, workdir):
     run = run_of(workdir)
     before = json.loads((run / "summary.json").read_text())
-    next(run.glob("recipes/replay*")).unlink()
+    next(run.glob("recipes/LoRA*")).unlink()
     (run / "summary.json").unlink()
     truncate(run / "bases" / "0")
     status, _, stderr = run_entry(ENTRY, PRESET, f"--workdir={workdir}", "--job=finetune")
