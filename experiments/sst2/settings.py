@@ -49,8 +49,8 @@ class Settings:
     weight_decay: float = 0.01
     head_rates: tuple[float, ...] = (1e-3, 1.8e-3, 3.2e-3, 5.8e-3, 1e-2)
     lora_rates: tuple[float, ...] = (3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3)
-    full_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5, 1e-4)
-    scratch_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5, 1e-4)
+    full_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5)
+    scratch_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5)
     measurements: int = 4  # per epoch
     scaling_limit: int = 6000
     scaling_epochs: int = 2
