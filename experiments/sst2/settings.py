@@ -106,18 +106,18 @@ PRESETS = {
 # The second base, MiniLM, three times as wide: on a part of the sentences, without controls, and at lower rates. A larger BERT's step is
 # forty times as many products.
 MINILM = Settings(
-    regimes=("head only", "LoRA", "full"), seeds=5, epochs=3, train_limit=6000, tuning_seeds=2, scaling_seeds=0,
+    ranks=(1, 4, 8, 16, 32), regimes=("head only", "LoRA", "full"), seeds=5, epochs=3, train_limit=4000, tuning_seeds=2, scaling_seeds=0,
     head_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3), lora_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3),
     full_rates=(1.8e-5, 3.2e-5, 5.8e-5, 1e-4), lengths=(16, 40, 72),
 )  # fmt: skip
 OF_MINILM = {
     "smoke": dataclasses.replace(
-        MINILM, ranks=(1, 8), seeds=2, epochs=1, train_limit=320, score_limit=100, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
-        full_rates=(5e-5,), lengths=QUICK_LENGTHS,
+        MINILM, ranks=(1, 8), seeds=2, epochs=1, train_limit=330, score_limit=100, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
+        full_rates=(5e-5,), lengths=(24, 40),
     ),
     "quick": dataclasses.replace(
         MINILM, ranks=(1, 8, 16, 32), seeds=2, epochs=1, train_limit=640, score_limit=200, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
-        full_rates=(5e-5,), lengths=QUICK_LENGTHS,
+        full_rates=(5e-5,), lengths=(24, 40),
     ),
     "full": MINILM,
 }  # fmt: skip
