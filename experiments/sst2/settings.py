@@ -107,6 +107,7 @@ PRESETS = {
 # forty times as many products.
 MINILM = Settings(
     ranks=(1, 4, 8, 16, 32), regimes=("head only", "LoRA", "full"), seeds=5, epochs=3, train_limit=4000, tuning_seeds=2, scaling_seeds=0,
+    score_limit=1500, measurements=1,
     head_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3), lora_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3),
     full_rates=(1.8e-5, 3.2e-5, 5.8e-5, 1e-4), lengths=(16, 40, 72),
 )  # fmt: skip
