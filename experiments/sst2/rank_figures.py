@@ -30,11 +30,11 @@ def scaling(summary: dict[str, Any], path: epath.Path) -> epath.Path:
         style.rank_axis(axis, ranks, "LoRA rank r")
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_title(title, fontsize=9)
-    axes[0].set_ylabel("validation accuracy minus that at the reference rank, points")
+    axes[0].set_ylabel(f"validation accuracy minus that at r = {_reference(found['rows'])}, points")
     axes[0].legend(frameon=False, fontsize=8)
     n = len(found["rows"][0]["right"])
     figure.suptitle(
-        f"Rules for alpha, which agree at r = {_reference(found['rows'])}: {found['examples']:,} sentences, {found['epochs']} epochs; "
+        f"Rules for alpha, which agree at r = {REFERENCE_RANK}: {found['examples']:,} sentences, {found['epochs']} epochs; "
         f"paired by seed, mean and 95 % interval, n = {n}",
         fontsize=9,
     )

@@ -49,8 +49,8 @@ class Settings:
     weight_decay: float = 0.01
     head_rates: tuple[float, ...] = (1e-3, 1.8e-3, 3.2e-3, 5.8e-3, 1e-2)
     lora_rates: tuple[float, ...] = (3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3)
-    full_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5, 1e-4)
-    scratch_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5, 1e-4)
+    full_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5)
+    scratch_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5)
     measurements: int = 4  # per epoch
     scaling_limit: int = 6000
     scaling_epochs: int = 2
@@ -106,18 +106,19 @@ PRESETS = {
 # The second base, MiniLM, three times as wide: on a part of the sentences, without controls, and at lower rates. A larger BERT's step is
 # forty times as many products.
 MINILM = Settings(
-    regimes=("head only", "LoRA", "full"), seeds=5, epochs=3, train_limit=6000, tuning_seeds=2, scaling_seeds=0,
+    ranks=(1, 4, 8, 16, 32), regimes=("head only", "LoRA", "full"), seeds=5, epochs=3, train_limit=4000, tuning_seeds=2, scaling_seeds=0,
+    score_limit=1500, measurements=1,
     head_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3), lora_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3),
     full_rates=(1.8e-5, 3.2e-5, 5.8e-5, 1e-4), lengths=(16, 40, 72),
 )  # fmt: skip
 OF_MINILM = {
     "smoke": dataclasses.replace(
-        MINILM, ranks=(1, 8), seeds=2, epochs=1, train_limit=320, score_limit=100, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
-        full_rates=(5e-5,), lengths=QUICK_LENGTHS,
+        MINILM, ranks=(1, 8), seeds=2, epochs=1, train_limit=330, score_limit=100, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
+        full_rates=(5e-5,), lengths=(24, 40),
     ),
     "quick": dataclasses.replace(
         MINILM, ranks=(1, 8, 16, 32), seeds=2, epochs=1, train_limit=640, score_limit=200, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
-        full_rates=(5e-5,), lengths=QUICK_LENGTHS,
+        full_rates=(5e-5,), lengths=(24, 40),
     ),
     "full": MINILM,
 }  # fmt: skip

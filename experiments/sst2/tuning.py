@@ -29,7 +29,7 @@ class Choice:
 def vertex(scores: Mapping[float, float | None]) -> float | None:
     """Where the parabola through the scores around the best, in log rate, has its top; None where it has none, or fewer than 3 are there.
 
-    >>> scores = {rate: -(np.log(rate / 2e-3) ** 2) for rate in (5e-4, 1e-3, 2e-3, 4e-3)}
+    >>> scores = {rate: 0.8 - 0.01 * np.log(rate / 2e-3) ** 2 for rate in (5e-4, 1e-3, 2e-3, 4e-3)}
     >>> round(vertex(scores), 6)
     0.002
     """

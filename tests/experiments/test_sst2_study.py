@@ -35,6 +35,8 @@ SMALL = dataclasses.replace(
     scaling_limit=200,
     lengths=(10, 20),
     lora_rates=(1e-3, 1e-2),
+    tuning_seeds=2,
+    widenings=1,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
