@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -57,12 +58,27 @@ def against(published: float, e: dict[str, Any], digits: int = 3) -> str:
 
 
 def write(
-    claims: list[Claim], environment: dict[str, Any], folder: epath.Path, preset: str = "full"
+    claims: list[Claim],
+    environment: dict[str, Any],
+    folder: epath.Path,
+    preset: str = "full",
+    left_out: Sequence[str] = (),
 ) -> list[epath.Path]:
-    """CLAIMS.md and CLAIMS.json."""
-    write_json(folder / "CLAIMS.json", {"environment": environment, "claims": [_record(c) for c in claims]})
-    write_text(folder / "CLAIMS.md", _markdown(claims, environment, preset))
+    """CLAIMS.md and CLAIMS.json; `left_out` are the entries of studies that are kept in a form that no claim can be made of."""
+    kept = {"environment": environment, "left_out": list(left_out), "claims": [_record(c) for c in claims]}
+    write_json(folder / "CLAIMS.json", kept)
+    write_text(folder / "CLAIMS.md", _markdown(claims, environment, preset, left_out))
     return [folder / "CLAIMS.md", folder / "CLAIMS.json"]
+
+
+def _about_left_out(entries: Sequence[str]) -> list[str]:
+    if not entries:
+        return []
+    named = ", ".join(f"`{entry}`" for entry in entries)
+    return [
+        f"Without verdicts until they are run again, as their summaries keep no outcomes of each seed: {named}.",
+        "",
+    ]
 
 
 def _record(claim: Claim) -> dict[str, Any]:
@@ -71,7 +87,7 @@ def _record(claim: Claim) -> dict[str, Any]:
     return dataclasses.asdict(claim) | of_it | {"facts": [record(fact) for fact in claim.facts]}
 
 
-def _markdown(claims: list[Claim], environment: dict[str, Any], preset: str) -> str:
+def _markdown(claims: list[Claim], environment: dict[str, Any], preset: str, left_out: Sequence[str]) -> str:
     lines = [
         "# Ledger of claims",
         "",
@@ -79,6 +95,7 @@ def _markdown(claims: list[Claim], environment: dict[str, Any], preset: str) -> 
         f"Written by `python experiments/reproduce.py --preset={preset}`; ours are means with 95 % Student intervals over n seeds.",
         f"Commit {environment['commit']}, jax {environment['packages']['jax']}, {environment['device']}.",
         "",
+        *_about_left_out(left_out),
         "| id | claim | the study | ours | unit, n | verdict | reason | test | command |",
         "|---|---|---|---|---|---|---|---|---|",
     ]

@@ -496,80 +496,52 @@ def test_claims_leave_summaries_as_they_are():
     assert summary == before
 
 
-def of_before() -> list[str]:
-    """The summaries that were kept before rows had outcomes of each seed: they wait for their reference runs."""
-    kept = {path.parent.name: path.read_text() for path in RESULTS.glob("*/summary.json")}
-    ours = (
-        "mnist_digit9_s0",
-        "mnist_digit9_s1",
-        "linear_teacher",
-        "bert_sst2",
-        "mnist_new_digits",
-        "best_rate_mnist",
-        "best_rate_linear",
-        "rank_sweep_mnist",
-    )
-    return [name for name in ours if '"by_seed"' not in kept.get(name, "")]
-
-
-made_anew = pytest.mark.skipif(
-    bool(of_before()), reason=f"of an earlier form, until reproduce.py makes them anew: {', '.join(of_before())}"
-)
-
-
-@made_anew
 def test_the_repository_s_ledger_follows_from_its_summaries(run_entry, tmp_path):
     """Whoever changes a verdict's rule, or a summary, writes the ledger anew."""
-    if "truncated" not in json.loads((RESULTS / "bert_sst2" / "summary.json").read_text()):
-        pytest.skip("S2, part II is to be run again: its summary says of no sentence whether it was right")
-    committed = json.loads((RESULTS / "CLAIMS.json").read_text())["claims"]
+    committed = json.loads((RESULTS / "CLAIMS.json").read_text())
     shutil.copytree(RESULTS, tmp_path / "results")
     status, _, _ = run_entry("reproduce.py", f"--from_results={tmp_path}/results")
-    drawn = json.loads((tmp_path / "results" / "CLAIMS.json").read_text())["claims"]
-    assert status == 0 and len(drawn) > 30
-    assert drawn == committed
+    drawn = json.loads((tmp_path / "results" / "CLAIMS.json").read_text())
+    assert status == 0
+    assert [drawn[part] for part in ("claims", "left_out")] == [committed[part] for part in ("claims", "left_out")]
 
 
-@made_anew
-def test_a_ledger_of_what_is_kept(run_entry, tmp_path):
-    shutil.copytree(RESULTS / "mnist_digit9_s1", tmp_path / "mnist_digit9_s1")
+def keep(folder, name: str, **summary) -> None:
+    """A summary of a study, as far as a test needs it."""
+    (folder / name).mkdir()
+    (folder / name / "summary.json").write_text(json.dumps(summary))
+
+
+ROWS = [{"regime": "full", "rank": None, "learning_rate": 0.001, "accuracy": about(0.97)}]
+
+
+def test_a_ledger_leaves_out_what_is_of_an_earlier_form_and_says_so(run_entry, tmp_path):
+    shutil.copytree(RESULTS / "tiny_lm", tmp_path / "tiny_lm")
+    keep(tmp_path, "rank_sweep_mnist", rows=ROWS)
     status, stdout, _ = run_entry("reproduce.py", f"--from_results={tmp_path}")
-    assert status == 0 and f"not in {tmp_path}: mnist_digit9_s0" in stdout
-    assert {claim["id"] for claim in json.loads((tmp_path / "CLAIMS.json").read_text())["claims"]} == {
-        f"S1.{i}" for i in range(1, 11)
-    }
+    assert status == 0 and f"not in {tmp_path}: mnist_digit9_s0" in stdout and "left out:" in stdout
+    ledger = json.loads((tmp_path / "CLAIMS.json").read_text())
+    assert {claim["id"] for claim in ledger["claims"]} == {f"S4.{i}" for i in range(1, 8)}
+    assert ledger["left_out"] == ["rank_sweep.py"] and "`rank_sweep.py`" in (tmp_path / "CLAIMS.md").read_text()
 
 
-def test_a_summary_of_before_is_refused_in_a_sentence(run_entry, tmp_path):
-    shutil.copytree(RESULTS / "mnist_digit9_s1", tmp_path / "mnist_digit9_s1")
-    path = tmp_path / "mnist_digit9_s1" / "summary.json"
-    kept = json.loads(path.read_text())
-    for row in kept["rows"]:
-        row.pop("by_seed", None)
-    path.write_text(json.dumps(kept))
-    status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}")
-    assert status == 2 and "does not hold what is expected there" in stderr and "Traceback" not in stderr
+@pytest.mark.parametrize("only", [(), ("--only=rank",)])
+def test_where_nothing_is_left_or_it_is_asked_for_that_is_refused(only, run_entry, tmp_path):
+    keep(tmp_path, "rank_sweep_mnist", rows=ROWS)
+    if only:
+        shutil.copytree(RESULTS / "tiny_lm", tmp_path / "tiny_lm")
+    status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}", *only)
+    assert status == 2 and stderr.count("\n") == 1 and "make them anew by python" in stderr
+    assert not (tmp_path / "CLAIMS.json").exists()
 
 
-def test_an_earlier_summary_of_the_linear_teacher_is_refused_in_a_sentence(run_entry, tmp_path):
-    (tmp_path / "linear_teacher").mkdir()
-    earlier = {
-        "rows": [{"rule": "alpha fixed", "rank": 1, "final_error": about(1.0)}],
-        "steps": 8000,
-        "early_step": 100,
-    }
-    (tmp_path / "linear_teacher" / "summary.json").write_text(json.dumps(earlier))
-    status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}", "--only=s2")
-    assert (
-        status == 2 and stderr.count("\n") == 1 and "does not hold what is expected there (KeyError: 'error')" in stderr
-    )
-
-
-def test_a_summary_of_an_earlier_form_is_refused_by_one_sentence(run_entry, tmp_path):
-    (tmp_path / "rank_sweep_mnist").mkdir()
-    row = {"regime": "full", "rank": None, "learning_rate": 0.001, "accuracy": about(0.97)}
-    (tmp_path / "rank_sweep_mnist" / "summary.json").write_text(json.dumps({"rows": [row], "settings": {}}))
-    status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}")
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("s1", "mnist_digit9_s1"), ("s2", "linear_teacher"), ("rank", "rank_sweep_mnist"), ("s3", "mnist_new_digits")],
+)
+def test_a_summary_that_lacks_what_its_study_writes_is_refused_in_one_sentence(key, name, run_entry, tmp_path):
+    keep(tmp_path, name, rows=[row | {"by_seed": {}} for row in ROWS])
+    status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}", f"--only={key}")
     assert status == 2 and stderr.count("\n") == 1 and "does not hold what is expected there" in stderr
 
 
@@ -579,19 +551,6 @@ def test_a_ledger_without_a_summary(damage, run_entry, tmp_path):
     damage(tmp_path / "mnist_digit9_s0" / "summary.json")
     status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}")
     assert status == 2 and "mnist_digit9_s0/summary.json cannot be read" in stderr
-    assert not (tmp_path / "CLAIMS.json").exists()
-
-
-def test_a_summary_of_an_earlier_suite_is_refused_in_one_sentence(run_entry, tmp_path):
-    """One of S2, part II that does not say which sentences were right."""
-    old = {"regime": "LoRA", "rank": 8, "accuracy": about(0.8), "accuracies": [0.8]}
-    for name in ("bert_sst2", "bert_sst2_one_rate"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.json").write_text(
-            json.dumps({"rows": [old | {"rank": rank} for rank in (1, 8, 16, 32)]})
-        )
-    status, _, stderr = run_entry("reproduce.py", "--only=sst2", f"--from_results={tmp_path}")
-    assert status == 2 and "does not hold what is expected there" in stderr and len(stderr.strip().splitlines()) == 1
     assert not (tmp_path / "CLAIMS.json").exists()
 
 

@@ -1,0 +1,75 @@
+"""What the repository keeps of a run, and the studies that are read from it again."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from experiments.common.errors import UserError
+from experiments.common.figures import style
+from experiments.common.recording import copy, make_folder, understood, write_json
+from experiments.ledger.table import Claim
+from lora_jax import files
+
+FLAGS = flags.FLAGS
+ADVICE = "name a folder that a run without --from_results wrote"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What runs and keeps its summaries, their names, what claims follow from them, the entry that runs it alone, and its figures.
+
+    `has_outcomes`: a summary without outcomes of each seed is one of an earlier form.
+    """
+
+    run: Callable[[epath.Path, Any], object]
+    kept: tuple[str, ...]
+    claims_of: Callable[..., list[Claim]]
+    entry: str
+    figures: Any
+    has_outcomes: bool = True
+
+    def is_in(self, folder: epath.Path) -> bool:
+        return any((folder / name).is_dir() for name in self.kept)
+
+    def is_of_before(self, folder: epath.Path) -> bool:
+        """Whether what is kept there was written before summaries kept outcomes."""
+        return self.has_outcomes and not all('"by_seed"' in json.dumps(summary) for summary in self._summaries(folder))
+
+    def claims(self, folder: epath.Path) -> list[Claim]:
+        """From the summaries that are kept there."""
+        preset = FLAGS.preset if FLAGS.from_results is None else "full"
+        command = f"python experiments/{self.entry} --preset={preset}"
+        with understood(folder, ADVICE):
+            return self.claims_of(*self._summaries(folder), command)
+
+    def redraw(self, folder: epath.Path) -> None:
+        """The figures of what is kept, beside each summary."""
+        for name, summary in zip(self.kept, self._summaries(folder), strict=True):
+            with understood(folder, ADVICE):
+                for path in self.figures.draw(summary, folder / name):
+                    print(f"figure: {path}")
+
+    def _summaries(self, folder: epath.Path) -> list[dict[str, Any]]:
+        return [_summary(folder / name / "summary.json") for name in self.kept]
+
+
+def _summary(path: epath.Path) -> dict[str, Any]:
+    try:
+        return files.require_fields(files.read_json(path, error=UserError), str(path), {}, error=UserError)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}; {ADVICE}.") from error
+
+
+def keep(folder: epath.Path, name: str, summary: dict[str, Any], run_path: epath.Path) -> None:
+    """The small files of a run that the repository keeps."""
+    kept = folder / name
+    make_folder(kept)
+    write_json(kept / "summary.json", summary)
+    drawn = [
+        path for kind in style.FORMATS for path in run_path.glob(f"*.{kind}") if path.stem != "predictions"
+    ]  # that shows MNIST itself
+    copy([*drawn, run_path / "table.txt", run_path / "environment.json"], kept)
