@@ -48,7 +48,7 @@ define_enum(
 define_data("the data set of the task")
 define_path(
     "data",
-    "with --task=mnist, a file of other arrays in its place, mine.npz: x [N, ...] and y [N], perhaps x_test and y_test",
+    "with --task=mnist, a file of other arrays in its place, mine.npz: x [N, ...] and y [N], perhaps x_test and y_test; by default MNIST",
 )
 define_list("old_classes", "with --task=mnist, classes that the base knows; by default all but the new ones")
 define_list("new_classes", "with --task=mnist, classes that it does not know; by default 8,9, or all but the old ones")

@@ -87,7 +87,7 @@ def _chosen_from(summary, path: epath.Path) -> epath.Path:
             range(1, len(found) + 1), found, "s--" if recipe["keeps"] else "o-", markersize=3, color=color, label=label
         )
     axis.axhline(0, color="k", linestyle=":", linewidth=1)
-    axis.set_ylim(-8, max(1.0, axis.get_ylim()[1]))
+    axis.set_ylim(-8, 1 + max(0.0, *(100 * float(room(line["validation"], summary["bars"]).max()) for line in grid)))
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(style.plt.matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_xlabel("epochs")

@@ -18,7 +18,7 @@ from experiments.data import text
 from experiments.linear import study as linear
 from experiments.lm import corpus as lm_text
 from experiments.lm import pretraining_settings as lm_pretraining
-from experiments.rank import study as rank_mnist
+from experiments.rank import settings as rank_settings
 from experiments.sst2 import labels, sentences
 from lora_jax.models.causal_lm import PRESETS as LANGUAGE_MODELS
 from tests.experiments import entries
@@ -170,7 +170,7 @@ def test_e2_a_rate_at_which_all_diverges(run_entry, small_mnist, monkeypatch, tm
     from experiments.data import mnist
 
     monkeypatch.setattr(mnist, "load", lambda *args, **kwargs: small_mnist)
-    monkeypatch.setattr(rank_mnist, "HIDDEN", (8, 8, 8))
+    monkeypatch.setattr(rank_settings, "HIDDEN", (8, 8, 8))
     status, _, stderr = run_entry(
         "rank_sweep.py",
         "--preset=smoke",
