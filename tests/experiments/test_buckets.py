@@ -6,6 +6,7 @@ import tokenizers
 
 from experiments.common.errors import UserError
 from experiments.data import buckets, prepared, sst2
+from experiments.sst2.settings import LENGTHS
 from tests.experiments.entries import SHARED_TFDS
 
 VOCABULARY = SHARED_TFDS.parent / "data" / "bert_uncased_vocab.txt"
@@ -161,6 +162,6 @@ def test_the_lengths_suit_sst2():
     (examples,) = prepared.read(info, ["train"], lambda source: source.__getitems__(range(3000)))
     texts = sst2.Texts(tuple(example["sentence"].decode() for example in examples), np.zeros(3000, np.int32))
     tokenizer = tokenizers.BertWordPieceTokenizer(str(VOCABULARY), lowercase=True)
-    measured = buckets.waste(buckets.encode(tokenizer, texts))
+    measured = buckets.waste(buckets.encode(tokenizer, texts, LENGTHS))
     assert measured["share_wasted"] == pytest.approx(0.247, abs=0.01)
     assert measured["share_wasted_in_one_length"] == pytest.approx(0.815, abs=0.01) and measured["cut_sentences"] == 0
