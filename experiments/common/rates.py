@@ -1,6 +1,6 @@
 """A learning rate from a range that is widened for as long as its best is at an edge."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -33,14 +33,24 @@ def on_ladder(rate: float, rungs: int = 0) -> float:
     return float(f"{10 ** ((round(4 * np.log10(rate)) + rungs) / 4):.2g}")
 
 
+def outwards(losses: Mapping[float, float]) -> int:
+    """-1 or 1 where the rate of the least loss is the lowest or highest that was tried; 0 where it has neighbours on both sides.
+
+    >>> outwards({1e-3: 2.0, 3e-3: 1.0}), outwards({1e-3: 2.0, 3e-3: 1.0, 1e-2: 2.0})
+    (1, 0)
+    """
+    best = min(sorted(losses), key=losses.__getitem__)
+    return -1 if best == min(losses) else int(best == max(losses))
+
+
 def _finite(loss: float) -> float:
     return float(loss) if np.isfinite(loss) else float("inf")
 
 
 def _beyond(found: dict[float, float]) -> float | None:
     """The next rate outwards of the best; None where that has neighbours on both sides."""
-    rates = sorted(found)
-    best = min(rates, key=found.__getitem__)
-    if best == rates[0]:
-        return float(f"{rates[0] ** 2 / rates[1]:.1g}")
-    return float(f"{rates[-1] ** 2 / rates[-2]:.1g}") if best == rates[-1] else None
+    rates, side = sorted(found), outwards(found)
+    if not side:
+        return None
+    outer, inner = (rates[0], rates[1]) if side < 0 else (rates[-1], rates[-2])
+    return float(f"{outer**2 / inner:.1g}")

@@ -23,6 +23,16 @@ def estimate(values: Sequence[float], level: float = 0.95) -> dict[str, Any]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
+def with_outcomes(**metrics: Sequence[float]) -> dict[str, Any]:
+    """What a row of a summary says of metrics with one number a seed: estimates under their names, and under "by_seed" what they are of.
+
+    >>> with_outcomes(error=[1.0, 3.0])["by_seed"], with_outcomes(error=[1.0, 3.0])["error"]["mean"]
+    ({'error': [1.0, 3.0]}, 2.0)
+    """
+    by_seed = {name: np.asarray(values).tolist() for name, values in metrics.items()}
+    return {**{name: estimate(values) for name, values in by_seed.items()}, "by_seed": by_seed}
+
+
 def wilson(right: int, n: int, level: float = 0.95) -> dict[str, Any]:
     """A share with Wilson's interval (Wilson 1927, J. Am. Stat. Assoc. 22, p. 209), which holds for few items and near 0 and 1.
 

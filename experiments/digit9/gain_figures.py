@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from experiments.common.curves import value_at
 from experiments.common.figures import style
 from experiments.common.statistics import estimate
 from experiments.digit9.cause import by_rank as rows_by_rank
 from experiments.digit9.equal_gain import LABELS, SHARE, at_dose, at_half
-from experiments.digit9.outcomes import added_at
 
 HUES = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
 BY_LABEL = dict(zip(LABELS, ("#2ca02c", "#1f77b4", "#d62728", "#7f7f7f"), strict=True))
@@ -70,7 +70,7 @@ def _added(row) -> np.ndarray:
 
 
 def _at(wrong: np.ndarray, added: np.ndarray, share: float) -> float:
-    found = added_at(wrong, added, (1 - share) * wrong[0])
+    found = value_at(wrong, added, (1 - share) * wrong[0])
     return np.nan if found is None else found
 
 

@@ -7,39 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.curves import value_at
 from experiments.common.statistics import estimate
 
 HALF = 0.5
 
 
-def crossing(nines: np.ndarray, target: float) -> float | None:
-    """Where the wrong 9s [K] first come down to the target, in measurements, interpolated; None where they never do.
-
-    >>> crossing(np.array([10, 8, 4, 5]), 5.0)
-    1.75
-    """
-    reached = np.flatnonzero(nines <= target)
-    if not len(reached):
-        return None
-    k = int(reached[0])
-    return 0.0 if k == 0 else float(k - 1 + (nines[k - 1] - target) / (nines[k - 1] - nines[k]))
-
-
-def added_at(nines: np.ndarray, added: np.ndarray, target: float) -> float | None:
-    """Errors added elsewhere [K] at that point, interpolated; None where it is never reached.
-
-    >>> added_at(np.array([10, 8, 4, 5]), np.array([0, 4, 8, 9]), 5.0)
-    7.0
-    """
-    k = crossing(nines, target)
-    return None if k is None else float(np.interp(k, np.arange(len(added)), added))
-
-
 def at_half(nines: np.ndarray, added: np.ndarray, batches: np.ndarray) -> dict[str, Any]:
     """Where half of the 9s are mended: errors added elsewhere and batches, a number or None of each seed; arrays [K, M], batches [K]."""
     targets = HALF * nines[0]
-    found = [added_at(nines[:, m], added[:, m], targets[m]) for m in range(nines.shape[1])]
-    after = [added_at(nines[:, m], batches, targets[m]) for m in range(nines.shape[1])]
+    found = [value_at(nines[:, m], added[:, m], targets[m]) for m in range(nines.shape[1])]
+    after = [value_at(nines[:, m], batches, targets[m]) for m in range(nines.shape[1])]
     reached = [value for value in found if value is not None]
     return {
         "added_by_seed": found,
@@ -59,7 +37,7 @@ def at_dose(row: dict[str, Any], study: dict[str, Any]) -> dict[str, list[float]
     for m in range(len(row["by_seed"]["digit_after"])):
         target = max(one["by_seed"]["digit_after"][m] for one in (row, study))
         added = [
-            added_at(*(np.asarray(one["curves"][name][m]) for name in ("wrong", "added")), target)
+            value_at(*(np.asarray(one["curves"][name][m]) for name in ("wrong", "added")), target)
             for one in (row, study)
         ]
         for name, value in zip(found, (target, *added), strict=True):

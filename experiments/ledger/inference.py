@@ -42,7 +42,7 @@ def less(said: str, a: Sequence[float], b: Sequence[float] | float = 0.0, *, bar
     >>> less("a is less", [1.0, 2.1, 3.0], [3.0, 4.0, 5.1]).true
     True
     """
-    return _turned(more(said, a, b, bar=bar, digits=digits))
+    return turned(more(said, a, b, bar=bar, digits=digits))
 
 
 def equivalent(said: str, a: Sequence[float], b: Sequence[float], margin: float, *, digits: int = 2) -> Fact:
@@ -217,7 +217,13 @@ def _p(values: np.ndarray) -> float:
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
-def _turned(fact: Fact) -> Fact:
+def turned(fact: Fact) -> Fact:
+    """The answer to the opposite question.
+
+    >>> turned(Fact("a is less", True, "", 0.01, True)).true
+    False
+    """
+
     def turn(answer: bool | None) -> bool | None:
         return None if answer is None else not answer
 

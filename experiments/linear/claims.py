@@ -10,7 +10,7 @@ import numpy as np
 from experiments.common.statistics import text
 from experiments.ledger import declared
 from experiments.ledger.facts import settled
-from experiments.ledger.inference import Fact, alike, holm, less, more, slope
+from experiments.ledger.inference import Fact, alike, holm, less, more, slope, turned
 from experiments.ledger.table import Claim
 from experiments.linear.settings import RULES
 
@@ -138,9 +138,9 @@ def _artifact(summary: dict[str, Any], n: int, command: str) -> Claim:
     facts = [
         every(f"alpha fixed is behind at r = {top} and one rate", [_behind(rows, top, step) for step in steps]),
         every("at one rate, alpha fixed, error rises with rank", [_rises(rows, step) for step in steps]),
-        _turned(
-            every("", [_keeps_up(rows, top, step, margin) for step in steps]),
-            f"at r = {top} it is behind by more than {100 * margin:g} % at their own best rates, too",
+        dataclasses.replace(
+            turned(every("", [_keeps_up(rows, top, step, margin) for step in steps])),
+            said=f"at r = {top} it is behind by more than {100 * margin:g} % at their own best rates, too",
         ),
     ]
     at_edge = sum(row["at_edge"] for row in pick(rows, rate="own") if row["step"] in steps)
@@ -175,10 +175,6 @@ def _keeps_up(rows: Rows, rank: int, step: int, margin: float) -> Fact:
     fixed, scaled = _two(rows, rank, step, "own")
     fact = less(f"step {step}", fixed, (1 + margin) * np.asarray(scaled))
     return dataclasses.replace(fact, shown=alike("", fixed, scaled, margin).shown)
-
-
-def _turned(fact: Fact, said: str) -> Fact:
-    return Fact(said, None if fact.true is None else not fact.true, fact.shown)
 
 
 # S2.8

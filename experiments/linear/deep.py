@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.recording import RunFolder
-from experiments.common.statistics import estimate
+from experiments.common.statistics import with_outcomes
 from experiments.linear import chains, teachers, training
 from experiments.linear.settings import LAYERS, D, Settings
 from lora_jax import sweep
@@ -53,15 +53,14 @@ def _blocks(settings: Settings) -> int:
 def _row(kind: str, depth: int, rank: int, drawn: list[chains.Chain], errors: np.ndarray) -> dict[str, Any]:
     """Errors of one kind of layers, depth and rank: trained, and of the updates that are constructed."""
     bound = float(teachers.DECAYED[min(D, rank * depth)])
-    by_seed = {
+    measured = {
         "error": errors.tolist(),
         "bound": [bound] * len(drawn),
         "ratio": (errors / bound).tolist(),
         "constructed": [_constructed(chain, rank) / bound for chain in drawn],
         "condition": [float(np.linalg.cond(chain.product)) for chain in drawn],
     }
-    estimates = {name: estimate(values) for name, values in by_seed.items()}
-    return {"layers": kind, "depth": depth, "rank": rank, "of": rank * depth, **estimates, "by_seed": by_seed}
+    return {"layers": kind, "depth": depth, "rank": rank, "of": rank * depth, **with_outcomes(**measured)}
 
 
 def _constructed(chain: chains.Chain, rank: int) -> float:

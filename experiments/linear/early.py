@@ -12,7 +12,7 @@ import optax
 
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
-from experiments.common.statistics import estimate
+from experiments.common.statistics import with_outcomes
 from experiments.linear import teachers, training
 from experiments.linear.inputs import given, members_of
 from experiments.linear.settings import EARLY_STEPS, RULES, Settings
@@ -79,8 +79,7 @@ def _tuning(errors: np.ndarray) -> np.ndarray:
 
 
 def _measures(errors: np.ndarray, bound: float) -> dict[str, Any]:
-    by_seed = {"error": errors.tolist(), "ratio": (errors / bound).tolist()}
-    return {name: estimate(values) for name, values in by_seed.items()} | {"by_seed": by_seed}
+    return with_outcomes(error=errors, ratio=errors / bound)
 
 
 def needed(settings: Settings) -> int:

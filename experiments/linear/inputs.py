@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.recording import RunFolder
-from experiments.common.statistics import estimate
+from experiments.common.statistics import with_outcomes
 from experiments.linear import teachers, training
 from experiments.linear.settings import RULES, Settings
 from lora_jax import sweep
@@ -68,7 +68,7 @@ def _row(row: Group, tasks: Sequence[teachers.Task], trained: training.Trained, 
     kind, rule, rank = row
     bounds = np.asarray([task.bounds()[rank] for task in tasks])
     best = [((task.best(rank) - task.update) ** 2).sum() for task in tasks]
-    by_seed = {
+    measured = {
         "error": trained.errors[-1, of].tolist(),
         "bound": bounds.tolist(),
         "ratio": (trained.errors[-1, of] / bounds).tolist(),
@@ -76,8 +76,7 @@ def _row(row: Group, tasks: Sequence[teachers.Task], trained: training.Trained, 
         "best_matrix_error": [float(value) for value in best],
         "eckart_young": [float(teachers.DECAYED[rank])] * len(tasks),
     }
-    estimates = {name: estimate(values) for name, values in by_seed.items()}
-    return {"inputs": kind, "rule": rule, "rank": rank, **estimates, "by_seed": by_seed}
+    return {"inputs": kind, "rule": rule, "rank": rank, **with_outcomes(**measured)}
 
 
 def needed(settings: Settings) -> int:

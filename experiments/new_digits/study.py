@@ -19,7 +19,7 @@ from experiments.common.classification import accuracy, by_item, class_counts, c
 from experiments.common.items import packed
 from experiments.common.pretraining import EVALUATION_BATCH, order_key, train_bases
 from experiments.common.recording import RunFolder
-from experiments.common.statistics import estimate
+from experiments.common.statistics import with_outcomes
 from experiments.data.mnist import Mnist, Split
 from experiments.new_digits.recipes import Recipe
 from experiments.new_digits.settings import PRESETS as PRESETS
@@ -174,12 +174,7 @@ def batches(settings: Settings, recipe: Recipe, train: Split, seeds: Sequence[in
 
 def scored(correct: np.ndarray, split: Split, settings: Settings) -> dict[str, Any]:
     """Accuracy on old and new digits and overall, each seed's, and each image's; correct [M, I], old digits first."""
-    by_seed = {name: share.tolist() for name, share in scores(correct, split, settings).items()}
-    return {
-        **{name: estimate(values) for name, values in by_seed.items()},
-        "by_seed": by_seed,
-        "right": packed(correct),
-    }
+    return {**with_outcomes(**scores(correct, split, settings)), "right": packed(correct)}
 
 
 def scores(correct: np.ndarray, split: Split, settings: Settings) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from experiments.common.errors import UserError
 from experiments.common.items import packed
 from experiments.common.pretraining import train_bases
 from experiments.common.recording import RunFolder
-from experiments.common.statistics import estimate
+from experiments.common.statistics import with_outcomes
 from experiments.rank import settings as rank_settings
 from experiments.rank import training
 from experiments.rank.settings import PRESETS as PRESETS
@@ -89,7 +89,7 @@ def _base(errors: np.ndarray, of_task: Sets, task: Task) -> dict[str, Any]:
     """What the bases score, of errors [K, C]."""
     counts = class_counts(np.asarray(of_task.test["y"]), len(task.classes))
     groups = {"accuracy": None, "accuracy_old": task.old, "accuracy_new": task.new}
-    return _with_seeds({name: accuracy(errors, counts, places) for name, places in groups.items()})
+    return with_outcomes(**{name: accuracy(errors, counts, places) for name, places in groups.items()})
 
 
 def _row(name: str, rank: int, of: dict, items: dict[str, int], base_parameters: int) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _row(name: str, rank: int, of: dict, items: dict[str, int], base_parameters:
         "validation_errors_by_seed": {f"{rate:g}": of[rank, rate].validation.tolist() for rate in losses},
         "parameters": parameters,
         "share": parameters / (base_parameters + (parameters if name == "LoRA" else 0)),
-        **_with_seeds(scores(chosen.right, items["old"])),
+        **with_outcomes(**scores(chosen.right, items["old"])),
         "followed_by_seed": chosen.followed.tolist(),
         "right": packed(chosen.right),
     }
@@ -121,9 +121,3 @@ def scores(right: np.ndarray, old: int) -> dict[str, np.ndarray]:
     """Shares [K] right of all, of the old and of the new classes; right [K, I], the old ones first."""
     parts = {"accuracy": right, "accuracy_old": right[:, :old], "accuracy_new": right[:, old:]}
     return {name: part.mean(axis=1) for name, part in parts.items()}
-
-
-def _with_seeds(values: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The means with their intervals, and what they are means of."""
-    by_seed = {name: value.tolist() for name, value in values.items()}
-    return {**{name: estimate(value) for name, value in by_seed.items()}, "by_seed": by_seed}

@@ -17,7 +17,7 @@ from experiments.common import devices, phases
 from experiments.common.classification import by_item, class_counts, cross_entropy, errors_by_class, right
 from experiments.common.items import packed, unpacked
 from experiments.common.pretraining import EVALUATION_BATCH, order_key
-from experiments.common.rates import on_ladder
+from experiments.common.rates import on_ladder, outwards
 from experiments.common.recording import RunFolder, remove, slug
 from experiments.rank.settings import Settings
 from experiments.rank.task import Sets
@@ -74,11 +74,8 @@ def losses(found: dict[Setting, Outcomes], rank: int) -> dict[float, float]:
 
 def _beyond(of_rate: dict[float, float]) -> float | None:
     """The next rate outwards of the best; None where that has neighbours on both sides."""
-    rates = sorted(of_rate)
-    best = min(rates, key=of_rate.__getitem__)
-    if best == rates[0]:
-        return on_ladder(best, -1)
-    return on_ladder(best, 1) if best == rates[-1] else None
+    side = outwards(of_rate)
+    return on_ladder(max(of_rate) if side > 0 else min(of_rate), side) if side else None
 
 
 def _round(place: Place, name: str, wider: int, asked: list[Setting]) -> dict[Setting, Outcomes]:

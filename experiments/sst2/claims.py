@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.items import of_row
 from experiments.ledger.facts import settled
 from experiments.ledger.inference import Fact, holm, one_run
 from experiments.ledger.table import Claim
 from experiments.sst2 import contrasts, dynamics, front
 from experiments.sst2.contrasts import above, below, lora, right, shape
-from experiments.sst2.predictions import of_row
 
 SAME = 1.0  # point: "saturates", no rank beyond gains more
 FALL = -0.25  # points a doubling at the largest rank: half a point from r = 8 to 32

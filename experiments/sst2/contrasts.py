@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.items import of_row
 from experiments.common.statistics import estimate, text
-from experiments.ledger.inference import Fact, over_items
-from experiments.sst2.predictions import of_row
+from experiments.ledger.inference import LEVEL, Fact, over_items, turned
 
 POINTS = 100.0
 POWERED = 1.96 + 0.84  # standard errors between 0 and what a test at 5 % finds in 80 % of the cases
@@ -21,16 +21,12 @@ POWERED = 1.96 + 0.84  # standard errors between 0 and what a test at 5 % finds 
 def above(said: str, values: np.ndarray, bar: float = 0.0) -> Fact:
     """Whether the mean of `values` [U, I] exceeds the bar, in points; what the seeds alone say is told beside."""
     fact = over_items(said, values, np.zeros_like(values), bar=bar, factor=POINTS)
-    if not np.ptp(values) and fact.p is None:  # no doubt, as none of the sentences differs from another
-        side = bool(POINTS * values.mean() > bar)
-        fact = dataclasses.replace(fact, true=side, side=side, p=0.0)
     return dataclasses.replace(fact, shown=f"{fact.shown} (seeds alone {_seeds(values)}){_beside(bar)}")
 
 
 def below(said: str, values: np.ndarray, bar: float = 0.0) -> Fact:
     """Whether the mean lies below the bar; as `above`."""
-    fact = above(said, values, bar)
-    return dataclasses.replace(fact, true=_not(fact.true), side=_not(fact.side))
+    return turned(above(said, values, bar))
 
 
 def every(said: str, facts: Sequence[Fact]) -> Fact:
@@ -43,7 +39,7 @@ def every(said: str, facts: Sequence[Fact]) -> Fact:
     weakest = min(wrong, key=_p) if wrong else max(facts, key=_p)
     p = _p(weakest) * (len(facts) if wrong else 1)
     p = min(1.0, p)
-    settled = weakest.side if p < 0.05 else None
+    settled = weakest.side if p < LEVEL else None
     return Fact(
         said,
         settled,
@@ -111,10 +107,6 @@ def errors(values: np.ndarray) -> str:
 
 def _p(fact: Fact) -> float:
     return 1.0 if fact.p is None else fact.p
-
-
-def _not(answer: bool | None) -> bool | None:
-    return None if answer is None else not answer
 
 
 def _seeds(values: np.ndarray) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.statistics import estimate
-from experiments.sst2.predictions import packed
+from experiments.common.items import packed
+from experiments.common.statistics import with_outcomes
 from experiments.sst2.training import Outcome
 from lora_jax.tree import flat
 
@@ -23,12 +23,6 @@ def scores(outcome: Outcome) -> list[float | None]:
     """Each member's last accuracy; None for one that diverged."""
     last = outcome.accuracy[-1].tolist()
     return [score if good else None for score, good in zip(last, finite(outcome), strict=True)]
-
-
-def by_seed(**metrics: Sequence[float]) -> dict[str, Any]:
-    """Estimates under their names, and under "by_seed" what they are of."""
-    values = {name: np.asarray(value, float).tolist() for name, value in metrics.items()}
-    return {**{name: estimate(value) for name, value in values.items()}, "by_seed": values}
 
 
 def rows(outcome: Outcome, size: int) -> list[dict[str, Any]]:
@@ -58,9 +52,9 @@ def measured(outcome: Outcome, where: Sequence[int]) -> dict[str, Any]:
     """Of these members, the accuracy after the first epoch and at the end, and which sentences were right then."""
     ends = {"after_one_epoch": outcome.per_epoch, "accuracy": -1}
     return {
-        **by_seed(**{name: outcome.accuracy[block, where] for name, block in ends.items()}),
-        "right": [packed(outcome.right[-1, i]) for i in where],
-        "right_after_one_epoch": [packed(outcome.right[outcome.per_epoch, i]) for i in where],
+        **with_outcomes(**{name: outcome.accuracy[block, where] for name, block in ends.items()}),
+        "right": packed(outcome.right[-1, where]),
+        "right_after_one_epoch": packed(outcome.right[outcome.per_epoch, where]),
     }
 
 
@@ -79,7 +73,7 @@ def paired(outcomes: dict[str, Outcome]) -> dict[str, Any]:
     for member, value in zip(lora.members, lora.accuracy[-1], strict=True):
         if member.seed in of_full:
             differences.setdefault(str(member.rank), []).append(float(value - of_full[member.seed]))
-    return {rank: by_seed(difference=values) for rank, values in differences.items()}
+    return {rank: with_outcomes(difference=values) for rank, values in differences.items()}
 
 
 def spectrum(base: dict[str, Any], outcome: Outcome) -> dict[str, Any]:

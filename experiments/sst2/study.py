@@ -18,13 +18,13 @@ import optax
 import lora_jax
 from experiments.common import memory
 from experiments.common.errors import UserError
+from experiments.common.items import packed
 from experiments.common.recording import RunFolder
 from experiments.data import buckets as length_buckets
 from experiments.data.sst2 import Texts
 from experiments.sst2 import outcomes as outcomes_of
 from experiments.sst2 import scaling, training, truncation, tuning, vocabulary
 from experiments.sst2.inputs import Inputs
-from experiments.sst2.predictions import packed
 from experiments.sst2.settings import PRESETS as PRESETS
 from experiments.sst2.settings import REFERENCE_RANK, Settings
 from experiments.sst2.training import Outcome, Recipe, Task, train_group
@@ -65,7 +65,7 @@ def run(folder: RunFolder, settings: Settings, inputs: Inputs) -> dict[str, Any]
         ),
         "updates": study.updates,
         "scored": len(study.scored.labels),
-        "labels": packed(study.scored.labels),  # with a row's "right", what each run said of each sentence
+        "labels": packed([study.scored.labels])[0],  # with a row's "right", what each run said of each sentence
         "majority": float(max(np.mean(study.scored.labels), 1 - np.mean(study.scored.labels))),
         "new_parameters": study.new,
         "base_parameters": study.size,

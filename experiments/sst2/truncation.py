@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.common.items import packed
+from experiments.common.statistics import with_outcomes
 from experiments.sst2 import training
-from experiments.sst2.outcomes import by_seed, kernels
-from experiments.sst2.predictions import packed
+from experiments.sst2.outcomes import kernels
 from experiments.sst2.settings import REFERENCE_RANK
 from experiments.sst2.training import Outcome, Task
 from lora_jax.tree import flat, nested
@@ -40,8 +41,8 @@ def rows(task: Task, outcome: Outcome, ranks: tuple[int, ...]) -> list[dict[str,
                 {
                     "cut": cut,
                     "rank": rank,
-                    **by_seed(accuracy=right.mean(axis=1)),
-                    "right": [packed(each) for each in right],
+                    **with_outcomes(accuracy=right.mean(axis=1)),
+                    "right": packed(right),
                 }
             )
     return found

@@ -1,5 +1,7 @@
 """`reproduce.py`: what is missing of the studies, and the ledger of claims."""
 
+from typing import Any
+
 from absl import flags
 from etils import epath
 
@@ -30,9 +32,9 @@ def _reproduce(chosen: dict[str, Study], folder: epath.Path, data: Data | None) 
     for study in chosen.values() if data else ():
         study.run(folder, data)  # what is missing
     told, of_before = _readable(chosen, folder)
-    for study in told.values() if FLAGS.redraw else ():
-        study.redraw(folder)
-    claims = [claim for study in told.values() for claim in study.claims(folder)]
+    for study, summaries in told if FLAGS.redraw else ():
+        study.redraw(folder, summaries)
+    claims = [claim for study, summaries in told for claim in study.claims(folder, summaries)]
     preset = FLAGS.preset if FLAGS.from_results is None else "full"
     for path in ledger.write(claims, about, folder, preset, of_before) if FLAGS.only is None else []:
         print(f"ledger: {path}")
@@ -42,8 +44,11 @@ def _reproduce(chosen: dict[str, Study], folder: epath.Path, data: Data | None) 
         print(f"{claim.id:<7} {claim.verdict}: {claim.statement}")
 
 
-def _readable(chosen: dict[str, Study], folder: epath.Path) -> tuple[dict[str, Study], list[str]]:
-    """The studies that are kept there; and the commands of those whose summaries are of an earlier form, which are left out in a line each.
+def _readable(
+    chosen: dict[str, Study], folder: epath.Path
+) -> tuple[list[tuple[Study, list[dict[str, Any]]]], list[str]]:
+    """The studies that are kept there, with their summaries; and the entries of those whose summaries are of an earlier form: these are left
+    out in a line each.
 
     Raises:
       UserError: where --only names one of these, or nothing is left.
@@ -51,17 +56,18 @@ def _readable(chosen: dict[str, Study], folder: epath.Path) -> tuple[dict[str, S
     there = {}
     for key, study in chosen.items():
         if study.is_in(folder):
-            there[key] = study
+            there[key] = (study, study.read(folder))
         else:
             print(f"not in {folder}: {', '.join(study.kept)}")
-    before = {key: study for key, study in there.items() if study.is_of_before(folder)}
+    before = {key: study for key, (study, summaries) in there.items() if study.is_of_before(summaries)}
     for key, study in before.items():
         said = f"{folder}: {' and '.join(study.kept)} keep no outcomes of each seed, so their summaries are of an earlier form"
         command = f"python experiments/reproduce.py --preset=full --only={key}"
         if FLAGS.only is not None or len(before) == len(there):
             raise UserError(f"{said}; make them anew by {command}.")
         print(f"left out: {said}; {command} makes them anew")
-    return {key: study for key, study in there.items() if key not in before}, [study.entry for study in before.values()]
+    readable = [kept for key, kept in there.items() if key not in before]
+    return readable, [study.entry for study in before.values()]
 
 
 def _as_kept() -> epath.Path:

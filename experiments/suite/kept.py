@@ -35,26 +35,27 @@ class Study:
     def is_in(self, folder: epath.Path) -> bool:
         return any((folder / name).is_dir() for name in self.kept)
 
-    def is_of_before(self, folder: epath.Path) -> bool:
-        """Whether what is kept there was written before summaries kept outcomes."""
-        return self.has_outcomes and not all('"by_seed"' in json.dumps(summary) for summary in self._summaries(folder))
+    def read(self, folder: epath.Path) -> list[dict[str, Any]]:
+        """The summaries that are kept there."""
+        return [_summary(folder / name / "summary.json") for name in self.kept]
 
-    def claims(self, folder: epath.Path) -> list[Claim]:
-        """From the summaries that are kept there."""
+    def is_of_before(self, summaries: list[dict[str, Any]]) -> bool:
+        """Whether they were written before summaries kept outcomes."""
+        return self.has_outcomes and not all('"by_seed"' in json.dumps(summary) for summary in summaries)
+
+    def claims(self, folder: epath.Path, summaries: list[dict[str, Any]]) -> list[Claim]:
+        """From the summaries that are kept in the folder."""
         preset = FLAGS.preset if FLAGS.from_results is None else "full"
         command = f"python experiments/{self.entry} --preset={preset}"
         with understood(folder, ADVICE):
-            return self.claims_of(*self._summaries(folder), command)
+            return self.claims_of(*summaries, command)
 
-    def redraw(self, folder: epath.Path) -> None:
+    def redraw(self, folder: epath.Path, summaries: list[dict[str, Any]]) -> None:
         """The figures of what is kept, beside each summary."""
-        for name, summary in zip(self.kept, self._summaries(folder), strict=True):
+        for name, summary in zip(self.kept, summaries, strict=True):
             with understood(folder, ADVICE):
                 for path in self.figures.draw(summary, folder / name):
                     print(f"figure: {path}")
-
-    def _summaries(self, folder: epath.Path) -> list[dict[str, Any]]:
-        return [_summary(folder / name / "summary.json") for name in self.kept]
 
 
 def _summary(path: epath.Path) -> dict[str, Any]:

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.common.statistics import estimate
+from experiments.common.items import of_row, packed, unpacked
+from experiments.common.statistics import estimate, with_outcomes
 from experiments.ledger.inference import slope
 from experiments.ledger.table import FAILS, HOLDS
 from experiments.sst2 import claims, contrasts, figures, rank_figures
-from experiments.sst2.outcomes import by_seed
-from experiments.sst2.predictions import of_row, packed, unpacked
 from experiments.sst2.scaling import RULES
 
 RANKS = (1, 4, 8, 16, 32)
@@ -29,9 +28,9 @@ def measured(mean: float, first: float, seeds: int = SEEDS) -> dict:
 
     end, early = right(mean), right(first)
     return {
-        **by_seed(accuracy=end.mean(axis=1), after_one_epoch=early.mean(axis=1)),
-        "right": [packed(each) for each in end],
-        "right_after_one_epoch": [packed(each) for each in early],
+        **with_outcomes(accuracy=end.mean(axis=1), after_one_epoch=early.mean(axis=1)),
+        "right": packed(end),
+        "right_after_one_epoch": packed(early),
     }
 
 
@@ -64,7 +63,7 @@ def scaling(rates, seeds: int, fixed=lambda x: 0.0 - 0.004 * (x - 2) ** 2) -> di
 
 def truncated(rank: int, cut: str, mean: float, seeds: int) -> dict:
     kept = measured(mean, mean, seeds)
-    return {"cut": cut, "rank": rank, **by_seed(accuracy=kept["by_seed"]["accuracy"]), "right": kept["right"]}
+    return {"cut": cut, "rank": rank, **with_outcomes(accuracy=kept["by_seed"]["accuracy"]), "right": kept["right"]}
 
 
 def summary(seeds: int = SEEDS) -> dict:
@@ -77,13 +76,13 @@ def summary(seeds: int = SEEDS) -> dict:
     ]
     of_full = next(r for r in rows if r["regime"] == "full")["by_seed"]["accuracy"]
     paired = {
-        str(r["rank"]): by_seed(difference=np.subtract(r["by_seed"]["accuracy"], of_full))
+        str(r["rank"]): with_outcomes(difference=np.subtract(r["by_seed"]["accuracy"], of_full))
         for r in rows
         if r["regime"] == "LoRA"
     }
     return {
         "rows": rows, "paired": paired, "settings": {"epochs": 2}, "majority": 0.51, "scored": ITEMS, "updates": 400,
-        "labels": packed(np.arange(ITEMS) % 2), "scaling": scaling([1e-3, 3e-3, 9e-3], seeds),
+        "labels": packed([np.arange(ITEMS) % 2])[0], "scaling": scaling([1e-3, 3e-3, 9e-3], seeds),
         "tuning": {"LoRA": [{"rank": 8, "best": 1e-3, "at_edge": True, "by": "the best tried", "accuracy": {"0.001": 0.8, "0.01": None}}]},
         "spectrum": {
             f"bert/0/{name}/kernel": {"ranks": [1, 2, 4, 8], "shares": [[0.5, 0.6, 0.8, 0.9 + 0.02 * seed] for seed in range(seeds)]}
@@ -156,7 +155,7 @@ def test_a_difference_that_was_not_found_settles_nothing():
     others = of_row(full, ITEMS).astype(bool)
     others[:, :40] = False  # 40 that full has right, and 36 that it has wrong
     others[:, -36:] = True
-    linear["right"] = [packed(each) for each in others]
+    linear["right"] = packed(others)
     assert "full is above every other regime: not settled" in of_claims(close)["S2.6"].reason
     near = change("full", mean=0.8385)
     assert "are less than 2 points below full: not settled" in of_claims(near)["S2.6"].reason
@@ -241,7 +240,7 @@ def test_what_is_kept_of_a_row_gives_its_estimates_again():
         for name, values in line["by_seed"].items():
             assert line[name] == estimate(values)
         np.testing.assert_allclose(of_row(line, ITEMS).mean(axis=1), line["by_seed"]["accuracy"])
-    assert unpacked(kept["labels"], ITEMS).sum() == ITEMS // 2
+    assert unpacked([kept["labels"]], ITEMS).sum() == ITEMS // 2
 
 
 @pytest.mark.parametrize("seeds", [SEEDS, 1])

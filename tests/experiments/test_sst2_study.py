@@ -11,10 +11,11 @@ import pytest
 
 from experiments.bert import base as bert_base
 from experiments.bert import packaged
+from experiments.common import items
 from experiments.common.errors import UserError
 from experiments.sst2 import inputs as sst2_inputs
 from experiments.sst2 import outcomes as sst2_outcomes
-from experiments.sst2 import predictions, scaling, truncation
+from experiments.sst2 import scaling, truncation
 from experiments.sst2 import study as sst2
 from experiments.sst2 import training as sst2_training
 from experiments.sst2.inputs import Inputs
@@ -203,7 +204,7 @@ def test_what_is_kept_of_a_run_is_which_sentences_it_had_right(study, folder):
     task = study.task("full", "train", "validation")
     outcome = train_group(folder, "kept", task, "full", members("full"), RECIPE)
     row = sst2_outcomes.rows(outcome, study.size)[0]
-    kept = predictions.of_row(row, task.items)
+    kept = items.of_row(row, task.items)
     expected = np.zeros_like(kept)
     for seed in (0, 1):
         params = nested({path: leaf[seed] for path, leaf in flat(outcome.state.train.trainable).items()})
@@ -214,7 +215,7 @@ def test_what_is_kept_of_a_run_is_which_sentences_it_had_right(study, folder):
     np.testing.assert_array_equal(kept, expected)
     assert 0 < kept.mean() < 1 and (kept[0] != kept[1]).any()
     np.testing.assert_allclose(row["by_seed"]["accuracy"], kept.mean(axis=1), rtol=1e-6)
-    early = predictions.of_row(row, task.items, "right_after_one_epoch")
+    early = items.of_row(row, task.items, "right_after_one_epoch")
     np.testing.assert_allclose(row["by_seed"]["after_one_epoch"], early.mean(axis=1), rtol=1e-6)
 
 
@@ -230,14 +231,14 @@ def test_an_update_cut_at_its_whole_rank_is_full_fine_tuning_and_at_none_it_is_g
     task = study.task("full", "train", "validation")
     outcome = train_group(folder, "cut", task, "full", members("full"), dataclasses.replace(RECIPE, epochs=3))
     found = {(row["cut"], row["rank"]): row for row in truncation.rows(task, outcome, (1, 8))}
-    whole = predictions.of_row({"right": [predictions.packed(r) for r in outcome.right[-1]]}, task.items)
+    whole = items.of_row({"right": items.packed(outcome.right[-1])}, task.items)
     for cut in truncation.CUT:
-        np.testing.assert_array_equal(predictions.of_row(found[cut, 8], task.items), whole)  # 8 wide
+        np.testing.assert_array_equal(items.of_row(found[cut, 8], task.items), whole)  # 8 wide
     trained = {path: leaf[0] for path, leaf in flat(outcome.state.train.trainable).items()}
     start = flat(study.base)
     put_back = {path: start[path] if path in sst2_outcomes.kernels(start) else leaf for path, leaf in trained.items()}
     right = truncation._right(task, nested(put_back))
-    np.testing.assert_array_equal(predictions.of_row(found["every matrix", 0], task.items)[0], right)
+    np.testing.assert_array_equal(items.of_row(found["every matrix", 0], task.items)[0], right)
     path = "bert/encoder/layer/0/attention/self/query/kernel"
     cut = flat(truncation._at(trained, truncation._factors(start, trained), start, ("/query/",), 1))
     u, s, vt = np.linalg.svd(np.asarray(trained[path]) - np.asarray(start[path]))
