@@ -1,4 +1,7 @@
-"""What was measured as training went. A curve of losses has "epochs" [measurements] and "losses" name -> [measurements][seeds]; before training first."""
+"""What was measured as training went.
+
+A curve of losses has "epochs" [measurements] and "losses" name -> [measurements][seeds]; before training first.
+"""
 
 from collections.abc import Sequence
 from typing import Any
