@@ -178,9 +178,7 @@ class _Program:
 
     def _start(self, base: Any, seed: int):
         if self.is_full:
-            mask = lora_jax.trainable_mask(
-                base, train=tuple(f"{name}/kernel" if name != "*" else "*" for name in self.problem.targets)
-            )
+            mask = lora_jax.trainable_mask(base, train=self.problem.kernels)
             stacked = sweep.broadcast(base, len(self.each))
             rates = [rate(power) for _, power in self.each]
             return self.trainer.start(stacked, mask, learning_rates=rates, seeds=[seed] * len(rates), padded=False), {}

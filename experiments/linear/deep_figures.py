@@ -43,6 +43,5 @@ def _excess(axis, x: np.ndarray, rows: list[dict[str, Any]], marker: str, look: 
     """Mean and range over seeds; what float32 cannot tell from 0 at the foot."""
     excess = np.maximum(LEAST, np.asarray([row["by_seed"]["ratio"] for row in rows]) - 1)  # [rows, seeds]
     mean = excess.mean(axis=1)
-    axis.errorbar(
-        x, mean, yerr=[mean - excess.min(axis=1), excess.max(axis=1) - mean], fmt=marker + "-", capsize=3, **look
-    )
+    range_ = np.maximum(0.0, [mean - excess.min(axis=1), excess.max(axis=1) - mean])  # a mean of equals is rounded
+    axis.errorbar(x, mean, yerr=range_, fmt=marker + "-", capsize=3, **look)

@@ -14,7 +14,7 @@ from experiments.lm import runs as lm
 from experiments.lm.options import TEXT_FLAGS
 from experiments.sst2 import inputs as sst2_inputs
 from experiments.suite.kept import Study
-from experiments.suite.studies import STUDIES, Data
+from experiments.suite.studies import OF_SENTENCES, STUDIES, Data
 
 FLAGS = flags.FLAGS
 RESULTS = epath.Path(__file__).parents[1] / "results"
@@ -92,7 +92,7 @@ def _prepared(chosen: dict[str, Study]) -> tuple[epath.Path, Data]:
     )  # as a study of BERT run by itself does, so that one can go on with the other's work
     data = Data(
         by_flags.load_mnist(),
-        sst2_inputs.load() if {"sst2", "minilm"} & chosen.keys() else None,
+        sst2_inputs.load() if OF_SENTENCES & chosen.keys() else None,
         lm.sources() if "s4" in chosen else None,
     )
     is_reference = FLAGS.preset == "full" and data.is_full

@@ -145,14 +145,15 @@ def _best_rate(problem: str) -> Study:
 
     def run(folder: epath.Path, data: Data) -> None:
         settings = main.settings_from_flags(best_rate_settings.PRESETS[problem])
-        mnist = data.mnist if problem == "mnist" else None
-        _run(folder, name, settings, lambda f: best_rate.run(f, settings, mnist), best_rate_figures, mnist)
+        inputs = {"mnist": data.mnist, "sst2": data.sentences, "linear": None}[problem]
+        _run(folder, name, settings, lambda f: best_rate.run(f, settings, inputs), best_rate_figures, inputs)
 
     return Study(
         run, (name,), best_rate_claims.of(problem), f"rate_against_rank.py --problem={problem}", best_rate_figures
     )
 
 
+OF_SENTENCES = {"sst2", "minilm", "rate_sst2"}  # what needs the sentences of SST-2
 STUDIES = {
     "s0": _digit9(digit9.S0, digit9_claims.s0),
     "s1": _digit9(digit9.S1, digit9_claims.s1),
@@ -167,5 +168,6 @@ STUDIES = {
     "s4": Study(_tiny_lm, ("tiny_lm",), lm_claims.claims, "tiny_lm.py --job=study", lm_figures, has_outcomes=False),
     "rate": _best_rate("mnist"),
     "rate_linear": _best_rate("linear"),
+    "rate_sst2": _best_rate("sst2"),
     "rank": Study(_rank, ("rank_sweep_mnist",), rank_claims.claims, "rank_sweep.py", rank_figures),
 }

@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 
 import lora_jax
+from experiments.bert import base as bert_base
 from experiments.best_rate import claims, figures, problems, study, vertex
 from experiments.best_rate.settings import HORIZONS, PRESETS, RULES, STEP, Settings, rate
 from experiments.common.errors import UserError
 from experiments.common.pretraining import order_key
+from experiments.common.recording import RunFolder
+from experiments.sst2.inputs import Inputs
+from tests.experiments import tiny_bert
 from tests.experiments.entries import execute
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -125,6 +129,24 @@ def test_the_linear_loss_is_what_the_rank_has_not_reached():
         assert loss == pytest.approx(problem.least(rank), rel=1e-4)
     train = problem.sets(0)["train"]
     np.testing.assert_allclose(np.linalg.lstsq(np.asarray(train["x"]), np.asarray(train["y"]))[0], delta, atol=1e-4)
+
+
+def test_a_bert_adapts_its_encoder_and_beats_its_classifier_alone(tmp_path):
+    """The base is a classifier of every seed on a frozen encoder; adapters and full fine-tuning start from its loss."""
+    inputs = Inputs(tiny_bert.data(), bert_base.load(str(tiny_bert.write(tmp_path / "bert"))))
+    settings = Settings("sst2", ranks=(1, 4), window=4, seeds=2, steps=(2, 40), rounds=0, centre=9, full_centre=9)
+    folder = RunFolder(str(tmp_path / "runs"), "rates", {"settings": {}})
+    problem = problems.sst2(folder, settings, inputs)
+    heads = problem.bases["classifier"]["kernel"]
+    assert not np.allclose(heads[0], heads[1])
+    found = study.run(folder, settings, inputs)
+    for seed in range(settings.seeds):
+        base, test = jax.tree.map(lambda leaf, s=seed: leaf[s], problem.bases), problem.sets(seed)["test"]
+        start = float(problem.score(problem.model)(base, test)["loss"].mean())
+        for cell in (row for row in found["cells"] if row["horizon"] == "long"):
+            losses = np.asarray(cell["by_seed"]["test_losses"][seed])
+            assert losses.min() < start - 0.005, cell["rule"]  # a random BERT of 8 dimensions learns slowly
+    assert {row["rule"] for row in found["cells"]} == {*RULES, "full"} and found["base_unchanged"]
 
 
 def made_up(e: float, ratio: float = 10.0, *, at_edge: bool = False, n: int = 8):

@@ -185,6 +185,14 @@ def test_figures_are_drawn(case, n, tmp_path):
         assert_is_a_picture(path)
 
 
+def test_seeds_that_agree_bit_for_bit_have_no_negative_range(tmp_path):
+    """The mean of three times 0.7 lies below it."""
+    summary = linear_summary(3)
+    for row in summary["deep"][1:]:
+        row["by_seed"]["ratio"] = [1.7] * 3
+    assert (tmp_path / "several_layers.png") in linear.draw(summary, tmp_path)
+
+
 def test_equal_summaries_give_equal_files(tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
