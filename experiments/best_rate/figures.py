@@ -102,7 +102,7 @@ def _against_rank(summary, path: epath.Path) -> epath.Path:
         axis.set_yscale("log")
         style.rank_axis(axis, ranks)
         axis.set_title(f"{steps} steps", fontsize=10)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(edgecolor="none", framealpha=0.8, fontsize=8)
     axes[0].set_ylabel("best learning rate (Adam)")
     n = summary["exponents"][0]["exponent"]["n"]
     figure.suptitle(
@@ -161,7 +161,7 @@ def _shared(summary, path: epath.Path) -> epath.Path:
         style.rank_axis(axis, [cell["rank"] for cell in cells])
         axis.axhline(0, color="k", linewidth=0.8)
         axis.set_title(f"{steps} steps", fontsize=10)
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(edgecolor="none", framealpha=0.8, fontsize=8)
     axes[0].set_ylabel("test loss above that at its own best rate, %")
     figure.suptitle(f"What one rate for all ranks costs: {TITLES[summary['settings']['problem']]}", fontsize=10)
     return style.save(figure, path)
