@@ -57,10 +57,10 @@ def stream(documents: Iterable[Sequence[int]], length: int) -> Rows:
     ids = ids[: rows * length].reshape(rows, length)
     owner = (np.concatenate(numbers) if numbers else np.zeros(0, np.int64))[: rows * length].reshape(rows, length)
     segments = 1 + np.cumsum(np.diff(owner, axis=1, prepend=owner[:, :1]) != 0, axis=1)
-    return Rows(ids, segments.astype(np.int32), _continues(segments))
+    return Rows(ids, segments.astype(np.int32), continues(segments))
 
 
-def _continues(segments: np.ndarray) -> np.ndarray:
+def continues(segments: np.ndarray) -> np.ndarray:
     """Where the next token is of the same document."""
     same = np.zeros(segments.shape, bool)
     same[:, :-1] = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
@@ -101,7 +101,7 @@ def _filled(examples: Sequence[Example], members: list[list[int]], length: int) 
             ids[row, start:end], segments[row, start:end] = examples[i].ids, number
             is_answer[row, start:end] = examples[i].is_answer
             start = end
-    scored = _continues(segments)
+    scored = continues(segments)
     scored[:, :-1] &= is_answer[:, 1:]
     return Rows(ids, segments, scored)
 

@@ -13,7 +13,7 @@ from experiments.common import devices, memory, phases, processes, scored_tokens
 from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.data.packing import Rows
-from experiments.lm import bpe, corpus
+from experiments.lm import bpe, corpus, diet
 from experiments.lm.pretraining_settings import PRESETS as PRESETS
 from experiments.lm.pretraining_settings import Settings
 from experiments.lm.trigram import Trigram, contexts
@@ -36,7 +36,8 @@ def run(folder: RunFolder, settings: Settings, source: corpus.Source) -> dict[st
     _require_room(settings, model)
     tokenizer = _tokenizer(folder, model.config.vocab_size, source)
     rows = corpus.rows(tokenizer, source, settings.length, settings.tokens, settings.held_out_tokens)
-    state, history, about = _train(folder, settings, model, rows)
+    fed = diet.fed(tokenizer, source.split()[0], settings, rows.train)
+    state, history, about = _train(folder, settings, model, fed, rows.held_out)
     params = meshes.fetch(state.trainable)
     if processes.is_first():
         causal_folder.write(
@@ -95,14 +96,15 @@ def on_device(rows: Rows) -> dict[str, jax.Array]:
     return {"ids": jnp.asarray(rows.ids), "segments": jnp.asarray(rows.segments), "scored": jnp.asarray(rows.scored)}
 
 
-def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: corpus.Rows):
+def _train(folder: RunFolder, settings: Settings, model: CausalLM, fed: diet.Fed, held_out: Rows):
     """(state, history, what it took)."""
-    data, held_out = (devices.everywhere(on_device(part)) for part in (rows.train, rows.held_out))
+    data, held_out = (devices.everywhere(on_device(part)) for part in (diet.mixed(fed), held_out))
     followed = jax.tree.map(lambda leaf: leaf[:: -(-len(leaf) // FOLLOWED)], held_out)
-    calls = settings.epochs * (len(rows.train.ids) // (STEPS * settings.batch_size))
-    if not calls:
+    ahead = settings.list_steps // STEPS
+    calls = ahead + settings.epochs * (len(fed.then.ids) // (STEPS * settings.batch_size))
+    if calls == ahead:
         raise UserError(
-            f"{len(rows.train.ids)} rows of {settings.length} tokens do not fill {STEPS} batches of {settings.batch_size}, "
+            f"{len(fed.then.ids)} rows of {settings.length} tokens do not fill {STEPS} batches of {settings.batch_size}, "
             "which run as one; give more text, or a smaller --batch_size."
         )
     steps = calls * STEPS
@@ -119,7 +121,7 @@ def _train(folder: RunFolder, settings: Settings, model: CausalLM, rows: corpus.
         losses, started = [], time.perf_counter()
         for call in range(ends[block], ends[block + 1]):
             asked = time.perf_counter()
-            order = devices.everywhere(jnp.asarray(_order(settings, call, len(rows.train.ids))))
+            order = devices.everywhere(jnp.asarray(_order(settings, call, fed)))
             clock["waiting_s"] += time.perf_counter() - asked
             state, (loss, _) = epoch(state, {}, data, order)
             losses.append(loss.mean())
@@ -159,13 +161,15 @@ def _optimizer(settings: Settings, params: dict[str, Any], steps: int) -> optax.
     return optax.chain(optax.clip_by_global_norm(1.0), of_matrices)
 
 
-def _order(settings: Settings, call: int, size: int) -> np.ndarray:
-    """int32 [STEPS, B]: the rows of a call, each once an epoch; a function of the call alone."""
-    per_epoch = size // (STEPS * settings.batch_size)
-    epoch, place = divmod(call, per_epoch)
-    order = np.random.default_rng((settings.seed, epoch)).permutation(size).astype(np.int32)
-    count = STEPS * settings.batch_size
-    return order[place * count : (place + 1) * count].reshape(STEPS, settings.batch_size)
+def _order(settings: Settings, call: int, fed: diet.Fed) -> np.ndarray:
+    """int32 [STEPS, B]: the rows of a call; a function of the call alone. What comes first is seen once, the others once an epoch."""
+    count, first, size = STEPS * settings.batch_size, len(fed.first.ids), len(fed.then.ids)
+    call -= first // count
+    if call < 0:
+        return np.arange(first + call * count, first + (call + 1) * count, dtype=np.int32).reshape(STEPS, -1)
+    epoch, place = divmod(call, size // count)
+    order = first + np.random.default_rng((settings.seed, epoch)).permutation(size).astype(np.int32)
+    return order[place * count : (place + 1) * count].reshape(STEPS, -1)
 
 
 def _held_out(measure, params, data, batch_size: int) -> jax.Array:

@@ -15,6 +15,8 @@ SIZES = ("0.3M", "1M", "3M", "10M", "26M")  # of causal_lm.PRESETS
 class Settings:
     """`size` is one of SIZES; `tokens` of the corpus are seen `epochs` times, in rows of `length`.
 
+    Before them come `list_steps` steps of lists said again, and among them shares of `lists` and `dialogues` of all rows (`diet`).
+
     `learning_rate` is Muon's, for the layers' matrices; `other_rate` AdamW's, for embeddings and norms.
     """
 
@@ -24,6 +26,10 @@ class Settings:
     tokens: int = 8_000_000
     epochs: int = 1
     held_out_tokens: int = 200_000
+    vocab_size: int | None = None  # by default the size's own
+    list_steps: int = 0
+    lists: float = 0.0
+    dialogues: float = 0.0
     learning_rate: float = 1e-2
     other_rate: float = 1e-2
     warm_up: float = 0.02
@@ -42,7 +48,10 @@ class Settings:
         most = CONFIGS[self.size].max_position_embeddings
         if not 2 <= self.length <= most:
             raise UserError(f"--length: {self.length} is not between 2 and {most}, the positions of {self.size}.")
-        return CausalLM(CONFIGS[self.size], jnp.dtype(self.dtype), self.remat)
+        config = CONFIGS[self.size]
+        if self.vocab_size is not None:
+            config = dataclasses.replace(config, vocab_size=self.vocab_size)
+        return CausalLM(config, jnp.dtype(self.dtype), self.remat)
 
 
 PRESETS = {

@@ -1,0 +1,127 @@
+"""What a base is fed beside plain text, so that it can be taught to follow: lists said again, and questions with answers.
+
+A base of this size that reads a few million tokens of plain text never learns to copy, and without copying no fine-tuning makes it follow an
+instruction. Random lists that are said several times teach it in some hundred steps; they come first, and a share of them stays in the text.
+Rows of <question> ... <answer> ... <end> make the control tokens known: a sentence and the next one, or a passage and a part of it said again.
+No row says what is asked for: following is left to fine-tuning.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+
+from experiments.data import packing
+from experiments.lm import bpe
+from experiments.lm.pretraining_settings import Settings
+
+WORDS_OF_A_LIST = (3, 24)
+TIMES_SAID = (2, 5)
+SENTENCE = re.compile(r"[A-Z][^.!?\n]{15,140}[.!?](?=\s)")
+FIELDS = ("ids", "segments", "scored")
+AT_ONCE = 1000  # pairs encoded together
+PASSAGE = 3  # sentences of a passage, of which one or all are said again
+
+
+class Fed(NamedTuple):
+    """Rows that training sees first, in their order, and the others."""
+
+    first: packing.Rows
+    then: packing.Rows
+
+
+def fed(tokenizer: tokenizers.Tokenizer, documents: Sequence[str], settings: Settings, text: packing.Rows) -> Fed:
+    """Rows of lists for the first steps, and then the text with its shares of dialogues and lists."""
+    s = settings
+    total, ahead = len(text.ids) / (1 - s.lists - s.dialogues), s.list_steps * s.batch_size
+    said_again = lists(tokenizer, ahead + round(s.lists * total), s.length, s.seed)
+    first, rest = (_part(said_again, rows) for rows in (slice(ahead), slice(ahead, None)))
+    asked = dialogues(tokenizer, documents, round(s.dialogues * total), s.length, s.seed)
+    return Fed(first, mixed([text, asked, rest]))
+
+
+def mixed(parts: Sequence[packing.Rows]) -> packing.Rows:
+    """The rows of all parts, one after the other."""
+    return packing.Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
+
+
+def _part(rows: packing.Rows, of: slice | np.ndarray) -> packing.Rows:
+    return packing.Rows(*(getattr(rows, name)[of] for name in FIELDS))
+
+
+def lists(tokenizer: tokenizers.Tokenizer, count: int, length: int, seed: int) -> packing.Rows:
+    """`count` rows, each of random lists of words said 2 to 5 times, scored from the second time on."""
+    rng = np.random.default_rng((seed, 1))
+    words, comma = _words(tokenizer), tokenizer.encode(",", add_special_tokens=False).ids[0]
+    found = _no_rows(count, length)
+    for row in range(count):
+        _fill_with_lists(found, row, rng, words, comma)
+    return found
+
+
+def _no_rows(count: int, length: int) -> packing.Rows:
+    return packing.Rows(*(np.zeros((count, length), dtype) for dtype in (np.int32, np.int32, bool)))
+
+
+def _words(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
+    """Tokens that are a blank and a word of three letters at least."""
+    return np.asarray([i for text, i in tokenizer.get_vocab().items() if re.fullmatch("Ġ[a-z]{3,}", text)], np.int32)
+
+
+def _fill_with_lists(rows: packing.Rows, row: int, rng: np.random.Generator, words: np.ndarray, comma: int) -> None:
+    ids, segments, scored = (getattr(rows, name)[row] for name in FIELDS)
+    length, at, number = len(ids), 0, 0
+    while at < length - 2 * WORDS_OF_A_LIST[0]:
+        number += 1
+        said = rng.choice(words, rng.integers(*WORDS_OF_A_LIST, endpoint=True), replace=False)
+        if rng.random() < 0.5:
+            said = np.stack([said, np.full_like(said, comma)], axis=1).ravel()
+        times = rng.integers(*TIMES_SAID, endpoint=True)
+        whole = np.tile(said, times)[: length - at]
+        ids[at : at + len(whole)], segments[at : at + len(whole)] = whole, number
+        scored[at + len(said) - 1 : at + len(whole) - 1] = True  # the first word of the second time, too
+        at += len(whole)
+
+
+def dialogues(
+    tokenizer: tokenizers.Tokenizer, documents: Sequence[str], count: int, length: int, seed: int
+) -> packing.Rows:
+    """`count` rows of <question> ... <answer> ... <end> from the documents' sentences, as many as fit whole; every token is scored."""
+    rng = np.random.default_rng((seed, 2))
+    examples: list[packing.Example] = []
+    pairs, filled = _pairs(rng, documents), 0
+    while filled < count * length and (batch := list(itertools.islice(pairs, AT_ONCE))):
+        more = list(_encoded(tokenizer, batch, length))
+        examples += more
+        filled += sum(len(example.ids) for example in more)
+    placed = packing.place(examples, length)[0] if examples else _no_rows(0, length)
+    scored = dataclasses.replace(placed, scored=packing.continues(placed.segments))
+    return _part(scored, rng.permutation(len(scored.ids))[:count])
+
+
+def _pairs(rng: np.random.Generator, documents: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(question, answer): in half of them the answer is the next sentence, in the other a part of the passage, or all of it."""
+    for place in rng.permutation(len(documents)):
+        sentences = [" ".join(found.split()) for found in SENTENCE.findall(documents[place])]
+        for at in range(0, len(sentences) - PASSAGE, PASSAGE):
+            kind = rng.random()
+            if kind < 0.5:
+                yield sentences[at], sentences[at + 1]
+            else:
+                passage = sentences[at : at + rng.integers(1, PASSAGE, endpoint=True)]
+                yield " ".join(passage), str(rng.choice(passage)) if kind < 0.75 else " ".join(passage)
+
+
+def _encoded(
+    tokenizer: tokenizers.Tokenizer, pairs: Sequence[tuple[str, str]], length: int
+) -> Iterator[packing.Example]:
+    start, stop, end = (tokenizer.token_to_id(token) for token in (bpe.QUESTION, bpe.ANSWER, bpe.END))
+    asked, told = (tokenizer.encode_batch([pair[i] for pair in pairs], add_special_tokens=False) for i in (0, 1))
+    for question, answer in zip(asked, told, strict=True):
+        example = packing.Example.of_pair((start, *question.ids, stop), (*answer.ids, end))
+        if len(example.ids) <= length:
+            yield example
