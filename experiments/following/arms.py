@@ -1,0 +1,92 @@
+"""What is trained in each arm of the comparison: adapters on which layers, and which leaves of the base beside them or alone."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+import lora_jax
+from experiments.common.projections import LINEAR
+from lora_jax import sweep
+from lora_jax.models.causal_lm import CausalLM
+from lora_jax.tree import flat, nested
+
+SQUARE = ("*/q_proj", "*/o_proj")  # the square projections: where the study's own adapters sat
+EMBEDDINGS = ("model/embed_tokens/*",)
+NORMS = ("*norm/scale",)
+PROJECTIONS = ("*_proj/kernel",)
+EVERYTHING = ("*",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """Members of a kind differ in numbers alone: one program trains them.
+
+    `targets` are the layers with adapters, none where only leaves of the base train, which `train` names.
+    """
+
+    targets: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    decays: bool = True  # the learning rate, linearly to 0; else it is constant
+    warm_up: float = 0.03  # share of the steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """`rate` None: its own, found on the tuning items; `scale` = alpha / rank."""
+
+    name: str
+    kind: Kind
+    rank: int = 0
+    scale: float = 2.0
+    rate: float | None = None
+
+    def member(self, rate: float, seed: int) -> sweep.Member:
+        """One run of it."""
+        return sweep.Member(self.rank, self.scale if self.rank else None, rate, seed)
+
+
+ON_ALL, ON_SQUARE = Kind(LINEAR), Kind(SQUARE)
+AS_THE_STUDY = Kind(SQUARE, decays=False, warm_up=0.0)
+FULL = Arm("full", Kind(train=EVERYTHING))
+ON_PROJECTIONS = Arm("full on projections", Kind(train=PROJECTIONS))
+EMBEDDINGS_ALONE = Arm("embeddings alone", Kind(train=EMBEDDINGS))
+WITH_EMBEDDINGS = Arm("LoRA r=8 + embeddings, norms", Kind(LINEAR, train=(*EMBEDDINGS, *NORMS)), 8)
+SQUARE_TUNED = Arm("LoRA r=8 on q, o", ON_SQUARE, 8)
+
+
+def lora(rank: int) -> Arm:
+    """LoRA on all linear layers."""
+    return Arm(f"LoRA r={rank}", ON_ALL, rank)
+
+
+def original(rank: int, rate: float = 1e-4) -> Arm:
+    """The study's own: no alpha, so that the update is A B, and one constant learning rate."""
+    return Arm(f"the study's LoRA r={rank}", AS_THE_STUDY, rank, scale=1.0, rate=rate)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Begun:
+    """Of one base: the stacked leaves [M, ...] that differ between members, which of them train, and the leaves that all share."""
+
+    stacked: dict[str, Any]
+    train: tuple[str, ...]
+    shared: dict[str, Any]
+
+
+def applied(model: CausalLM, kind: Kind):
+    """The module that a kind's members are applied by."""
+    if not kind.targets:
+        return model
+    return lora_jax.LoRA(model, lora_jax.LoRAConfig(rank=1, scaling="constant", alpha=1.0, targets=kind.targets))
+
+
+def begun(module, kind: Kind, base: dict[str, Any], members: list[sweep.Member]) -> Begun:
+    """Fresh adapters where there are targets, and a copy a member of what trains of the base."""
+    mask = flat(lora_jax.trainable_mask(base, train=kind.train)) if kind.train else {}
+    moves = {path: leaf for path, leaf in flat(base).items() if mask.get(path)}
+    stays = {path: leaf for path, leaf in flat(base).items() if path not in moves}
+    stacked = flat(sweep.broadcast(nested(moves), len(members))) if moves else {}
+    if kind.targets:
+        stacked |= flat(sweep.init_adapters(module, members, jnp.ones((1, 8), jnp.int32)))
+    return Begun(nested(stacked), kind.train, nested(stays))

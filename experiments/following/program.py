@@ -1,0 +1,184 @@
+"""Members of one kind trained on one base after the other by one compiled program, and scored item by item.
+
+Letters: M members, S steps, B rows of a batch, T tokens, P scored places of a row, K the most items of a row, I items.
+"""
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common import devices, groups, phases, scored_tokens
+from experiments.common.recording import RunFolder
+from experiments.following import arms
+from experiments.following.arms import Kind
+from experiments.following.parts import Part
+from lora_jax import sweep
+from lora_jax.models.causal_lm import CausalLM
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """`steps` of `batch` rows, measured after each of `blocks` equal parts."""
+
+    steps: int
+    batch: int
+    blocks: int = 8
+
+    def __post_init__(self):
+        if self.steps % self.blocks:
+            raise ValueError(f"{self.steps} steps are no {self.blocks} equal blocks.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scored:
+    """Of every item: nats of its answer, how many tokens that is, and whether each of them is the likeliest: [M, I] all."""
+
+    nats: np.ndarray
+    tokens: np.ndarray
+    right: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """`curves` name of a followed part -> {"nats", "right"} [blocks + 1, M], a token and a share of the items, before training first."""
+
+    curves: dict[str, dict[str, np.ndarray]]
+    train_loss: np.ndarray  # [blocks, M]
+    seconds_per_step: float  # of one member while others train beside it; compilation left out
+    parameters: list[int]
+    trees: list[dict[str, Any]]  # the whole parameters of each member, for its module
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """Of a kind of arms."""
+
+    model: CausalLM
+    kind: Kind
+    recipe: Recipe
+
+    @functools.cached_property
+    def module(self):
+        """What members are applied by."""
+        return arms.applied(self.model, self.kind)
+
+    @functools.cached_property
+    def trainer(self) -> sweep.Sweep:
+        r, kind = self.recipe, self.kind
+        optimizer = groups.adamw(r.steps, warm_up=kind.warm_up, weight_decay=0.0, decays=kind.decays)
+        return sweep.Sweep(scored_tokens.gathered(self.module), optimizer, "sequential", devices.mesh())
+
+    @functools.cached_property
+    def _measure(self):
+        return self.trainer.evaluation(_sums(self.module), self.recipe.batch)
+
+    @functools.cached_property
+    def _judge(self):
+        return jax.jit(_items(self.module))
+
+    def train(
+        self, folder: RunFolder, phase: str, base: dict[str, Any], members: list[sweep.Member], train: Part, follow: dict[str, Part]
+    ) -> Outcome:  # fmt: skip
+        """Each member on its seed's order of the rows, measured on `follow` before training and after each block."""
+        r = self.recipe
+        padded = sweep.even(members, devices.mesh())
+        begun = arms.begun(self.module, self.kind, base, padded)
+        state = groups.start(self.trainer, begun.stacked, begun.train, padded)
+        orders = self._orders(padded, len(train.owners))
+        shared, rows = self.trainer.share(begun.shared, state), self.trainer.share(train.rows, state)
+        followed = {name: self.trainer.share(part.rows, state) for name, part in follow.items()}
+
+        def advance(state, block: int):
+            order = self.trainer.share(jnp.asarray(orders[:, block * r.steps // r.blocks : (block + 1) * r.steps // r.blocks]), state)
+            started = time.perf_counter()
+            state, (loss, _) = self.trainer.run(state, shared, rows, order)
+            loss = jax.block_until_ready(loss.mean(axis=1)[: len(members)])
+            seconds = (time.perf_counter() - started) * r.blocks / r.steps / len(padded)
+            return state, {"loss": loss, "seconds": seconds, "traces": len(self.trainer.traces)}
+
+        def measured(state):
+            found = {name: self._measure(state, shared, part) for name, part in followed.items()}
+            return {f"{name} {what}": value[: len(members)] for name, sums in found.items() for what, value in _means(sums).items()}
+
+        state, history = phases.train_blocks(
+            folder, phase, state, begun.shared, advance, blocks=r.blocks, follow=measured, members=len(members)
+        )
+        return Outcome(
+            {name: {what: np.stack([line[f"{name} {what}"] for line in history]) for what in ("nats", "right")} for name in follow},
+            np.stack([line["loss"] for line in history[1:]]),
+            float(np.median([line["seconds"] for line in history[1:]])),
+            groups.parameters(state, members),
+            [sweep.member_params(state, begun.shared, index) for index in range(len(members))],
+        )  # fmt: skip
+
+    def _orders(self, members: list[sweep.Member], rows: int) -> np.ndarray:
+        """int32 [M, S, B]: all rows an epoch, shuffled by the seed; an incomplete last batch goes over into the next epoch."""
+        need = self.recipe.steps * self.recipe.batch
+
+        def of(seed: int) -> np.ndarray:
+            epochs = [np.random.default_rng((seed, epoch)).permutation(rows) for epoch in range(-(-need // rows))]
+            return np.concatenate(epochs)[:need].reshape(self.recipe.steps, self.recipe.batch)
+
+        return np.stack([of(member.seed) for member in members]).astype(np.int32)
+
+    def scored(self, trees: list[dict[str, Any]], part: Part) -> Scored:
+        """Each model on every item."""
+        found = [self._scored(tree, part) for tree in trees]
+        return Scored(*(np.stack([getattr(one, field.name) for one in found]) for field in dataclasses.fields(Scored)))
+
+    def _scored(self, params: dict[str, Any], part: Part) -> Scored:
+        size, b = len(part.owners), self.recipe.batch
+        lines = []
+        for start in range(0, size, b):
+            at = np.minimum(np.arange(start, start + b), size - 1)  # the last batch is filled up with the last row
+            lines.append(self._judge(params, jax.tree.map(lambda leaf, at=at: leaf[at], part.rows)))
+        values = [np.concatenate([np.asarray(line[i]) for line in lines])[:size] for i in range(3)]  # [N, P] each, by place's item
+        real = part.owners >= 0
+        ordered = []
+        for value in values:
+            of_items = np.zeros(part.count)
+            of_items[part.owners[real]] = value[:, : part.owners.shape[1]][real]
+            ordered.append(of_items)
+        return Scored(ordered[0], ordered[1].astype(int), ordered[2].astype(bool))
+
+
+def _items(module):
+    """(params, batch) -> (nats, tokens, right) [B, P], the k-th of a row being of its k-th item: a row has no more items than places."""
+    judge = scored_tokens.judged(module)
+
+    def items(params, batch):
+        nats, hits = judge(params, batch)
+
+        def row(nats, hits, items, weights):
+            number = jnp.where(weights > 0, items, 0)
+            count = number.shape[0] + 1
+
+            def total(values):
+                return jax.ops.segment_sum(values, number, num_segments=count)[1:]
+
+            tokens = total(weights)
+            return total(nats * weights), tokens, (total(hits * weights) == tokens) & (tokens > 0)
+
+        return jax.vmap(row)(nats, hits, batch["items"], batch["weights"])
+
+    return items
+
+
+def _sums(module):
+    """For `Sweep.evaluation`: a row's nats and tokens, its items and those that are right."""
+    items = _items(module)
+
+    def metric_fn(params, batch):
+        nats, tokens, right = items(params, batch)
+        return {"nats": nats.sum(1), "tokens": tokens.sum(1), "right": right.sum(1), "items": (tokens > 0).sum(1)}
+
+    return metric_fn
+
+
+def _means(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {"nats": sums["nats"] / sums["tokens"], "right": sums["right"] / sums["items"]}
