@@ -75,7 +75,7 @@ def read(path: str) -> Conversations:
     if rows and isinstance(rows[0], dict) and "messages" in rows[0]:
         return _of_messages(where, rows, f"{epath.Path(path).name} (messages)")
     found = questions.of_rows(where, rows, epath.Path(path).name, also=", or messages (chat)")
-    return Conversations(tuple(asked(*pair) for pair in found.pairs), found.left_out, found.source)
+    return Conversations(tuple(asked(pair.question, pair.answer) for pair in found.pairs), found.left_out, found.source)
 
 
 def _of_messages(where: str, rows: Sequence[Any], source: str) -> Conversations:

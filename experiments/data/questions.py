@@ -22,8 +22,16 @@ FIELDS = {  # kind -> (fields of the question, joined by a line break; field of 
 
 
 class Pair(NamedTuple):
+    """`question` is an instruction and, in a line of its own, the `input` that it is about, if there is one."""
+
     question: str
     answer: str
+    input: str = ""
+
+    @property
+    def instruction(self) -> str:
+        """The question without its input."""
+        return self.question.removesuffix(f"\n{self.input}") if self.input else self.question
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +112,7 @@ def _pair(row: Any, ask: tuple[str, ...], tell: str) -> tuple[Pair | None, str]:
         return None, "no answer"
     if not question[0]:
         return None, "no question"
-    return Pair("\n".join(filter(None, question)), answer), ""
+    return Pair("\n".join(filter(None, question)), answer, "\n".join(filter(None, question[1:]))), ""
 
 
 def is_broken(text: str) -> bool:

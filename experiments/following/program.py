@@ -94,7 +94,9 @@ class Program:
         followed = {name: self.trainer.share(part.rows, state) for name, part in follow.items()}
 
         def advance(state, block: int):
-            order = self.trainer.share(jnp.asarray(orders[:, block * r.steps // r.blocks : (block + 1) * r.steps // r.blocks]), state)
+            order = self.trainer.share(
+                jnp.asarray(orders[:, block * r.steps // r.blocks : (block + 1) * r.steps // r.blocks]), state
+            )
             started = time.perf_counter()
             state, (loss, _) = self.trainer.run(state, shared, rows, order)
             loss = jax.block_until_ready(loss.mean(axis=1)[: len(members)])
@@ -103,7 +105,11 @@ class Program:
 
         def measured(state):
             found = {name: self._measure(state, shared, part) for name, part in followed.items()}
-            return {f"{name} {what}": value[: len(members)] for name, sums in found.items() for what, value in _means(sums).items()}
+            return {
+                f"{name} {what}": value[: len(members)]
+                for name, sums in found.items()
+                for what, value in _means(sums).items()
+            }
 
         state, history = phases.train_blocks(
             folder, phase, state, begun.shared, advance, blocks=r.blocks, follow=measured, members=len(members)
@@ -137,7 +143,9 @@ class Program:
         for start in range(0, size, b):
             at = np.minimum(np.arange(start, start + b), size - 1)  # the last batch is filled up with the last row
             lines.append(self._judge(params, jax.tree.map(lambda leaf, at=at: leaf[at], part.rows)))
-        values = [np.concatenate([np.asarray(line[i]) for line in lines])[:size] for i in range(3)]  # [N, P] each, by place's item
+        values = [
+            np.concatenate([np.asarray(line[i]) for line in lines])[:size] for i in range(3)
+        ]  # [N, P] each, by place's item
         real = part.owners >= 0
         ordered = []
         for value in values:

@@ -39,7 +39,7 @@ def file(tmp_path):
 def test_bad_rows_are_counted_and_left_out(name, file):
     lines = name.split(".")[1] == "jsonl"
     found = questions.read(file(name, "\n".join(map(json.dumps, ALPACA)) if lines else json.dumps(ALPACA)))
-    assert found.pairs == (Pair("Add.\n1 and 2", "3"), Pair("Say hello.", "Hello!"))
+    assert found.pairs == (Pair("Add.\n1 and 2", "3", "1 and 2"), Pair("Say hello.", "Hello!"))
     assert found.left_out == {"no answer": 1, "no question": 1, "wrong encoding": 1, "no text": 1, "no object": 1}
     assert found.source == f"{name} (alpaca)"
 
@@ -95,7 +95,7 @@ def test_docstrings_are_read_without_importing(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     found = dict(docstrings.of_packages(("made_up", "not_installed")))
     assert set(found) == {"made_up", "made_up.mod.f", "made_up.mod._Hidden", "made_up.c.g", "made_up.c.K.m"}
-    asked = dict(pair for pair in docstrings.pairs(("made_up",)))
+    asked = {pair.question: pair.answer for pair in docstrings.pairs(("made_up",))}
     assert asked["What is made_up.mod.f?"] == "Return x as it was given."
     assert "What is made_up.mod._Hidden?" not in asked
 
