@@ -56,7 +56,8 @@ def _tenfold(id: str, summary: dict[str, Any], command: str) -> Claim:
         logs = np.log10(ratios[rank])
         said = f"{horizon} training, r = {rank}: LoRA's best rate is within a factor of {10**margin:.3g} of ten times full's"
         fact = equivalent(said, logs, [np.log10(TENFOLD)] * len(logs), margin)
-        facts.append(_unless_unclear(_as_ratio(fact, logs), _cells(summary, horizon, "alpha fixed", "full")))
+        asked = [cell for cell in _cells(summary, horizon, "alpha fixed", "full") if cell["rank"] in (int(rank), None)]
+        facts.append(_unless_unclear(_as_ratio(fact, logs), asked))
         told.append(f"{horizon} {_by_scale(summary, horizon, rank)}")
     return settled(
         id, "LoRA's best rate is ten times that of full fine-tuning (LoRA Without Regret)", facts, len(logs), command,

@@ -42,19 +42,25 @@ def test_a_best_rate_without_neighbours_is_at_the_edge(losses):
     assert vertex.best(range(len(losses)), losses)[1]
 
 
-def losses(at) -> study.Losses:
-    """Of one cell: four rates, best at power `at`; two seeds."""
-    return {("alpha = c r", 1): {p: {"tuning": [1 + (p - at) ** 2] * 2, "test": [0.0, 0.0]} for p in range(4, 8)}}
+def bowl(powers, *ats) -> study.Losses:
+    """Of one cell, each seed's best at its own power."""
+    return {
+        ("alpha = c r", 1): {p: {"tuning": [1 + (p - at) ** 2 for at in ats], "test": [0.0] * len(ats)} for p in powers}
+    }
 
 
-@pytest.mark.parametrize(("at", "more"), [(2, range(2, 4)), (9, range(8, 10)), (5.6, None)])
-def test_windows_are_widened_towards_the_best_rate(at, more):
-    wide = (
-        losses(at)
-        if more
-        else {("alpha = c r", 1): {p: {"tuning": [1 + (p - at) ** 2] * 2, "test": [0.0, 0.0]} for p in range(2, 10)}}
-    )
-    assert study._beyond(wide, 2) == ({("alpha = c r", 1): more} if more else {})
+@pytest.mark.parametrize(
+    ("ats", "powers", "more"),
+    [
+        ((2, 2), range(4, 8), [2, 3]),
+        ((9, 9), range(4, 8), [8, 9]),
+        ((5.6, 5.6), range(2, 10), []),
+        ((5.6, 5.6, 5.6, 1), range(2, 10), [0, 1]),  # one seed's at an edge, where the mean's is not
+        ((5.6, 5.6, 11, 1), range(2, 10), [0, 1, 10, 11]),
+    ],
+)
+def test_windows_are_widened_towards_the_best_rate_of_the_mean_and_of_each_seed(ats, powers, more):
+    assert study._beyond(bowl(powers, *ats), 2) == ({("alpha = c r", 1): more} if more else {})
 
 
 def test_the_search_goes_on_until_the_best_is_inside(monkeypatch):
@@ -177,12 +183,13 @@ def made_up(
             {
                 "horizon": h,
                 "rule": r,
+                "rank": rank,
                 "rate_at_edge": at_edge,
                 "rate_is_flat": False,
                 "by_seed": {"tuning_losses": losses},
             }
             for h in HORIZONS
-            for r in (*RULES, "full")
+            for r, rank in (*((rule, 8) for rule in RULES), ("full", None))
         ],
     }
 
@@ -201,6 +208,15 @@ def made_up(
 )
 def test_verdicts(summary, verdicts):
     assert [claim.verdict for claim in claims.of("mnist")(summary, "command")] == verdicts
+
+
+def test_the_edge_of_another_rank_does_not_unsettle_the_tenfold_rate():
+    summary = made_up(0.0)
+    other = {"rank": 1, "by_seed": {"tuning_losses": [sorted(BOWL)] * 8}}
+    summary["cells"] += [cell | other for cell in summary["cells"] if cell["rank"]]
+    found = claims.of("mnist")(summary, "command")
+    assert [claim.verdict for claim in found] == ["not settled"] * 3 + ["holds"]
+    assert "8 of 24 best rates of single seeds lie at the edge" in found[0].ours
 
 
 def test_a_tenfold_rate_is_told_as_a_ratio_with_what_it_is_under_other_scales():
