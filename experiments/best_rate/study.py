@@ -6,6 +6,7 @@ R rates.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -63,9 +64,9 @@ def _needed(settings: Settings, problem: Problem) -> int:
 
 
 def _horizon(folder: RunFolder, settings: Settings, problem: Problem, horizon: str) -> Losses:
-    """The losses of every cell, windows widened until the best rate is inside of each."""
+    """The losses of every cell, windows widened until the best rate is inside of each, of the mean and of every seed."""
     adapters = [(rule, rank) for rule in RULES for rank in settings.ranks]
-    asked = {cell: _window(settings, cell) for cell in adapters}
+    asked: dict[Cell, Sequence[int]] = {cell: _window(settings, cell) for cell in adapters}
     full = {
         (FULL, 0): range(settings.full_centre - settings.window // 2, settings.full_centre + (settings.window + 1) // 2)
     }
@@ -92,16 +93,19 @@ def _add(losses: Losses, more: Losses) -> None:
         losses.setdefault(cell, {}).update(by_power)
 
 
-def _beyond(losses: Losses, count: int) -> dict[Cell, range]:
-    """`count` rates outwards of each window whose best is at its edge, or one from it."""
+def _beyond(losses: Losses, count: int) -> dict[Cell, list[int]]:
+    """`count` rates outwards of each window whose best is at its edge, or one from it; and of one that has a single seed's best at its edge."""
     found = {}
     for cell, by_power in losses.items():
         powers, mean = _curve(by_power)
-        at = powers.index(round(vertex.best(powers, mean)[0]))
-        if at <= 1:
-            found[cell] = range(powers[0] - count, powers[0])
-        elif at >= len(powers) - 2:
-            found[cell] = range(powers[-1] + 1, powers[-1] + 1 + count)
+        at, last = powers.index(round(vertex.best(powers, mean)[0])), len(powers) - 1
+        seeds = range(len(by_power[powers[0]]["tuning"]))
+        of_seeds = {vertex.best(*_curve(by_power, [seed]))[0] for seed in seeds}
+        is_low, is_high = at <= 1, 1 < at >= last - 1
+        below = range(powers[0] - count, powers[0]) if is_low or powers[0] in of_seeds else ()
+        above = range(powers[-1] + 1, powers[-1] + 1 + count) if is_high or powers[-1] in of_seeds else ()
+        if below or above:
+            found[cell] = [*below, *above]
     return found
 
 
@@ -116,7 +120,9 @@ def _curve(
     ]
 
 
-def _train(folder, settings: Settings, problem: Problem, wanted: dict[Cell, range], phase: str, horizon: str) -> Losses:
+def _train(
+    folder, settings: Settings, problem: Problem, wanted: dict[Cell, Sequence[int]], phase: str, horizon: str
+) -> Losses:
     """Each seed's members in turn, by one compiled program."""
     each = [(cell, power) for cell, powers in wanted.items() for power in powers]
     program = _Program(folder, settings, problem, each, horizon)

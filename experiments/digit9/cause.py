@@ -5,15 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.digit9.equal_gain import at_dose, at_half, compared, family, half, pooled, told
+from experiments.digit9.equal_gain import at_dose, at_half, beyond, compared, family, half, pooled, told
 from experiments.ledger.facts import settled
 from experiments.ledger.inference import Fact
 from experiments.ledger.table import Claim
 
 LOW, HIGH = 4, 16  # ranks up to, and from
-# Whether "adds more" (or less) is so, by the label of a comparison.
-MORE = {"more": True, "same": False, "less": False, "not settled": None}
-LESS = {"less": True, "same": False, "more": False, "not settled": None}
 
 
 def cause(id_: str, summary: dict[str, Any], command: str) -> Claim:
@@ -25,11 +22,7 @@ def cause(id_: str, summary: dict[str, Any], command: str) -> Claim:
     found = at_half(rivals, study)
     sides = " against ".join(f"ranks {', '.join(str(row['rank']) for row in rows)}" for rows in (low, high))
     ranks = compared(sides, *_padded_none(low, high, study))
-    fact = Fact(
-        f"low ranks (to {LOW}) add more than high ones (from {HIGH}), by over a fifth",
-        MORE[ranks.label],
-        f"{ranks}",
-    )
+    fact = beyond(f"low ranks (to {LOW}) add more than high ones (from {HIGH}), by over a fifth", ranks, "more")
     n = study["accuracy_after"]["n"]
     added = "; ".join(f"{row['name']} {told(row)}" for row in (study, *rivals))
     return settled(
@@ -47,11 +40,8 @@ def beyond_half(id_: str, summary: dict[str, Any], command: str) -> Claim:
     side = _high(own) if is_low else _low(own)
     name = f"ranks {', '.join(str(row['rank']) for row in side)} beside {study['name']}"
     pooled_, found = compared(name, *_mean_at_dose(side, study)), at_dose(_rivals(summary))
-    fact = Fact(
-        "low ranks add more than high ones at the largest gain that both have, by over a fifth",
-        (LESS if is_low else MORE)[pooled_.label],
-        f"{pooled_}",
-    )
+    said = "low ranks add more than high ones at the largest gain that both have, by over a fifth"
+    fact = beyond(said, pooled_, "less" if is_low else "more")
     return settled(
         id_, "at larger gains the low rank does more damage (found here)", [fact], study["accuracy_after"]["n"], command,
         published="-", more=f"; each against {study['name']}, Holm: {'; '.join(map(str, found))}",
@@ -72,12 +62,12 @@ def step(id_: str, summary: dict[str, Any], command: str) -> Claim:
     ranks = [rank for rank in own if rank in larger]
     all_ = compared("all ranks", pooled([larger[r] for r in ranks]), pooled([own[r] for r in ranks]))
     each = family([compared(f"r = {r}", half(larger[r]), half(own[r])) for r in ranks])
-    facts = [Fact("a larger rate adds more at equal gain, by over a fifth", MORE[all_.label], f"{all_}")]
+    facts = [beyond("a larger rate adds more at equal gain, by over a fifth", all_, "more")]
     for row in summary["rows"]:
         if row["rank"] in own and row["kind"] == "study" and (row["alpha"] or 0) > row["rank"]:
             scaled = compared(f"{row['name']}, against {own[row['rank']]['name']}", half(row), half(own[row["rank"]]))
             said = f"a scale of {row['alpha'] / row['rank']:g} adds more at equal gain, by over a fifth"
-            facts.insert(0, Fact(said, MORE[scaled.label], f"{scaled}"))
+            facts.insert(0, beyond(said, scaled, "more"))
     return settled(
         id_, "damage at equal gain depends on the step's size (found here)", facts, summary["rows"][0]["accuracy_after"]["n"], command,
         published="-",
@@ -91,11 +81,8 @@ def final_layers(id_: str, summary: dict[str, Any], command: str) -> Claim:
     others = [row for row in summary["rows"][1:] if row["kind"] == "study"]
     found = at_half(others, study)
     everywhere = [one for one, row in zip(found, others, strict=True) if row["targets"]]
-    fact = Fact(
-        "adapters on all layers add less at equal gain, by over a fifth",
-        LESS[everywhere[0].label] if everywhere else None,
-        str(everywhere[0]) if everywhere else "no such row",
-    )
+    said = "adapters on all layers add less at equal gain, by over a fifth"
+    fact = beyond(said, everywhere[0], "less") if everywhere else Fact(said, None, "no such row")
     return settled(
         id_, "adapters on the final layers alone amplify the damage", [fact], study["accuracy_after"]["n"], command,
         published="told, not tested", more=f"; all against {study['name']}, Holm: {'; '.join(map(str, found))}",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.statistics import estimate, text
-from experiments.ledger.inference import Fact, alike, equivalent, holm, less
+from experiments.ledger.inference import Fact, alike, equivalent, holm, less, more
 
 SHARE = 0.2  # damage is the same within a fifth,
 FLOOR = 9.0  # or within 9 errors, a thousandth of the other images of the test set
@@ -69,6 +69,20 @@ def _same(name: str, x: list[float], y: list[float]) -> Fact:
     true = True if of_ratio.true or of_errors.true else of_ratio.true
     shown = of_errors.shown if of_errors.true and not of_ratio.true else of_ratio.shown
     return Fact(f"{name} adds as much, within {100 * SHARE:.0f} % or {FLOOR:.0f} errors", true, shown)
+
+
+def beyond(said: str, one: Comparison, side: str) -> Fact:
+    """Whether it adds more, or less (`side`), than the other by over the share, as a ratio of means; a difference alone says nothing of that.
+
+    >>> close = compared("a", [108.0, 110.0, 109.0, 110.0, 130.0], [100.0, 98.0, 100.0, 101.0, 99.0])
+    >>> close.label, beyond("by over a fifth", close, "more").true
+    ('more', None)
+    """
+    if one.reached < 2:
+        return Fact(said, None, f"{one}")
+    test, factor = {"more": (more, 1 + SHARE), "less": (less, 1 - SHARE)}[side]
+    found = test(said, one.added, factor * np.asarray(one.reference))
+    return Fact(said, False if one.same.true else found.true, f"{one}")
 
 
 def family(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -14,15 +14,22 @@ Facts = dict[str, bool | None]  # None: not settled
 SETTLED = {True: "yes", False: "no", None: "not settled"}
 
 
-def claim(id: str, statement: str, ours: str, n: int, facts: Facts, command: str, more: str = "") -> Claim:
+def claim(
+    id: str, statement: str, ours: str, n: int, facts: Facts, command: str, more: str = "", are_peers: bool = False
+) -> Claim:
     """The verdict and its reason are the facts'; the first is what the claim cannot do without.
 
-    Where it is not settled, the claim is not, or holds in part if another fact does.
+    Where it is not settled, the claim is not, or holds in part if another fact does. Of peers none comes first: where one fails and none holds,
+    the claim fails, and where one holds, it holds in part.
+
+    >>> [claim("", "", "", 5, {"a": None, "b": False}, "", are_peers=peers).verdict for peers in (False, True)]
+    ['not settled', 'does not hold']
     """
-    first, held = next(iter(facts.values())), [true for true in facts.values() if true]
-    if first is False:
+    answers = list(facts.values())
+    held, failed = answers.count(True), answers.count(False)
+    if (failed and not held) if are_peers else answers[0] is False:
         verdict = FAILS
-    elif len(held) == len(facts):
+    elif held == len(answers):
         verdict = HOLDS
     else:
         verdict = "holds in part" if held else "not settled"
@@ -40,11 +47,12 @@ def settled(
     published: str = "a figure",
     ours: str = "",
     more: str = "",
+    are_peers: bool = False,
 ) -> Claim:
     """The claim whose verdict follows from facts as in `claim`; what was measured is told with each of them."""
     answers = {fact.said: fact.true for fact in facts}
     shown = ours or "; ".join(f"{fact.said}: {fact.shown}" for fact in facts)
-    plain = claim(id, statement, shown, n, answers, command, more)
+    plain = claim(id, statement, shown, n, answers, command, more, are_peers)
     return dataclasses.replace(plain, published=published, facts=tuple(facts))
 
 

@@ -42,19 +42,25 @@ def test_a_best_rate_without_neighbours_is_at_the_edge(losses):
     assert vertex.best(range(len(losses)), losses)[1]
 
 
-def losses(at) -> study.Losses:
-    """Of one cell: four rates, best at power `at`; two seeds."""
-    return {("alpha = c r", 1): {p: {"tuning": [1 + (p - at) ** 2] * 2, "test": [0.0, 0.0]} for p in range(4, 8)}}
+def bowl(powers, *ats) -> study.Losses:
+    """Of one cell, each seed's best at its own power."""
+    return {
+        ("alpha = c r", 1): {p: {"tuning": [1 + (p - at) ** 2 for at in ats], "test": [0.0] * len(ats)} for p in powers}
+    }
 
 
-@pytest.mark.parametrize(("at", "more"), [(2, range(2, 4)), (9, range(8, 10)), (5.6, None)])
-def test_windows_are_widened_towards_the_best_rate(at, more):
-    wide = (
-        losses(at)
-        if more
-        else {("alpha = c r", 1): {p: {"tuning": [1 + (p - at) ** 2] * 2, "test": [0.0, 0.0]} for p in range(2, 10)}}
-    )
-    assert study._beyond(wide, 2) == ({("alpha = c r", 1): more} if more else {})
+@pytest.mark.parametrize(
+    ("ats", "powers", "more"),
+    [
+        ((2, 2), range(4, 8), [2, 3]),
+        ((9, 9), range(4, 8), [8, 9]),
+        ((5.6, 5.6), range(2, 10), []),
+        ((5.6, 5.6, 5.6, 1), range(2, 10), [0, 1]),  # one seed's at an edge, where the mean's is not
+        ((5.6, 5.6, 11, 1), range(2, 10), [0, 1, 10, 11]),
+    ],
+)
+def test_windows_are_widened_towards_the_best_rate_of_the_mean_and_of_each_seed(ats, powers, more):
+    assert study._beyond(bowl(powers, *ats), 2) == ({("alpha = c r", 1): more} if more else {})
 
 
 def test_the_search_goes_on_until_the_best_is_inside(monkeypatch):
@@ -149,20 +155,41 @@ def test_a_bert_adapts_its_encoder_and_beats_its_classifier_alone(tmp_path):
     assert {row["rule"] for row in found["cells"]} == {*RULES, "full"} and found["base_unchanged"]
 
 
-def made_up(e: float, ratio: float = 10.0, *, at_edge: bool = False, n: int = 8):
-    """A summary whose exponents are about e."""
+BOWL = [4.0, 1.0, 0.0, 1.0, 4.0]
+
+
+def made_up(
+    e: float,
+    ratio: float = 10.0,
+    *,
+    at_edge: bool = False,
+    long: float | None = None,
+    seed_at_edge: bool = False,
+    n: int = 8,
+):
+    """A summary whose exponents are about e, or `long` after long training."""
     rng = np.random.default_rng(0)
+    means = {"short": e, "long": e if long is None else long}
     rows = [
         {"horizon": horizon, "rule": rule,
-         "by_seed": {"exponent": (e + 0.02 * rng.normal(size=n)).tolist(), "ratio_to_full": {"8": (ratio * 1.05 ** rng.normal(size=n)).tolist()}}}
+         "by_seed": {"exponent": (means[horizon] + 0.02 * rng.normal(size=n)).tolist(),
+                     "ratio_to_full": {"8": (ratio * 1.05 ** rng.normal(size=n)).tolist()}}}
         for horizon in HORIZONS for rule in RULES
     ]  # fmt: skip
+    losses = [sorted(BOWL) if seed_at_edge else BOWL, *[BOWL] * (n - 1)]
     return {
         "exponents": rows,
         "cells": [
-            {"horizon": h, "rule": r, "rate_at_edge": at_edge, "rate_is_flat": False}
+            {
+                "horizon": h,
+                "rule": r,
+                "rank": rank,
+                "rate_at_edge": at_edge,
+                "rate_is_flat": False,
+                "by_seed": {"tuning_losses": losses},
+            }
             for h in HORIZONS
-            for r in (*RULES, "full")
+            for r, rank in (*((rule, 8) for rule in RULES), ("full", None))
         ],
     }
 
@@ -173,11 +200,34 @@ def made_up(e: float, ratio: float = 10.0, *, at_edge: bool = False, n: int = 8)
         (made_up(0.0), ["holds"] * 4),
         (made_up(-0.6, ratio=40.0), ["does not hold"] * 4),
         (made_up(-0.15), ["not settled"] * 3 + ["holds"]),
+        (made_up(-0.15, long=-0.6), ["does not hold"] * 3 + ["holds"]),  # one length is not settled, the other no
+        (made_up(-0.6, long=0.0), ["holds in part"] * 3 + ["holds"]),
         (made_up(0.0, at_edge=True), ["not settled"] * 4),
+        (made_up(-0.6, seed_at_edge=True), ["not settled"] * 4),
     ],
 )
 def test_verdicts(summary, verdicts):
     assert [claim.verdict for claim in claims.of("mnist")(summary, "command")] == verdicts
+
+
+def test_the_edge_of_another_rank_does_not_unsettle_the_tenfold_rate():
+    summary = made_up(0.0)
+    other = {"rank": 1, "by_seed": {"tuning_losses": [sorted(BOWL)] * 8}}
+    summary["cells"] += [cell | other for cell in summary["cells"] if cell["rank"]]
+    found = claims.of("mnist")(summary, "command")
+    assert [claim.verdict for claim in found] == ["not settled"] * 3 + ["holds"]
+    assert "8 of 24 best rates of single seeds lie at the edge" in found[0].ours
+
+
+def test_a_tenfold_rate_is_told_as_a_ratio_with_what_it_is_under_other_scales():
+    summary = made_up(0.0, ratio=8.0)
+    for row in summary["exponents"]:
+        if row["rule"] == "alpha = c r":
+            row["by_seed"]["ratio_to_full"] = {"8": [2.0] * 8}
+    claim = claims.of("mnist")(summary, "command")[3]
+    assert claim.facts[0].said == "short training, r = 8: LoRA's best rate is within a factor of 2 of ten times full's"
+    assert claim.facts[0].shown.startswith("8.") and " times, 90 % [" in claim.facts[0].shown
+    assert "short 2.0 with alpha = c r" in claim.reason
 
 
 def test_the_entry(tmp_path, capsys):

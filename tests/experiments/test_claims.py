@@ -166,6 +166,23 @@ def test_larger_gains_are_asked_of_the_ranks_across_from_the_study_s(added, in_s
     assert s0(treatment())["S0.10"].verdict == "not settled"
 
 
+def test_a_difference_of_a_tenth_is_not_one_of_over_a_fifth():
+    """Low ranks add more, and the interval of the ratio holds 1.2: it is not settled that they do by over a fifth."""
+    more = [lora(rank, "own", 57.0, spread=6.0) for rank in (1, 2, 4)]
+    claim = s0(lora(16, "own", 50.0, spread=0.1), *more, lora(64, "own", 50.0, spread=0.1))["S0.4"]
+    assert "ranks 16, 64 more (57 and 50" in claim.reason and claim.verdict == "not settled"
+
+
+def test_by_over_a_fifth_is_said_at_its_level_where_it_is_a_fifth():
+    rng, said = np.random.default_rng(0), []
+    for _ in range(400):
+        reference = 100 + 40 * rng.normal(size=10)
+        one = equal_gain.compared("", (1.2 * reference + 15 * rng.normal(size=10)).tolist(), reference.tolist())
+        said.append((one.label, equal_gain.beyond("", one, "more").true))
+    assert np.mean([answer is True for _, answer in said]) < 0.05
+    assert np.mean([label == "more" for label, _ in said]) > 0.5  # the difference alone
+
+
 def test_ranks_that_scatter_settle_nothing():
     rows = [lora(16, "own", 50.0), *(lora(rank, "own", 55.0, spread=60.0) for rank in (1, 2, 4)), lora(64, "own", 50.0)]
     assert s0(*rows)["S0.4"].verdict == "not settled"
