@@ -16,14 +16,14 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import memory
+from experiments.common import memory, tuning
 from experiments.common.errors import UserError
 from experiments.common.items import packed
 from experiments.common.recording import RunFolder
 from experiments.data import buckets as length_buckets
 from experiments.data.sst2 import Texts
 from experiments.sst2 import outcomes as outcomes_of
-from experiments.sst2 import scaling, training, truncation, tuning, vocabulary
+from experiments.sst2 import scaling, training, truncation, vocabulary
 from experiments.sst2.inputs import Inputs
 from experiments.sst2.settings import PRESETS as PRESETS
 from experiments.sst2.settings import REFERENCE_RANK, Settings

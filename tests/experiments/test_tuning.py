@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from experiments.common import tuning
 from experiments.common.errors import UserError
-from experiments.sst2 import study, tuning
+from experiments.sst2 import study
 from experiments.sst2.settings import Settings
 
 RATES = (3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3)
