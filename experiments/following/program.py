@@ -5,6 +5,7 @@ Letters: M members, S steps, B rows of a batch, T tokens, P scored places of a r
 
 import dataclasses
 import functools
+import math
 import time
 from typing import Any
 
@@ -23,15 +24,31 @@ from lora_jax.models.causal_lm import CausalLM
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """`steps` of `batch` rows, measured after each of `blocks` equal parts."""
+    """Batches of `batch` rows, measured after each of the steps `ends`, the last of which ends training; items are judged after `judged` of them,
+    by default after the last."""
 
-    steps: int
+    ends: tuple[int, ...]
     batch: int
-    blocks: int = 8
+    judged: tuple[int, ...] = ()
 
-    def __post_init__(self):
-        if self.steps % self.blocks:
-            raise ValueError(f"{self.steps} steps are no {self.blocks} equal blocks.")
+    @property
+    def steps(self) -> int:
+        return self.ends[-1]
+
+    @property
+    def chunk(self) -> int:
+        """Steps of a call of the compiled program: one size serves all."""
+        return math.gcd(*self.ends)
+
+    @classmethod
+    def even(cls, steps: int, batch: int, blocks: int = 8, *, judged_always: bool = False) -> "Recipe":
+        """Measured after each of equal blocks.
+
+        >>> Recipe.even(80, 4, 4).ends
+        (20, 40, 60, 80)
+        """
+        ends = tuple(steps * (block + 1) // blocks for block in range(blocks))
+        return cls(ends, batch, ends if judged_always else ())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,13 +62,16 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """`curves` name of a followed part -> {"nats", "right"} [blocks + 1, M], a token and a share of the items, before training first."""
+    """`curves` name of a followed part -> {"nats", "right"} [ends + 1, M], a token and a share of the items, before training first; `judged`
+    end -> name of a judged part -> its items; `trees` the whole parameters of each member at the end, for its module."""
 
+    ends: tuple[int, ...]
     curves: dict[str, dict[str, np.ndarray]]
-    train_loss: np.ndarray  # [blocks, M]
+    judged: dict[int, dict[str, Scored]]
+    train_loss: np.ndarray  # [ends, M]
     seconds_per_step: float  # of one member while others train beside it; compilation left out
     parameters: list[int]
-    trees: list[dict[str, Any]]  # the whole parameters of each member, for its module
+    trees: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,10 +102,17 @@ class Program:
         return jax.jit(_items(self.module))
 
     def train(
-        self, folder: RunFolder, phase: str, base: dict[str, Any], members: list[sweep.Member], train: Part, follow: dict[str, Part]
-    ) -> Outcome:  # fmt: skip
-        """Each member on its seed's order of the rows, measured on `follow` before training and after each block."""
-        r = self.recipe
+        self,
+        folder: RunFolder,
+        phase: str,
+        base: dict[str, Any],
+        members: list[sweep.Member],
+        train: Part,
+        follow: dict[str, Part],
+        judge: dict[str, Part] | None = None,
+    ) -> Outcome:
+        """Each member on its seed's order of the rows; `follow` is measured before training and at every end, `judge` item by item."""
+        r, judge, n = self.recipe, judge or {}, len(members)
         padded = sweep.even(members, devices.mesh())
         begun = arms.begun(self.module, self.kind, base, padded)
         state = groups.start(self.trainer, begun.stacked, begun.train, padded)
@@ -94,32 +121,47 @@ class Program:
         followed = {name: self.trainer.share(part.rows, state) for name, part in follow.items()}
 
         def advance(state, block: int):
-            order = self.trainer.share(
-                jnp.asarray(orders[:, block * r.steps // r.blocks : (block + 1) * r.steps // r.blocks]), state
-            )
-            started = time.perf_counter()
-            state, (loss, _) = self.trainer.run(state, shared, rows, order)
-            loss = jax.block_until_ready(loss.mean(axis=1)[: len(members)])
-            seconds = (time.perf_counter() - started) * r.blocks / r.steps / len(padded)
-            return state, {"loss": loss, "seconds": seconds, "traces": len(self.trainer.traces)}
+            losses, seconds = [], []
+            for start in range(0 if block == 0 else r.ends[block - 1], r.ends[block], r.chunk):
+                order = self.trainer.share(jnp.asarray(orders[:, start : start + r.chunk]), state)
+                began = time.perf_counter()
+                state, (loss, _) = self.trainer.run(state, shared, rows, order)
+                losses.append(jax.block_until_ready(loss.mean(axis=1)[:n]))
+                seconds.append((time.perf_counter() - began) / r.chunk / len(padded))
+            values = {
+                "loss": jnp.stack(losses).mean(axis=0),
+                "seconds": min(seconds),
+                "traces": len(self.trainer.traces),
+            }
+            if r.ends[block] in (r.judged or r.ends[-1:]) and judge:
+                trees = [sweep.member_params(state, begun.shared, index) for index in range(n)]
+                values |= {
+                    f"{name} {what}": leaf
+                    for name, part in judge.items()
+                    for what, leaf in vars(self.scored(trees, part)).items()
+                }
+            return state, values
 
         def measured(state):
             found = {name: self._measure(state, shared, part) for name, part in followed.items()}
             return {
-                f"{name} {what}": value[: len(members)]
-                for name, sums in found.items()
-                for what, value in _means(sums).items()
+                f"of {name} {what}": value[:n] for name, sums in found.items() for what, value in _means(sums).items()
             }
 
         state, history = phases.train_blocks(
-            folder, phase, state, begun.shared, advance, blocks=r.blocks, follow=measured, members=len(members)
+            folder, phase, state, begun.shared, advance, blocks=len(r.ends), follow=measured, members=n
         )
         return Outcome(
-            {name: {what: np.stack([line[f"{name} {what}"] for line in history]) for what in ("nats", "right")} for name in follow},
+            r.ends,
+            {name: {what: np.stack([line[f"of {name} {what}"] for line in history]) for what in ("nats", "right")} for name in follow},
+            {
+                end: {name: Scored(*(line[f"{name} {what}"] for what in ("nats", "tokens", "right"))) for name in judge}
+                for end, line in zip(r.ends, history[1:], strict=True) if end in (r.judged or r.ends[-1:])
+            },
             np.stack([line["loss"] for line in history[1:]]),
             float(np.median([line["seconds"] for line in history[1:]])),
             groups.parameters(state, members),
-            [sweep.member_params(state, begun.shared, index) for index in range(len(members))],
+            [sweep.member_params(state, begun.shared, index) for index in range(n)],
         )  # fmt: skip
 
     def _orders(self, members: list[sweep.Member], rows: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from tests.experiments import tiny_lm
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 LENGTH = 48
-RECIPE = program.Recipe(steps=6, batch=3, blocks=2)
+RECIPE = program.Recipe((3, 6), 3)
 ARMS = (
     arms.FULL, arms.ON_PROJECTIONS, arms.EMBEDDINGS_ALONE, arms.WITH_EMBEDDINGS, arms.SQUARE_TUNED, arms.lora(4), arms.original(2),
 )  # fmt: skip
@@ -82,11 +82,15 @@ def test_an_arm_trains_what_its_name_says(arm, base):
 @pytest.mark.parametrize("arm", (arms.FULL, arms.WITH_EMBEDDINGS, arms.original(2, 1e-2)), ids=lambda arm: arm.name)
 def test_members_learn_and_are_scored_item_by_item(arm, base, part, folder):
     runner = program.Program(base.model, arm.kind, RECIPE)
-    out = runner.train(folder, arm.name, base.params, [arm.member(3e-2, seed) for seed in (0, 1)], part, {"self": part})
+    members = [arm.member(3e-2, seed) for seed in (0, 1)]
+    out = runner.train(folder, arm.name, base.params, members, part, {"self": part}, {"items": part})
     assert out.train_loss.shape == (2, 2) and out.curves["self"]["nats"].shape == (3, 2)
     assert (out.curves["self"]["nats"][-1] < out.curves["self"]["nats"][0]).all()
     assert not np.allclose(*out.train_loss.T)  # each has an order of its own
     scored = runner.scored(out.trees, part)
+    assert list(out.judged) == [6]
+    np.testing.assert_allclose(out.judged[6]["items"].nats, scored.nats, rtol=1e-6)
+    np.testing.assert_array_equal(out.judged[6]["items"].right, scored.right)
     of = alone(base, runner.module)
     found = [[of(tree, pair) for pair in tiny_lm.pairs(40).pairs] for tree in out.trees]
     nats, tokens, right = (np.asarray([[item[i] for item in member] for member in found]) for i in range(3))
@@ -101,7 +105,7 @@ def test_members_learn_and_are_scored_item_by_item(arm, base, part, folder):
 def test_answers_that_are_learned_by_heart_are_right(base, folder):
     """So that a `right` that is always False would be seen."""
     few = parts.packed(base.tokenizer, tiny_lm.pairs(4).pairs, LENGTH)
-    runner = program.Program(base.model, arms.FULL.kind, program.Recipe(60, 2, 2))
+    runner = program.Program(base.model, arms.FULL.kind, program.Recipe((30, 60), 2))
     out = runner.train(folder, "few", base.params, [arms.FULL.member(2e-2, 0)], few, {"self": few})
     assert runner.scored(out.trees, few).right.all() and out.curves["self"]["right"][-1] == 1
 
