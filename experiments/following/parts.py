@@ -44,3 +44,14 @@ def packed(tokenizer: tokenizers.Tokenizer, pairs: Sequence[Pair], length: int) 
     most = max(map(len, members))
     owners = np.asarray([[*held, *[-1] * (most - len(held))] for held in members])
     return Part(jax.tree.map(jnp.asarray, {**batch, "items": items.astype(np.int32)}), owners, kept)
+
+
+def of_rows(rows: packing.Rows) -> Part:
+    """Text, every row an item."""
+    batch = packing.gathered(rows)
+    items = (batch["weights"] > 0).astype(np.int32)
+    return Part(
+        jax.tree.map(jnp.asarray, {**batch, "items": items}),
+        np.arange(len(rows.ids))[:, None],
+        tuple(range(len(rows.ids))),
+    )

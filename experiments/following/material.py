@@ -1,0 +1,117 @@
+"""What the study teaches and asks: checkable items, open and medical questions, and general text to forget; one tokenizer for all."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tokenizers
+
+from experiments.common.errors import UserError
+from experiments.data.instructions import checkable
+from experiments.data.instructions.checkable import Item
+from experiments.data.questions import Pair, Pairs
+from experiments.following import open_questions, parts
+from experiments.following.open_questions import Open
+from experiments.following.parts import Part
+from experiments.following.settings import Settings
+from experiments.lm import answers, corpus
+
+TRAINED, HELD_OUT = "trained", "held out"
+WORDS, BOTH = "words", "words and phrasings"  # what is held out of a measured part
+SAME_BEGINNING = 6  # words
+TEMPLATE = 20  # answers that begin alike are one of a template
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkable:
+    """Items whose answers a rule checks: `judged` name -> part, and of `kinds` name -> the kind of each of its items."""
+
+    train: Part
+    tuning: Part
+    judged: Mapping[str, Part]
+    kinds: Mapping[str, tuple[str, ...]]
+    constant: Mapping[str, float]  # of each kind, what a constant answer gets of held-out words
+
+
+def of_items(tokenizer: tokenizers.Tokenizer, settings: Settings, kinds: Sequence[str] = checkable.KINDS) -> Checkable:
+    """Of these kinds; what is measured is the same items whatever is taught beside them."""
+    s = settings
+    train = checkable.items(s.items, 0, words=TRAINED, phrasings=TRAINED, kinds=kinds)
+    asked = {item.question for item in train}
+    tuning = [
+        item
+        for item in checkable.items(s.tuning, 1, words=TRAINED, phrasings=TRAINED, kinds=kinds)
+        if item.question not in asked
+    ]
+    held = {
+        name: _of_kinds(checkable.items(s.held_out * len(checkable.KINDS), seed, words=HELD_OUT, phrasings=phrasings), kinds)
+        for name, seed, phrasings in ((WORDS, 2, TRAINED), (BOTH, 3, HELD_OUT))
+    }  # fmt: skip
+    judged = {name: _packed(tokenizer, items, s.length) for name, items in held.items()}
+    return Checkable(
+        _packed(tokenizer, train, s.length),
+        _packed(tokenizer, tuning, s.length),
+        judged,
+        {name: tuple(held[name][i].kind for i in part.kept) for name, part in judged.items()},
+        checkable.constant_share(held[WORDS]),
+    )
+
+
+def _of_kinds(items: Sequence[Item], kinds: Sequence[str]) -> list[Item]:
+    return [item for item in items if item.kind in kinds]
+
+
+def _packed(tokenizer: tokenizers.Tokenizer, items: Sequence[Item], length: int) -> Part:
+    return parts.packed(tokenizer, [Pair(item.question, item.answer) for item in items], length)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """Questions of a file: what is learned from, what chooses nothing but is followed, what is measured; `left_out` how many, by reason."""
+
+    train: Part
+    tuning: Part
+    held_out: Open
+    left_out: dict[str, int]
+    shown: tuple[str, ...]
+
+
+def of_questions(tokenizer: tokenizers.Tokenizer, found: Pairs, settings: Settings, *, templates: bool) -> Asked:
+    """Short pairs; with `templates` answers that many begin alike are left out and counted."""
+    s, left_out = settings, collections.Counter(found.left_out)
+    short = [pair for pair in found.pairs if open_questions.is_short(tokenizer, pair)]
+    left_out["too long"] += len(found.pairs) - len(short)
+    kept = without_templates(short) if templates else short
+    left_out["of a template"] += len(short) - len(kept)
+    held_out, tuning, train = answers.split(kept, (s.open_held_out, min(s.tuning, s.open_held_out), s.open_pairs))
+    if len(held_out) <= open_questions.CANDIDATES:
+        raise UserError(
+            f"{found.source}: {len(held_out)} questions are held out; more than {open_questions.CANDIDATES} are needed."
+        )
+    return Asked(
+        parts.packed(tokenizer, train, s.length),
+        parts.packed(tokenizer, tuning, s.length),
+        open_questions.of(tokenizer, held_out, s.length),
+        {why: count for why, count in left_out.items() if count},
+        tuple(pair.question for pair in held_out),
+    )
+
+
+def without_templates(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those whose answers do not begin as TEMPLATE or more do."""
+
+    def beginning(pair: Pair) -> str:
+        return " ".join(pair.answer.split()[:SAME_BEGINNING])
+
+    counts = collections.Counter(map(beginning, pairs))
+    return [pair for pair in pairs if counts[beginning(pair)] < TEMPLATE]
+
+
+def of_text(tokenizer: tokenizers.Tokenizer, source: corpus.Source, settings: Settings) -> Part:
+    """Rows of text that no base was pretrained on, each one item."""
+    rows = corpus.encode(tokenizer, source.split()[1], settings.length)
+    if not len(rows.ids):
+        raise UserError(f"the corpus is too short: what is held out of it fills no row of {settings.length} tokens.")
+    at = np.linspace(0, len(rows.ids) - 1, min(settings.general_rows, len(rows.ids))).astype(int)
+    return parts.of_rows(type(rows)(*(getattr(rows, field.name)[at] for field in dataclasses.fields(rows))))
