@@ -39,11 +39,8 @@ def of_items(tokenizer: tokenizers.Tokenizer, settings: Settings, kinds: Sequenc
     s = settings
     train = checkable.items(s.items, 0, words=TRAINED, phrasings=TRAINED, kinds=kinds)
     asked = {item.question for item in train}
-    tuning = [
-        item
-        for item in checkable.items(s.tuning, 1, words=TRAINED, phrasings=TRAINED, kinds=kinds)
-        if item.question not in asked
-    ]
+    others = checkable.items(s.tuning, 1, words=TRAINED, phrasings=TRAINED, kinds=kinds)
+    tuning = [item for item in others if item.question not in asked]
     held = {
         name: _of_kinds(checkable.items(s.held_out * len(checkable.KINDS), seed, words=HELD_OUT, phrasings=phrasings), kinds)
         for name, seed, phrasings in ((WORDS, 2, TRAINED), (BOTH, 3, HELD_OUT))

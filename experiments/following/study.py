@@ -17,9 +17,10 @@ from experiments.following import arms
 from experiments.following.arms import Arm, Kind
 from experiments.following.material import Checkable
 from experiments.following.parts import Part
-from experiments.following.program import Outcome, Program, Recipe
+from experiments.following.program import Outcome, Program, Recipe, Scored
 from experiments.following.settings import BATCH, SMALL_BATCH, Settings
 from experiments.lm.speaker import Base
+from lora_jax.sweep import Member
 
 GENERAL = "general text"
 TUNING = "tuning items"
@@ -68,20 +69,13 @@ class Study:
             def scored(turn: int, cells, by_rank=by_rank, kind=together[0].kind, name=name) -> list[list[float | None]]:
                 seeds = range(TUNING_SEED, TUNING_SEED + self.settings.tuning_seeds)
                 members = [by_rank[rank].member(rate, seed) for rank, rate in cells for seed in seeds]
-                out = self._train(
-                    f"tune {size} {name}, {turn}", size, 0, kind, Recipe((self.settings.steps,), BATCH), members, {}
-                )
-                right = [
-                    float(share) if np.isfinite(nats) else None
-                    for share, nats in zip(*(out.curves[TUNING][what][-1] for what in ("right", "nats")), strict=True)
-                ]
-                return [right[i : i + len(seeds)] for i in range(0, len(right), len(seeds))]
+                recipe = Recipe((self.settings.steps,), BATCH)
+                scores = _scores(self._train(f"tune {size} {name}, {turn}", size, 0, kind, recipe, members, {}))
+                return [scores[i : i + len(seeds)] for i in range(0, len(scores), len(seeds))]
 
-            lines = tuning.search(tuple(by_rank), rates, scored, self.settings.widenings, name)
-            self.tuned |= {
-                (size, by_rank[line["rank"]].name): {"size": size, "arm": by_rank[line["rank"]].name, **line}
-                for line in lines
-            }
+            for line in tuning.search(tuple(by_rank), rates, scored, self.settings.widenings, name):
+                arm = by_rank[line["rank"]].name
+                self.tuned[size, arm] = {"size": size, "arm": arm, **line}
 
     def rate(self, size: str, arm: Arm) -> float:
         """Given, or found."""
@@ -96,36 +90,30 @@ class Study:
         base: int,
         kind: Kind,
         recipe: Recipe,
-        members,
+        members: list[Member],
         judge: Mapping[str, Part],
-        train: Part | None = None,
     ) -> Outcome:
         items = self.material.items
         follow = {TUNING: items.tuning, GENERAL: self.material.general}
         params = self.material.bases[size][base].params
         return self.program(size, kind, recipe).train(
-            self.folder, phase, params, members, train or items.train, follow, dict(judge)
+            self.folder, phase, params, members, items.train, follow, dict(judge)
         )
 
     def taught(
-        self, size: str, found: Sequence[Arm], recipe: Recipe, seeds: int, name: str = "", *, bases: int | None = None
+        self, size: str, found: Sequence[Arm], recipe: Recipe, seeds: int, name: str = ""
     ) -> list[dict[str, Any]]:
         """A row for each arm and end at which items are judged, of all bases and seeds."""
         self.tune(size, found)
         rows = []
         for together in grouped(found):
             members = [arm.member(self.rate(size, arm), seed) for arm in together for seed in range(seeds)]
+            phase = f"{name}{size} {' and '.join(arm.name for arm in together)}"
             outs = [
                 self._train(
-                    f"{name}{size} {' and '.join(arm.name for arm in together)}, base {base}",
-                    size,
-                    base,
-                    together[0].kind,
-                    recipe,
-                    members,
-                    self.material.items.judged,
+                    f"{phase}, base {base}", size, base, together[0].kind, recipe, members, self.material.items.judged
                 )
-                for base in range(len(self.material.bases[size]) if bases is None else bases)
+                for base in range(len(self.material.bases[size]))
             ]
             for number, arm in enumerate(together):
                 of_arm = range(number * seeds, (number + 1) * seeds)
@@ -137,33 +125,30 @@ class Study:
     ) -> dict[str, Any]:
         """Units in the order of bases, and of seeds within."""
         at = recipe.ends.index(end) + 1
+        runs = [(out, m) for out in outs for m in of_arm]
 
         def curve(name: str, what: str) -> list[list[float]]:
-            return [out.curves[name][what][: at + 1, m].tolist() for out in outs for m in of_arm]
+            return [out.curves[name][what][: at + 1, m].tolist() for out, m in runs]
 
         return {
-            "size": size, "arm": arm.name, "rank": arm.rank or None, "rate": self.rate(size, arm), "parameters": outs[0].parameters[of_arm[0]],
-            "batch": recipe.batch, "steps": end, "ends": list(recipe.ends[:at]), "seconds_per_step": float(np.median([out.seconds_per_step for out in outs])),
+            "size": size, "arm": arm.name, "rank": arm.rank or None, "rate": self.rate(size, arm),
+            "parameters": outs[0].parameters[of_arm[0]], "batch": recipe.batch, "steps": end, "ends": list(recipe.ends[:at]),
+            "seconds_per_step": float(np.median([out.seconds_per_step for out in outs])),
             "units": [[base, seed] for base in range(len(outs)) for seed in range(len(of_arm))],
-            "right": {part: packed([out.judged[end][part].right[m] for out in outs for m in of_arm]) for part in self.material.items.judged},
-            "nats": {part: [_nats(out.judged[end][part], m) for out in outs for m in of_arm] for part in self.material.items.judged},
+            **_judged([(out.judged[end], m) for out, m in runs]),
             "curves": {"tuning": curve(TUNING, "right"), "tuning_nats": curve(TUNING, "nats"), "general": curve(GENERAL, "nats")},
-            "train_loss": [out.train_loss[:at, m].tolist() for out in outs for m in of_arm],
+            "train_loss": [out.train_loss[:at, m].tolist() for out, m in runs],
         }  # fmt: skip
 
     def untaught(self, size: str) -> dict[str, Any]:
         """The row of the bases themselves."""
         program = self.program(size, arms.FULL.kind, self.recipe)
-        judged = self.material.items.judged
+        judged = self.material.items.judged.items()
         found = [
-            {part: program.scored([base.params], rows) for part, rows in judged.items()}
-            for base in self.material.bases[size]
+            {part: program.scored([base.params], rows) for part, rows in judged} for base in self.material.bases[size]
         ]
-        return {
-            "size": size, "arm": "base", "steps": 0, "units": [[base, 0] for base in range(len(found))],
-            "right": {part: packed([one[part].right[0] for one in found]) for part in judged},
-            "nats": {part: [_nats(one[part], 0) for one in found] for part in judged},
-        }  # fmt: skip
+        units = [[base, 0] for base in range(len(found))]
+        return {"size": size, "arm": "base", "steps": 0, "units": units, **_judged([(one, 0) for one in found])}
 
     def of_the_study(self, size: str) -> list[dict[str, Any]]:
         """Its LoRA at each of its ranks after each number of epochs; and with a smaller batch, at equal epochs and at equal updates."""
@@ -187,6 +172,21 @@ def grouped(found: Sequence[Arm]) -> list[list[Arm]]:
     return list(by_kind.values())
 
 
-def _nats(scored, member: int) -> float:
-    """A token."""
-    return float(scored.nats[member].sum() / scored.tokens[member].sum())
+def _judged(runs: Sequence[tuple[Mapping[str, Scored], int]]) -> dict[str, Any]:
+    """Which items each run has right, a bit each, and its nats a token."""
+
+    def nats(scored: Scored, member: int) -> float:
+        return float(scored.nats[member].sum() / scored.tokens[member].sum())
+
+    return {
+        "right": {name: packed([found[name].right[m] for found, m in runs]) for name in runs[0][0]},
+        "nats": {name: [nats(found[name], m) for found, m in runs] for name in runs[0][0]},
+    }
+
+
+def _scores(out: Outcome) -> list[float | None]:
+    """The share of tuning items that each member has right; None where training diverged."""
+    of = out.curves[TUNING]
+    return [
+        float(share) if np.isfinite(nats) else None for share, nats in zip(of["right"][-1], of["nats"][-1], strict=True)
+    ]
