@@ -7,7 +7,7 @@ from etils import epath
 
 from experiments.common.figures import style
 from experiments.common.statistics import estimate, text
-from experiments.new_digits.recipes import room
+from experiments.new_digits.recipes import best_of_each, room
 
 GROUPS = {"old": "#1f77b4", "new": "#d62728", "overall": "#2ca02c"}
 METHODS = {"LoRA": "-", "full": "--"}
@@ -52,16 +52,17 @@ def table(summary: dict[str, Any]) -> str:
 def _tried(summary) -> list[str]:
     """The epoch that leaves the most room to the bars, for each replay."""
     lines = [
-        f"chosen from, on {summary['settings']['held_out']:,} held-out training images: the epoch with the most room to the bars"
+        f"chosen from, on {summary['settings']['held_out']:,} held-out training images: the rate and epoch with the most room to the bars"
     ]
-    for line in summary["tuning"]["grid"]:
+    for line in best_of_each(summary["tuning"]["grid"], summary["bars"]):
         recipe, found = line["recipe"], room(line["validation"], summary["bars"])
         curve = {group: np.mean(line["validation"][group], axis=1) for group in GROUPS}
         at = int(found.argmax()) + 1
         said = ", ".join(f"{name} {100 * curve[group][at]:.2f}" for group, name in _names(summary).items())
         of = "the same images" if recipe["keeps"] else "afresh"
         lines.append(
-            f"replay {recipe['replay']:g} {of}: {said} after {at} of {recipe['epochs']} epochs; {'passes' if found.max() >= 0 else 'falls short'}"
+            f"replay {recipe['replay']:g} {of}, lr {recipe['learning_rate']:g}: {said} after {at} of {recipe['epochs']} epochs; "
+            f"{'passes' if found.max() >= 0 else 'falls short'}"
         )
     return lines
 
@@ -78,7 +79,7 @@ def draw(summary: dict[str, Any], folder: epath.Path) -> list[epath.Path]:
 def _chosen_from(summary, path: epath.Path) -> epath.Path:
     """How far the nearest bar is on held-out images, epoch by epoch, for every replay that was tried."""
     figure, axis = style.new(8, 4.8)
-    colors, grid = style.plt.get_cmap("viridis"), summary["tuning"]["grid"]
+    colors, grid = style.plt.get_cmap("viridis"), best_of_each(summary["tuning"]["grid"], summary["bars"])
     for i, line in enumerate(grid):
         recipe, found = line["recipe"], 100 * room(line["validation"], summary["bars"])
         label = f"{recipe['replay']:g}" + (", the same images" if recipe["keeps"] else "")

@@ -1,6 +1,7 @@
 """How the new digits are learned in S3: the study's way, its later version's, full fine-tuning, and what is chosen. No JAX."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -61,3 +62,11 @@ def named(recipe: Recipe, kind: str) -> Recipe:
 def room(curve: dict[str, list], bars: dict[str, float]) -> np.ndarray:
     """The distance to the nearest bar after each epoch, of the means over bases; negative where one is missed."""
     return np.min([np.asarray(curve[group])[1:].mean(axis=1) - bar for group, bar in bars.items()], axis=0)
+
+
+def best_of_each(grid: list[dict[str, Any]], bars: dict[str, float]) -> list[dict[str, Any]]:
+    """Of the lines of one replay, which differ in their rates, the one with the most room at its best epoch."""
+    found: dict[tuple[float, bool], list[dict[str, Any]]] = {}
+    for line in grid:
+        found.setdefault((line["recipe"]["replay"], line["recipe"]["keeps"]), []).append(line)
+    return [max(lines, key=lambda line: room(line["validation"], bars).max()) for lines in found.values()]

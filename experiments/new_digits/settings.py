@@ -19,7 +19,6 @@ class Settings:
     held_out: int = 5000
     tuning_seeds: int = 2
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    widenings: int = 3
     replays: tuple[float, ...] = (0.1, 0.4, 0.8, 1.6, 4.0)  # old images per new one, drawn afresh each epoch
     kept: tuple[float, ...] = (0.4, 1.6)  # the same, always the same images
     most_steps: int = 9200  # of each of these; ratio 4 is then 10 epochs, ratio 0.1 is 46
@@ -38,10 +37,10 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(
-        base_epochs=1, seeds=2, held_out=500, rates=(1e-3,), widenings=0, replays=(0.8,), kept=(), most_steps=40, epoch_share=0.2
+        base_epochs=1, seeds=2, held_out=500, rates=(1e-3,), replays=(0.8,), kept=(), most_steps=40, epoch_share=0.2
     ),
     "quick": Settings(
-        base_epochs=2, seeds=3, held_out=500, widenings=1, replays=(0.4, 1.6, 4.0), kept=(1.6,), most_steps=600, epoch_share=0.4
+        base_epochs=2, seeds=3, held_out=500, replays=(0.4, 1.6, 4.0), kept=(1.6,), most_steps=600, epoch_share=0.4
     ),
     "full": Settings(),
 }  # fmt: skip

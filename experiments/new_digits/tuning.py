@@ -1,53 +1,43 @@
-"""What is chosen in S3, on held-out training images and the first bases: each method's rate, and the replay and epochs that LoRA needs."""
+"""What is chosen in S3, on held-out training images and the first bases: the replay, the epochs and the rate that LoRA needs, and full's."""
 
 import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import phases
-from experiments.common.rates import searched
 from experiments.common.recording import RunFolder, remove, slug
 from experiments.data.mnist import Mnist
 from experiments.new_digits import study
-from experiments.new_digits.recipes import Recipe, named, room, tried
+from experiments.new_digits.recipes import Recipe, best_of_each, named, room, tried
 from experiments.new_digits.settings import Settings
 
 BARS = {"old": 0.98, "new": 0.95, "overall": 0.98}  # S3.3
-AT = 0.8  # the replay at which rates are chosen, that of the study's later version
 
 
 def tune(folder: RunFolder, settings: Settings, bases: Any, data: Mnist) -> dict[str, Any]:
-    """{"rates": method -> what was tried, "grid": a line for each replay}, each with what held-out images say after every epoch."""
-    rates = {method: _rates(folder, settings, method, bases, data) for method in ("LoRA", "full")}
+    """{"grid": a line for LoRA with each replay at each rate, "full": the same of full fine-tuning with the replay that LoRA takes, "rates":
+    method -> what was tried and taken}, each line with what held-out images say after every epoch.
+
+    A rate is chosen together with replay and epochs: that of a shorter training would be too high.
+    """
     families = [(replay, False) for replay in settings.replays] + [(replay, True) for replay in settings.kept]
-    rate = rates["LoRA"]["best"]
-    grid = [_line(folder, settings, tried("LoRA", replay, keeps, rate, 0), bases, data) for replay, keeps in families]
-    return {"rates": rates, "grid": grid}
+
+    def lines(method: str, of: list[tuple[float, bool]]) -> list[dict[str, Any]]:
+        each = [tried(method, replay, keeps, rate, 0) for replay, keeps in of for rate in settings.rates]
+        return [_line(folder, settings, recipe, bases, data) for recipe in each]
+
+    grid = lines("LoRA", families)
+    least = _least(_fresh(grid))
+    full = lines("full", [(least.replay, least.keeps)])
+    rates = {"LoRA": _rate(settings, least), "full": _rate(settings, _least(full))}
+    return {"grid": grid, "full": full, "rates": rates}
 
 
-def _rates(folder, settings: Settings, method: str, bases, data: Mnist) -> dict[str, Any]:
-    """Wrong held-out images after the study's epochs at each rate, until the best is inside what was tried."""
-    epochs = max(1, round(5 * settings.epoch_share))
-
-    def losses_at(rates):
-        recipe = dataclasses.replace(
-            tried(method, AT, False, 0, epochs), name=f"{method}, rates {', '.join(f'{rate:g}' for rate in rates)}"
-        )
-        curve = _followed(folder, settings, recipe, bases, data, list(rates))
-        return [1 - share for share in np.asarray(curve["overall"])[-1].reshape(len(rates), -1).mean(axis=1)]
-
-    rates, losses = searched(settings.rates, losses_at, settings.widenings)
-    best = rates[int(np.argmin(losses))]
-    is_at_edge = len(rates) > 1 and best in (rates[0], rates[-1])
-    return {
-        "rates": rates,
-        "wrong": [loss if np.isfinite(loss) else None for loss in losses],
-        "best": best,
-        "at_edge": is_at_edge,
-    }
+def _rate(settings: Settings, taken: Recipe) -> dict[str, Any]:
+    tried_, best = sorted(settings.rates), taken.learning_rate
+    return {"rates": tried_, "best": best, "at_edge": len(tried_) > 1 and best in (tried_[0], tried_[-1])}
 
 
 def _line(folder, settings: Settings, recipe: Recipe, bases, data: Mnist) -> dict[str, Any]:
@@ -55,27 +45,20 @@ def _line(folder, settings: Settings, recipe: Recipe, bases, data: Mnist) -> dic
     order, _ = study.batches(settings, recipe, study.splits(settings, data).train, (0,))
     epochs = max(1, round(settings.most_steps / order(0).shape[1]))
     recipe = dataclasses.replace(recipe, epochs=epochs)
-    curve = _followed(folder, settings, recipe, bases, data, [recipe.learning_rate])
+    curve = _followed(folder, settings, recipe, bases, data)
     return {"recipe": dataclasses.asdict(recipe), "validation": curve}
 
 
-def _followed(folder, settings: Settings, recipe: Recipe, bases, data: Mnist, rates: list[float]) -> dict[str, list]:
-    """group -> shares right [epochs + 1, rates x tuning seeds] of the held-out images; kept, so that none is trained twice."""
+def _followed(folder, settings: Settings, recipe: Recipe, bases, data: Mnist) -> dict[str, list]:
+    """group -> shares right [epochs + 1, tuning seeds] of the held-out images; kept, so that none is trained twice."""
     kept = f"tuning/{slug(recipe.name)}.json"
     if (found := folder.read(kept)) is not None:
         return found
     parts, seeds = study.splits(settings, data), range(min(settings.tuning_seeds, settings.seeds))
-    of_members = [(rate, seed) for rate in rates for seed in seeds]
-    place = jnp.asarray([seed for _, seed in of_members])
-    begun = study.started(
-        settings,
-        recipe,
-        jax.tree.map(lambda leaf: leaf[place], bases),
-        [rate for rate, _ in of_members],
-        [seed for _, seed in of_members],
-    )
+    some = jax.tree.map(lambda leaf: leaf[: len(seeds)], bases)
+    begun = study.started(settings, recipe, some, [recipe.learning_rate] * len(seeds), seeds)
     evaluate, held_out = study.errors_of(begun, study.wrapped(settings, recipe)), parts.validation.on_device()
-    order, epochs = study.batches(settings, recipe, parts.train, [seed for _, seed in of_members])
+    order, epochs = study.batches(settings, recipe, parts.train, seeds)
     _, history = phases.train(
         folder, recipe.name, begun.sweep, begun.state, {}, parts.train.on_device(),
         order=order, blocks=epochs, follow=lambda state: evaluate(state, {}, held_out),
@@ -88,16 +71,18 @@ def _followed(folder, settings: Settings, recipe: Recipe, bases, data: Mnist, ra
 
 def chosen(tuning: dict[str, Any]) -> list[Recipe]:
     """What is then measured on the test images: the least replay that passes, afresh and of the same images, and full fine-tuning in its place."""
-    fresh, kept = (
-        _least([line for line in tuning["grid"] if line["recipe"]["keeps"] is keeps]) for keeps in (False, True)
-    )
-    full = dataclasses.replace(fresh, method="full", learning_rate=tuning["rates"]["full"]["best"])
+    fresh, full = _least(_fresh(tuning["grid"])), _least(tuning["full"])
+    kept = _least([line for line in tuning["grid"] if line["recipe"]["keeps"]])
     return [named(fresh, "least"), *([named(kept, "least kept")] if kept else []), named(full, "full, replayed")]
 
 
+def _fresh(grid: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in grid if not line["recipe"]["keeps"]]
+
+
 def _least(grid: list[dict[str, Any]]) -> Recipe | None:
-    """The least replay whose means pass every bar, at the epoch that leaves the most room; where none passes, what comes closest."""
-    best = [(*_most_room(line["validation"]), line["recipe"]) for line in grid]
+    """The least replay whose means pass every bar, at the rate and epoch that leave the most room; where none passes, what comes closest."""
+    best = [(*_most_room(line["validation"]), line["recipe"]) for line in best_of_each(grid, BARS)]
     if not best:
         return None
     passing = [found for found in best if found[0] >= 0]

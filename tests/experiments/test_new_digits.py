@@ -25,7 +25,7 @@ from lora_jax import checkpoint, report
 from tests.bucket import unfinished
 
 TINY = Settings(
-    hidden=(16,), base_epochs=6, batch_size=16, seeds=2, held_out=60, rates=(3e-3,), widenings=0, replays=(2.0,), kept=(), most_steps=120,
+    hidden=(16,), base_epochs=6, batch_size=16, seeds=2, held_out=60, rates=(3e-3,), replays=(2.0,), kept=(), most_steps=120,
     epoch_share=3.0,
 )  # fmt: skip
 ENTRY, PRESET = "mnist_new_digits.py", "--preset=smoke"
@@ -162,32 +162,35 @@ def test_the_threshold_is_the_one_that_most_images_want():
     assert np.where(surer > found, on, off).sum() == max(right)
 
 
-def line(replay: float, old: float, keeps: bool = False, new: float = 0.99) -> dict:
+def line(
+    replay: float, old: float, keeps: bool = False, new: float = 0.99, rate: float = 1e-3, method: str = "LoRA"
+) -> dict:
     """One replay's curve, best after two epochs."""
     of_old, of_all = ([[start], [old - 0.02], [old], [old - 0.01]] for start in (0.9, 0.7))
     curve = {"old": of_old, "new": [[0.0], [new], [new], [new]], "overall": of_all}
-    return {"recipe": dataclasses.asdict(tried("LoRA", replay, keeps, 1e-3, 3)), "validation": curve}
+    return {"recipe": dataclasses.asdict(tried(method, replay, keeps, rate, 3)), "validation": curve}
 
 
-def test_the_least_replay_that_passes_is_chosen_at_the_epoch_with_the_most_room():
-    rates = {"LoRA": {"best": 1e-3}, "full": {"best": 3e-4}}
+def test_the_least_replay_that_passes_is_chosen_at_the_rate_and_epoch_with_the_most_room():
     grid = [
         line(4.0, 0.995),
-        line(0.8, 0.985),
+        line(0.8, 0.985, rate=3e-3),
+        line(0.8, 0.981),
         line(0.1, 0.97),
         line(0.4, 0.985, keeps=True),
         line(1.6, 0.99, keeps=True),
     ]
-    least, kept, full = tuning.chosen({"rates": rates, "grid": grid})
-    assert (least.name, least.epochs, least.replay, least.learning_rate) == ("LoRA, replay 0.8, 2 epochs", 2, 0.8, 1e-3)
+    full = [line(0.8, old, rate=rate, method="full") for old, rate in ((0.98, 1e-3), (0.99, 3e-4), (0.97, 1e-4))]
+    least, kept, full = tuning.chosen({"grid": grid, "full": full})
+    assert (least.name, least.epochs, least.replay, least.learning_rate) == ("LoRA, replay 0.8, 2 epochs", 2, 0.8, 3e-3)
     assert (kept.name, kept.keeps) == ("LoRA, replay 0.4 of the same images, 2 epochs", True)
     assert (full.method, full.replay, full.epochs, full.learning_rate) == ("full", 0.8, 2, 3e-4)
 
 
 def test_where_none_passes_the_one_that_comes_closest_is_chosen():
-    rates = {"LoRA": {"best": 1e-3}, "full": {"best": 1e-3}}
-    grid = [line(0.1, 0.9), line(0.8, 0.979), line(4.0, 0.99, new=0.9)]
-    assert tuning.chosen({"rates": rates, "grid": grid})[0].replay == 0.8
+    grid = [line(0.1, 0.9), line(0.8, 0.979), line(0.8, 0.97, rate=3e-3), line(4.0, 0.99, new=0.9)]
+    least = tuning.chosen({"grid": grid, "full": [line(0.8, 0.9, method="full")]})[0]
+    assert (least.replay, least.learning_rate) == (0.8, 1e-3)
 
 
 def test_forgetting_at_equal_gain_is_interpolated_and_may_never_come():
