@@ -12,6 +12,7 @@ from experiments.common.statistics import text
 
 COLORS = dict(zip(RULES, ("#1f77b4", "#ff7f0e", "#2ca02c"), strict=True))
 TITLES = {"mnist": "MNIST turned by a quarter", "linear": "a linear teacher", "sst2": "BERT-tiny on SST-2"}
+LOSSES = {"linear": "error above the least of the rank, mean over seeds"}
 PUBLISHED = {
     "alpha = c r": "one rate for all (seed 2)",
     "alpha / sqrt(r)": "0 (rsLoRA)",
@@ -106,7 +107,8 @@ def _against_rank(summary, path: epath.Path) -> epath.Path:
     axes[0].set_ylabel("best learning rate (Adam)")
     n = summary["exponents"][0]["exponent"]["n"]
     figure.suptitle(
-        f"The best learning rate against the rank: {TITLES[settings['problem']]} (n = {n} seeds; dots: each seed's own)",
+        f"The best learning rate against the rank: {TITLES[settings['problem']]}\n(line: of the mean loss over n = {n} seeds; dots: each seed's own, "
+        "from which the exponents are, with 95 % intervals)",
         fontsize=10,
     )
     return style.save(figure, path)
@@ -134,10 +136,14 @@ def _bowls(summary, path: epath.Path) -> epath.Path:
     )
     first = max(row["by_seed"]["tuning_losses"][0][0] for rule in RULES for row in _cells(summary, horizon, rule))
     axes[0].set_ylim(0.9 * lowest, 1.2 * first)
-    axes[0].set_ylabel("held-out loss, mean over seeds")
+    axes[0].set_ylabel(LOSSES.get(summary["settings"]["problem"], "held-out loss, mean over seeds"))
     axes[-1].legend(frameon=False, fontsize=8)
     steps, problem = summary["settings"]["steps"][-1], TITLES[summary["settings"]["problem"]]
-    figure.suptitle(f"Loss against learning rate after {steps} steps: {problem}", fontsize=10)
+    n = summary["exponents"][0]["exponent"]["n"]
+    figure.suptitle(
+        f"Loss against learning rate after {steps} steps: {problem} (n = {n} seeds; triangles: a parabola's vertex)",
+        fontsize=10,
+    )
     return style.save(figure, path)
 
 
@@ -163,5 +169,9 @@ def _shared(summary, path: epath.Path) -> epath.Path:
         axis.set_title(f"{steps} steps", fontsize=10)
         axis.legend(edgecolor="none", framealpha=0.8, fontsize=8)
     axes[0].set_ylabel("test loss above that at its own best rate, %")
-    figure.suptitle(f"What one rate for all ranks costs: {TITLES[summary['settings']['problem']]}", fontsize=10)
+    n = summary["exponents"][0]["exponent"]["n"]
+    figure.suptitle(
+        f"What one rate for all ranks costs: {TITLES[summary['settings']['problem']]} (means over n = {n} seeds, no interval)",
+        fontsize=10,
+    )
     return style.save(figure, path)

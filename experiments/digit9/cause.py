@@ -71,7 +71,7 @@ def step(id_: str, summary: dict[str, Any], command: str) -> Claim:
     return settled(
         id_, "damage at equal gain depends on the step's size (found here)", facts, summary["rows"][0]["accuracy_after"]["n"], command,
         published="-",
-        more=f"; rates x {_factor(own, larger, ranks):.1f}; each rank, Holm: {'; '.join(map(str, each))}",
+        more=f"; rates x {_factor(own, larger, ranks)}; each rank, Holm: {'; '.join(map(str, each))}",
     )  # fmt: skip
 
 
@@ -115,5 +115,7 @@ def _padded_none(low: Sequence[dict], high: Sequence[dict], study) -> tuple[list
     return (pooled(low) if low else nothing), (pooled(high) if high else nothing)
 
 
-def _factor(own, larger, ranks) -> float:
-    return larger[ranks[0]]["learning_rate"] / own[ranks[0]]["learning_rate"] if ranks else float("nan")
+def _factor(own, larger, ranks) -> str:
+    """How many times as large the larger rates are, `6.5 to 6.8`: they are rounded."""
+    factors = [f"{larger[rank]['learning_rate'] / own[rank]['learning_rate']:.1f}" for rank in ranks]
+    return " to ".join(sorted({min(factors, key=float), max(factors, key=float)}, key=float)) if factors else "nothing"

@@ -153,7 +153,7 @@ def _confusions(id_: str, study, command: str) -> Claim:
     ])  # fmt: skip
     return settled(
         id_, "classes suffer for their likeness to 9", facts, len(added), command, published="told, not counted",
-        ours=f"share of the added errors that are taken for 9: {text(estimate(share), 2)}; added "
+        ours=f"taken for 9, for each error added in all (other mistakes become rarer, so that it may exceed 1): {text(estimate(share), 2)}; added "
         + ", ".join(f"{d} -> 9 {text(estimate(to_nine[:, d]), 0)}" for d in order),
     )  # fmt: skip
 

@@ -13,11 +13,14 @@ from experiments.common.statistics import estimate
 HALF = 0.5
 
 
-def at_half(nines: np.ndarray, added: np.ndarray, batches: np.ndarray) -> dict[str, Any]:
-    """Where half of the 9s are mended: errors added elsewhere and batches, a number or None of each seed; arrays [K, M], batches [K]."""
-    targets = HALF * nines[0]
-    found = [value_at(nines[:, m], added[:, m], targets[m]) for m in range(nines.shape[1])]
-    after = [value_at(nines[:, m], batches, targets[m]) for m in range(nines.shape[1])]
+def at_half(nines: np.ndarray, added: np.ndarray, batches: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
+    """Where half of the 9s are mended: errors added elsewhere and batches, a number or None of each seed; arrays [K, M], batches [K].
+
+    A run that stops early, at the measurement `chosen` [M], does not get to what comes after.
+    """
+    until = [(m, slice(0, end + 1), HALF * nines[0, m]) for m, end in enumerate(chosen)]
+    found = [value_at(nines[:, m][kept], added[:, m][kept], target) for m, kept, target in until]
+    after = [value_at(nines[:, m][kept], batches[kept], target) for m, kept, target in until]
     reached = [value for value in found if value is not None]
     return {
         "added_by_seed": found,
@@ -75,7 +78,7 @@ def row(
         "after_by_seed": after.tolist(),
         "before": [estimate(errors) for errors in before.T],
         "after": [estimate(errors) for errors in after.T],
-        "at_half": at_half(wrong, added, batches),
+        "at_half": at_half(wrong, added, batches, chosen),
         "curve_batches": batches.tolist(),
         "curves": {"wrong": wrong.T.tolist(), "added": added.T.tolist()},  # [M, K]
     }

@@ -240,5 +240,7 @@ def _row(settings: Settings, treatment: Treatment, history, batches: np.ndarray,
     measured = outcomes.row(test, chosen, batches, digit=settings.digit, images=images, study=study)
     if treatment.kind == "mitigation":
         del measured["curves"]  # half of the rows; what their tests rest on is in `by_seed`
-    stopped = outcomes.estimate(batches[chosen]) if treatment.stop_early else None
-    return about | measured | {"stopped_at_batch": stopped}
+    stopped = batches[chosen].tolist() if treatment.stop_early else None
+    if stopped:
+        measured["by_seed"]["stopped_at_batch"] = stopped
+    return about | measured | {"stopped_at_batch": outcomes.estimate(stopped) if stopped else None}

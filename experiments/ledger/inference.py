@@ -171,6 +171,8 @@ def holm(facts: Sequence[Fact], level: float = LEVEL) -> list[Fact]:
 def one_run(published: float, values: Sequence[float], *, unchanged: float | None = None, digits: int = 3) -> str:
     """Whether one published number is of the kind of a single further run of ours, by the 95 % prediction interval.
 
+    All are compared as they are told: a published number, too, was rounded.
+
     Args:
       unchanged: what the number would have been without the effect; an interval that holds this as well says nothing.
 
@@ -183,12 +185,12 @@ def one_run(published: float, values: Sequence[float], *, unchanged: float | Non
     if e["low"] is None:
         return f"published {published:g}"
     half = (e["high"] - e["mean"]) * np.sqrt(e["n"] + 1)
-    low, high = e["mean"] - half, e["mean"] + half
+    low, high = round(e["mean"] - half, digits), round(e["mean"] + half, digits)
     of_ours = f"a single run of ours, [{low:.{digits}f}, {high:.{digits}f}]"
     if not low <= published <= high:
         return f"published {published:g}: outside {of_ours}"
-    if unchanged is not None and low <= unchanged <= high:
-        return f"published {published:g}: says nothing, {of_ours}, could also be unchanged ({unchanged:g})"
+    if unchanged is not None and low <= round(unchanged, digits) <= high:
+        return f"published {published:g}: says nothing, {of_ours}, could also be unchanged ({unchanged:.{digits}f})"
     return f"published {published:g}: within {of_ours}"
 
 
@@ -207,7 +209,8 @@ def _of_test(said: str, values: np.ndarray, bar: float, digits: int) -> Fact:
         return Fact(said, None, f"{text(e, digits)}, n = 1")
     side = bool(e["mean"] > bar)
     p = _p(values - bar)
-    return Fact(said, side if p < LEVEL else None, f"{text(e, digits)}, p = {p:.2g}", p, side)
+    asked = f" for the bar {bar:g}" if bar else ""  # the interval is that of the difference
+    return Fact(said, side if p < LEVEL else None, f"{text(e, digits)}, p = {p:.2g}{asked}", p, side)
 
 
 def _p(values: np.ndarray) -> float:

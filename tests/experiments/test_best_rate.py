@@ -19,7 +19,7 @@ from experiments.common.pretraining import order_key
 from experiments.common.recording import RunFolder
 from experiments.sst2.inputs import Inputs
 from tests.experiments import tiny_bert
-from tests.experiments.entries import execute
+from tests.experiments.entries import FOLDER, execute
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -228,6 +228,20 @@ def test_a_tenfold_rate_is_told_as_a_ratio_with_what_it_is_under_other_scales():
     assert claim.facts[0].said == "short training, r = 8: LoRA's best rate is within a factor of 2 of ten times full's"
     assert claim.facts[0].shown.startswith("8.") and " times, 90 % [" in claim.facts[0].shown
     assert "short 2.0 with alpha = c r" in claim.reason
+
+
+def test_figures_say_what_is_shown(monkeypatch):
+    """Of the linear teacher's reference run: what its losses are of, how many seeds, and which points carry the exponents."""
+    summary = json.loads((FOLDER / "results" / "best_rate_linear" / "summary.json").read_text())
+    monkeypatch.setattr(figures.style, "save", lambda figure, path: figure)
+    told = {}
+    for draw in (figures._against_rank, figures._bowls, figures._shared):
+        figure = draw(summary, None)
+        told[draw.__name__] = figure.get_suptitle(), figure.axes[0].get_ylabel()
+        figures.style.plt.close(figure)
+    assert all("n = 10 seeds" in title for title, _ in told.values())
+    assert told["_bowls"][1] == "error above the least of the rank, mean over seeds"
+    assert "dots: each seed's own, from which the exponents are" in told["_against_rank"][0]
 
 
 def test_the_entry(tmp_path, capsys):

@@ -149,6 +149,9 @@ def test_early_stopping_stops_where_validation_is_best(summary):
     stopped = row(summary, "stops")["stopped_at_batch"]["mean"]
     assert stopped < 20  # training on 9 alone only harms the validation images
     assert row(summary, "LoRA")["stopped_at_batch"] is None
+    ended = row(summary, "stops")
+    for half, stop in zip(ended["at_half"]["batches_by_seed"], ended["by_seed"]["stopped_at_batch"], strict=True):
+        assert half is None or half <= stop
 
 
 def test_estimates_follow_from_what_is_kept_of_each_seed(summary):
@@ -175,10 +178,17 @@ def test_confusions_are_the_errors_by_what_they_are_taken_for(summary):
 def test_the_equal_gain_is_interpolated_and_seeds_that_miss_it_are_counted():
     nines = np.array([[10, 8, 12], [6, 8, 12], [4, 4, 11], [0, 0, 7]])  # [K, M]
     added = np.array([[0, 0, 0], [1, 1, 1], [3, 9, 2], [49, 49, 3]])
-    found = outcomes.at_half(nines, added, np.array([0, 2, 4, 6]))
+    batches, ends = np.array([0, 2, 4, 6]), np.full(3, 3)
+    found = outcomes.at_half(nines, added, batches, ends)
     assert found["added_by_seed"] == [2.0, 9.0, None] and found["batches_by_seed"] == [3.0, 4.0, None]
     assert (found["reached"], found["of"], found["added"]["mean"]) == (2, 3, 5.5)
-    assert outcomes.at_half(nines[:1], added[:1], np.array([0]))["added"] is None
+    assert outcomes.at_half(nines[:1], added[:1], batches[:1], 0 * ends)["added"] is None
+
+
+def test_a_run_that_stops_early_does_not_get_to_what_comes_after():
+    nines, added = np.array([[10, 10], [6, 6], [4, 4], [0, 0]]), np.array([[0, 0], [1, 1], [3, 3], [49, 49]])
+    found = outcomes.at_half(nines, added, np.array([0, 2, 4, 6]), np.array([1, 2]))
+    assert found["added_by_seed"] == [None, 2.0] and found["batches_by_seed"] == [None, 3.0]
 
 
 def line(wrong, added, end=-1) -> dict:

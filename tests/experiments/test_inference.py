@@ -135,6 +135,21 @@ def test_a_published_number_beside_an_interval_that_holds_everything():
     assert "outside" in inference.one_run(0.5, values)
 
 
+def test_a_published_number_is_compared_as_rounded_as_it_was_published():
+    """0.962 is not outside [0.946, 0.962], of which the upper end is 0.96179."""
+    values = np.mean([0.946, 0.96179]) + 0.00316 * stats.zscore(np.arange(10.0))
+    said = inference.one_run(0.962, values, unchanged=0.95381)
+    assert "[0.946, 0.962]" in said and "says nothing" in said and "unchanged (0.954)" in said
+    assert "outside" in inference.one_run(0.963, values)
+
+
+def test_a_p_says_of_which_bar_it_is():
+    values = 17.3 + np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    assert (
+        " for the bar 10" in inference.more("", values, bar=10).shown and "bar" not in inference.more("", values).shown
+    )
+
+
 @pytest.mark.parametrize("rule", [inference.more, inference.less])
 def test_one_unit_settles_nothing(rule):
     assert rule("", [5.0], [1.0]).true is None
