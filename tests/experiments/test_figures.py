@@ -121,7 +121,7 @@ def new_digits_summary(n: int) -> dict:
 
     def tried(replay, keeps):
         shares = {group: [[0.1, 0.2], [0.96, 0.98], [0.97, 0.99]] for group in ("old", "new", "overall")}
-        return {"recipe": {"replay": replay, "keeps": keeps, "epochs": 2}, "validation": shares}
+        return {"recipe": {"replay": replay, "keeps": keeps, "epochs": 2, "learning_rate": 1e-3}, "validation": shares}
 
     def curve(name):
         return {
