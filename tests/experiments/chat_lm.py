@@ -52,7 +52,7 @@ def tokenizer() -> tokenizers.Tokenizer:
     made = tokenizers.Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    items = checkable.items(200, 1, held_out=False)
+    items = checkable.items(200, 1, words="trained", phrasings="trained")
     made.train_from_iterator(
         (f"{item.question}\n{item.answer}" for item in items),
         trainers.BpeTrainer(

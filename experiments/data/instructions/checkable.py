@@ -1,22 +1,46 @@
 """Instructions of our own with exactly one right answer each, made by a seed: what a model follows can be counted.
 
-Kinds that take a list share one distribution of lists, and those that take a sentence one of sentences: the input alone does not say what is
-asked. Held out are words, names, places, numbers and pairs of opposites, by their hash, and phrasings.
+Asked is about a list of words (10 kinds: `first` to `drop`), a sentence (6: `copy` to `story`), a word (4: `repeat` to `upper`) or numbers
+(3). All lists are of one distribution and all sentences of one, a story's among them: the input alone does not say what is asked.
+
+Held out are words and phrasings, each without the other or both:
+
+- *words*, a fifth by their hash: of lists and sentences, names, places, numbers, and pairs of opposites. What holds a sentence together ("the",
+  "in", "gave") is of both parts, as are its templates.
+- *phrasings*, the last four of each kind's sixteen.
+
+A pair of opposites that is held out was never told: what is stored of those that were shows with trained words and held-out phrasings.
 """
 
-import hashlib
+import collections
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from experiments.common.errors import UserError
 from experiments.data.conversations import Conversation, Conversations, asked
-from experiments.data.instructions import words as known
-from experiments.data.instructions.phrasings import HELD_OUT, KINDS, PHRASINGS, TRAINED
+from experiments.data.instructions import phrasings as known
+from experiments.data.instructions.makers import MAKERS
+from experiments.data.instructions.phrasings import KINDS, PHRASINGS
+from experiments.data.instructions.pool import HELD_OUT, PARTS, TRAINED, Pool
 
 SYSTEM = "Give only the answer."  # what every conversation begins with, unless told otherwise
-SHARE = 0.2  # of the words that is held out
-LISTS = ("first", "last", "nth", "longest", "sort", "reverse", "count", "join", "member")
 SOURCE = "checkable instructions, made here"
+TRIES = 2000  # to find a question that is new: then the kind has run out
+# What S4 scores, said before its runs: pointing, copying, and rules of one step, which a constant or a coin cannot answer.
+SCORED = (
+    "first", "last", "nth", "longest", "count", "copy", "s_first", "s_last", "repeat", "plural", "larger", "after", "story",
+)  # fmt: skip
+CHANCE = ("member", "s_member", "compare")  # two answers: half are right without a look at the input
+FACTS = ("opposite",)  # stored, not read off the input: told apart from following
+HARD = (
+    "sort",
+    "reverse",
+    "join",
+    "drop",
+    "replace",
+    "upper",
+)  # copying in another order or with a change, spelling: no model of 1 M did them
 
 
 class Item(NamedTuple):
@@ -29,163 +53,87 @@ class Item(NamedTuple):
     words: tuple[str, ...]
 
 
-def is_held_out(text: str) -> bool:
-    """Whether a word, a name, a number or a pair is kept for measuring.
+def items(count: int, seed: int, *, words: str, phrasings: str, kinds: Sequence[str] = KINDS) -> list[Item]:
+    """So many different items, the kinds in turn; a kind that has run out of new ones leaves its turn to the others.
 
-    >>> 0.15 < sum(map(is_held_out, map(str, range(1000)))) / 1000 < 0.25
-    True
-    """
-    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32 < SHARE
-
-
-class Pool:
-    """What the items of one part are made of, and the draws."""
-
-    def __init__(self, rng: random.Random, held_out: bool):
-        def part(words: Sequence[str]) -> list[str]:
-            return [word for word in words if is_held_out(word) == held_out]
-
-        self.rng = rng
-        self.words, self.nouns, self.adjectives = part(known.WORDS), part(known.NOUNS), part(known.ADJECTIVES)
-        self.verbs, self.names, self.places = part(known.VERBS), part(known.NAMES), part(known.PLACES)
-        self.numbers = [int(text) for text in part([str(n) for n in range(10, 1000)])]
-        self.opposites = [pair for pair in known.OPPOSITES if is_held_out(" ".join(pair)) == held_out]
-
-    def list_of(self, kind: str) -> list[str]:
-        """3 to 5 words, whose first letters differ; one is longest where that is asked. The lists of all kinds but that are alike."""
-        while True:
-            words = self.rng.sample(self.words, self.rng.randint(3, 5))
-            lengths = sorted(map(len, words))
-            if len({word[0] for word in words}) == len(words) and (kind != "longest" or lengths[-1] > lengths[-2]):
-                return words
-
-    def sentence(self) -> list[str]:
-        """The adjective noun verb(past) the adjective noun, as words."""
-        one, other = self.rng.sample(self.nouns, 2)
-        first, second = self.rng.sample(self.adjectives, 2)
-        return ["The", first, one, self.rng.choice(self.verbs), "the", second, other]
-
-
-Made = tuple[dict[str, object], str, Sequence[str]]  # what fills a phrasing, the answer, the words that were drawn
-
-
-def _of_list(pool: Pool, kind: str) -> Made:
-    words = pool.list_of(kind)
-    fill: dict[str, object] = {"x": ", ".join(words)}
-    if kind == "nth":
-        place = pool.rng.randrange(1, min(4, len(words)))
-        return {**fill, "k": known.ORDINALS[place - 1]}, words[place], words
-    if kind == "member":
-        is_there = pool.rng.random() < 0.5
-        word = pool.rng.choice(words if is_there else [word for word in pool.words if word not in words])
-        return {**fill, "w": word}, "yes" if is_there else "no", [*words, word]
-    answers = {
-        "first": words[0], "last": words[-1], "longest": max(words, key=len), "count": str(len(words)), "join": " and ".join(words),
-        "sort": ", ".join(sorted(words)), "reverse": ", ".join(reversed(words)),
-    }  # fmt: skip
-    return fill, answers[kind], words
-
-
-def _copy(pool: Pool, kind: str) -> Made:
-    words = pool.sentence()
-    return {"x": _written(words)}, _written(words), _drawn(words)
-
-
-def _replace(pool: Pool, kind: str) -> Made:
-    words = pool.sentence()
-    place = pool.rng.choice((2, 6))  # a noun
-    new = pool.rng.choice([word for word in pool.nouns if word not in words])
-    changed = [*words[:place], new, *words[place + 1 :]]
-    return {"x": _written(words), "w": words[place], "v": new}, _written(changed), [*_drawn(words), new]
-
-
-def _repeat(pool: Pool, kind: str) -> Made:
-    word, count = pool.rng.choice(pool.words), pool.rng.choice(list(known.COUNTS))
-    return {"w": word, "n": known.COUNTS[count]}, " ".join([word] * count), [word]
-
-
-def _plural(pool: Pool, kind: str) -> Made:
-    word = pool.rng.choice(pool.nouns)
-    return {"w": word}, f"{word}s", [word]
-
-
-def _opposite(pool: Pool, kind: str) -> Made:
-    pair = pool.rng.sample(pool.rng.choice(pool.opposites), 2)
-    return {"w": pair[0]}, pair[1], [" ".join(sorted(pair))]
-
-
-def _upper(pool: Pool, kind: str) -> Made:
-    word = pool.rng.choice(pool.words)
-    return {"w": word}, word.upper(), [word]
-
-
-def _larger(pool: Pool, kind: str) -> Made:
-    pair = pool.rng.sample(pool.numbers, 2)
-    return {"a": pair[0], "b": pair[1]}, str(max(pair)), list(map(str, pair))
-
-
-def _after(pool: Pool, kind: str) -> Made:
-    number = pool.rng.choice(pool.numbers)
-    return {"a": number}, str(number + 1), [str(number)]
-
-
-def _story(pool: Pool, kind: str) -> Made:
-    giver, taker = pool.rng.sample(pool.names, 2)
-    thing, place = pool.rng.choice(pool.nouns), pool.rng.choice(pool.places)
-    past = pool.rng.choice(list(known.GIVING))
-    do = known.GIVING[past]
-    question, answer = pool.rng.choice((
-        (f"Who {past} the {thing}?", giver), (f"What did {giver} {do}?", f"the {thing}"),
-        (f"Where did {giver} {do} it?", f"in the {place}"), (f"To whom did {giver} {do} it?", taker),
-    ))  # fmt: skip
-    told = f"{giver} {past} the {thing} to {taker} in the {place}."
-    return {"x": told, "q": question}, answer, [giver, taker, thing, place]
-
-
-MAKERS: dict[str, Callable[[Pool, str], Made]] = {
-    **dict.fromkeys(LISTS, _of_list), "copy": _copy, "replace": _replace, "repeat": _repeat, "plural": _plural, "opposite": _opposite,
-    "upper": _upper, "larger": _larger, "after": _after, "story": _story,
-}  # fmt: skip
-TRIES = 50  # to find a question that is new; a kind that has run out of them then gets fewer
-
-
-def _written(words: Sequence[str]) -> str:
-    return " ".join(words) + "."
-
-
-def _drawn(words: Sequence[str]) -> list[str]:
-    """Without the articles, which stand in every sentence."""
-    return [word for word in words if word.lower() != "the"]
-
-
-def items(count: int, seed: int, *, held_out: bool) -> list[Item]:
-    """So many different items, the kinds in turn.
+    A kind's items do not depend on the other kinds, nor on how many are asked for: the first of many are those of few. Items to learn from and
+    to tune on are two parts of one draw; two seeds may give the same question.
 
     Args:
-      held_out: of words and phrasings that the others never have.
+      words, phrasings: "trained", or "held out", which the trained ones never have.
+
+    Raises:
+      UserError: for another part, an unknown or a repeated kind, or where all kinds have run out.
+
+    >>> items(1, 0, words="trained", phrasings="held out", kinds=["larger"])
+    [Item(kind='larger', phrasing=14, question='Look at 12 and 13. Which of them counts for more?', answer='13', words=('12', '13'))]
     """
-    pool = Pool(random.Random(f"{seed} {held_out}"), held_out)
-    numbers = range(TRAINED, TRAINED + HELD_OUT) if held_out else range(TRAINED)
-    found: dict[str, Item] = {}
-    turn = 0
-    while len(found) < count:
-        kind = KINDS[turn % len(KINDS)]
-        turn += 1
-        for _ in range(TRIES):
-            fill, answer, words = MAKERS[kind](pool, kind)
-            phrasing = pool.rng.choice(numbers)
-            question = PHRASINGS[kind][phrasing].format(**fill)
-            if question not in found:
-                found[question] = Item(kind, phrasing, question, answer, tuple(words))
-                break
-    return list(found.values())
+    _check(words, phrasings, kinds)
+    sources = {kind: _of_kind(kind, seed, words, phrasings) for kind in kinds}
+    found: list[Item] = []
+    while sources and len(found) < count:
+        turn = {kind: next(source, None) for kind, source in list(sources.items())[: count - len(found)]}
+        found += filter(None, turn.values())
+        sources = {kind: source for kind, source in sources.items() if turn.get(kind, source) is not None}
+    if len(found) < count:
+        raise UserError(
+            f"items: {count:,} were asked for, but of {', '.join(kinds) or 'no kind'} with {words} words and {phrasings} phrasings "
+            f"only {len(found):,} different ones were found; ask for fewer or for more kinds."
+        )
+    return found
+
+
+def constant_share(of: Iterable[Item]) -> dict[str, float]:
+    """Of each kind, the share of its commonest answer: what a model reaches that does not look at the input.
+
+    >>> made = items(40, 0, words="trained", phrasings="trained", kinds=["compare", "after"])
+    >>> constant_share(made)
+    {'compare': 0.65, 'after': 0.1}
+    """
+    answers: dict[str, list[str]] = {}
+    for item in of:
+        answers.setdefault(item.kind, []).append(item.answer)
+    return {kind: max(collections.Counter(said).values()) / len(said) for kind, said in answers.items()}
 
 
 def conversations(train: int, held_out: int, seed: int) -> Conversations:
-    """Items to learn from, shuffled, and others to measure on, the kinds in turn."""
-    made = items(train, seed, held_out=False)
+    """Items to learn from, shuffled, and others of held-out words and phrasings to measure on, the kinds in turn.
+
+    >>> conversations(2, 1, 0).held_out[0].kind
+    'first'
+    """
+    made = items(train, seed, words=TRAINED, phrasings=TRAINED)
     random.Random(seed).shuffle(made)
-    return Conversations(tuple(map(_asked, made)), {}, SOURCE, tuple(map(_asked, items(held_out, seed, held_out=True))))
+    held = items(held_out, seed, words=HELD_OUT, phrasings=HELD_OUT)
+    return Conversations(tuple(map(_asked, made)), {}, SOURCE, tuple(map(_asked, held)))
+
+
+def _of_kind(kind: str, seed: int, words: str, phrasings: str) -> Iterator[Item]:
+    """Different items, until none that is new is found."""
+    pool = Pool(random.Random(f"{seed}, {kind}, {words} words, {phrasings} phrasings"), words)
+    numbers = range(known.TRAINED) if phrasings == TRAINED else range(known.TRAINED, known.TRAINED + known.HELD_OUT)
+    found: set[str] = set()
+    tries = 0
+    while tries < TRIES:
+        fill, answer, drawn = MAKERS[kind](pool, kind)
+        phrasing = pool.rng.choice(numbers)
+        question = PHRASINGS[kind][phrasing].format(**fill)
+        tries += 1
+        if question not in found:
+            found.add(question)
+            tries = 0
+            yield Item(kind, phrasing, question, answer, tuple(drawn))
+
+
+def _check(words: str, phrasings: str, kinds: Sequence[str]) -> None:
+    for name, part in (("words", words), ("phrasings", phrasings)):
+        if part not in PARTS:
+            raise UserError(f'items: {name}="{part}" is none of {", ".join(PARTS)}.')
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise UserError(f"items: no kind is called {', '.join(unknown)}; there are {', '.join(KINDS)}.")
+    if len(set(kinds)) < len(kinds):
+        raise UserError(f"items: a kind is named twice in {', '.join(kinds)}; name each once.")
 
 
 def _asked(item: Item) -> Conversation:

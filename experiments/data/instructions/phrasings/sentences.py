@@ -1,0 +1,55 @@
+"""Instructions about a sentence, and questions about what one tells."""
+
+SENTENCES = {
+    "copy": (
+        "Say this again: {x}", "Write the same sentence: {x}", "Sentence: {x}\nThe same again?", "Copy: {x}",
+        "Repeat this sentence word for word: {x}", "I wrote: {x} Write it, too.", "Give the whole sentence again: {x}",
+        "Here is a sentence: {x} Copy it.", "Write down this sentence as it is: {x}", "Repeat after me: {x}",
+        "What I said was: {x} Say the same.", "{x}\nSay the sentence once more.",
+        "Give this sentence back unchanged: {x}", "Echo the following: {x}", "Please write out this sentence in full: {x}",
+        "Read this sentence and then repeat it: {x}",
+    ),
+    "s_first": (
+        "Which word starts this sentence? {x}", "Tell me the first word of the sentence: {x}", "Sentence: {x}\nIts first word?",
+        "Say only the word at the beginning of the sentence: {x}", "With which word does it begin? {x}", "I wrote: {x} Name my first word.",
+        "Give the word that this sentence begins with: {x}", "Here is a sentence: {x} Which word comes first?",
+        "Write down the first word of this sentence: {x}", "From this sentence take the first word: {x}",
+        "What I said was: {x} What was my first word?", "{x}\nWhat is the first word of the sentence?",
+        "Pick the opening word of this sentence: {x}", "Look at the sentence. Which word stands in front? {x}",
+        "Name the word that leads this sentence: {x}", "Read this sentence and say which word you read first: {x}",
+    ),
+    "s_last": (
+        "Which word ends this sentence? {x}", "Tell me the last word of the sentence: {x}", "Sentence: {x}\nIts last word?",
+        "Say only the word at the end of the sentence: {x}", "With which word does it end? {x}", "I wrote: {x} Name my last word.",
+        "Give the word that this sentence ends with: {x}", "Here is a sentence: {x} Which word comes last?",
+        "Write down the last word of this sentence: {x}", "From this sentence take the last word: {x}",
+        "What I said was: {x} What was my last word?", "{x}\nWhat is the last word of the sentence?",
+        "Pick the closing word of this sentence: {x}", "Look at the sentence. Which word stands at the back? {x}",
+        "Name the word that finishes this sentence: {x}", "Read this sentence and say which word you read last: {x}",
+    ),
+    "s_member": (
+        "Is {w} in this sentence? {x}", "Yes or no: does the sentence say {w}? {x}", "Sentence: {x}\nIs {w} in it?",
+        "Say yes if {w} is a word of the sentence, else no: {x}", "Does the word {w} occur in what follows? {x}", "I wrote: {x} Did I write {w}?",
+        "Say whether this sentence has {w}, yes or no: {x}", "Here is a sentence: {x} Is {w} one of its words?",
+        "Is the word {w} part of this sentence? {x}", "Can you find {w} in this sentence? {x}", "What I said was: {x} Did I say {w}?",
+        "{x}\nIs {w} in the sentence?",
+        "Does this sentence contain {w}? {x}", "Look at the sentence. Is one of its words {w}? Yes or no. {x}",
+        "Check this sentence for {w}, yes or no: {x}", "Read this sentence and say if you read {w}, yes or no: {x}",
+    ),
+    "replace": (
+        "Write {v} for {w}: {x}", "Change {w} to {v}: {x}", "Sentence: {x}\nWith {v} instead of {w}?", "Put {v} where {w} is: {x}",
+        "Replace the word {w} by {v}: {x}", "I wrote: {x} Say it with {v} in place of {w}.", "Give this sentence with {v} and not {w}: {x}",
+        "Here is a sentence: {x} Replace {w} with {v}.", "Write down this sentence with {w} changed into {v}: {x}",
+        "Exchange {w} for {v} in this sentence: {x}", "What I said was: {x} Say {v} where I said {w}.",
+        "{x}\nSay the sentence with {v} for {w}.",
+        "Swap the word {w} for {v} in this sentence: {x}", "Rewrite with {v}, not {w}: {x}",
+        "Let {v} take the place of {w} in this sentence: {x}", "Read this sentence, then write it with {v} substituted for {w}: {x}",
+    ),
+    "story": (
+        "{x} {q}", "{q} {x}", "Story: {x}\n{q}", "Read this and answer: {x} {q}", "I heard that {x} {q}", "Answer briefly. {x} {q}",
+        "Here is a short story: {x} {q}", "{x}\nQuestion: {q}", "Question: {q}\nStory: {x}", "Answer from the sentence: {x} {q}",
+        "Somebody told me: {x} {q}", "Please answer: {q} {x}",
+        "Here is what happened: {x} Now tell me: {q}", "Use this sentence to answer. {x} {q}", "I would like to know: {q} {x}",
+        "According to this report: {x} {q}",
+    ),
+}  # fmt: skip

@@ -1,0 +1,62 @@
+"""Instructions about a single word, and about numbers."""
+
+WORDS_AND_NUMBERS = {
+    "repeat": (
+        "Say {w} {n} times.", "Write the word {w} {n} times.", "Word: {w}\n{n} times?", "Repeat {w} until you have said it {n} times.",
+        "What is {w} said {n} times?", "I want the word {w} {n} times in a row.", "Give {n} copies of the word {w}.",
+        "Here is a word: {w}. Say it {n} times.", "Write down {n} times: {w}", "Repeat the word {w}, {n} times in all.",
+        "Put {w} in one line {n} times.", "{w}\nWrite this {n} times.",
+        "Print {n} copies of {w}.", "Give me {w}, and that {n} times.", "Let me hear {w} {n} times.",
+        "Type {w} over and over, {n} times in total.",
+    ),
+    "plural": (
+        "What is the plural of {w}?", "Say {w} in the plural.", "One {w}, many ...?", "Write the plural: {w}", "Make this word plural: {w}",
+        "I have one {w}. What do I call two of them?", "Give the plural form of {w}.", "Here is a word: {w}. What is its plural?",
+        "Write down {w} as a plural.", "Word: {w}\nIn the plural?", "Change {w} from one to many.",
+        "{w}\nWhich word means more than one of this?",
+        "Give the form of {w} for more than one.", "Which word means several, where {w} means one?",
+        "If there is not one {w} but ten, there are ten what?", "How do you write {w} when there are lots of them?",
+    ),
+    "opposite": (
+        "What is the opposite of {w}?", "Say the contrary of {w}.", "Not {w} but ...?", "Write the word that means the contrary of {w}.",
+        "Which word is opposed to {w}?", "I said {w} and meant the opposite. What did I mean?", "Give the opposite of the word {w}.",
+        "Here is a word: {w}. What is its opposite?", "Write down the opposite: {w}", "Word: {w}\nIts opposite?",
+        "The contrary of {w} is what?", "{w}\nWhich word means just the opposite?",
+        "Give the antonym of {w}.", "Name what {w} is the opposite of.", "If it is not {w} but the very contrary, what is it?",
+        "Which word stands against {w} in meaning?",
+    ),
+    "upper": (
+        "Write {w} in capitals.", "Say {w} in upper case.", "Word: {w}\nIn capital letters?", "Make every letter large: {w}",
+        "What is {w} in capital letters?", "I need {w} in big letters only.", "Give the word {w} in capitals.",
+        "Here is a word: {w}. Put it in capital letters.", "Write down {w} with capital letters only.", "Change {w} to upper case.",
+        "Set {w} in large letters.", "{w}\nThe same in capitals?",
+        "Capitalize all letters of {w}.", "Give the upper-case form of {w}.", "Turn every letter of {w} into a capital.",
+        "Type {w} with caps lock on.",
+    ),
+    "larger": (
+        "Which is larger, {a} or {b}?", "Say the larger number: {a}, {b}", "Numbers: {a} and {b}\nThe larger one?", "Is {a} or {b} more?",
+        "What is the larger of {a} and {b}?", "I have {a} and {b}. Name the larger number.", "Give the larger of the numbers {a} and {b}.",
+        "Here are two numbers: {a} and {b}. Which one is larger?", "Write down the larger number of {a} and {b}.",
+        "From {a} and {b} take the larger.", "Which number is higher, {a} or {b}?", "{a}, {b}\nWhich of these is the larger?",
+        "Pick the greater of {a} and {b}.", "Of the two numbers {a} and {b}, which is the bigger?",
+        "Look at {a} and {b}. Which of them counts for more?", "Name the maximum of {a} and {b}.",
+    ),
+    "compare": (
+        "True or false: {a} is greater than {b}.", "Is it true that {a} is greater than {b}? Say true or false.",
+        "Claim: {a} is larger than {b}\nTrue or false?", "Say true if {a} is larger than {b}, else false.",
+        "Say true or false: {a} is more than {b}.", "I say that {a} is larger than {b}. True or false?",
+        "Give true or false for this: {a} is greater than {b}.", "Here is a claim: {a} is larger than {b}. Is it true or false?",
+        "Write down true or false: {a} is larger than {b}.", "Decide whether {a} is more than {b}: true or false?",
+        "Is {a} larger than {b}? Answer true or false.", "{a} is greater than {b}.\nTrue or false?",
+        "Check this, true or false: {a} exceeds {b}.", "Judge the claim that {a} is higher than {b} as true or false.",
+        "{a} beats {b} in size. True or false?", "Would it be true or false to call {a} bigger than {b}?",
+    ),
+    "after": (
+        "Which number follows {a}?", "Say the number after {a}.", "Number: {a}\nThe next one?", "Count one further than {a}.",
+        "What comes right after {a}?", "I counted up to {a}. Which number is next?", "Give the number that comes after {a}.",
+        "Here is a number: {a}. What is the next one?", "Write down the number that follows {a}.", "Add one to {a}.",
+        "Count on from {a} by one.", "{a}\nWhich number comes next?",
+        "Give the successor of {a}.", "What is {a} and one more?", "When you have counted to {a}, what do you say next?",
+        "Name the number just above {a}.",
+    ),
+}  # fmt: skip
