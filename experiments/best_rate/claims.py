@@ -12,7 +12,7 @@ import numpy as np
 from experiments.best_rate import vertex
 from experiments.common.statistics import estimate
 from experiments.ledger import declared
-from experiments.ledger.facts import settled
+from experiments.ledger.facts import ANY, settled
 from experiments.ledger.inference import LEVEL, Fact, equivalent
 from experiments.ledger.table import Claim
 
@@ -44,7 +44,7 @@ def _flat(id: str, rule: str, statement: str, summary: dict[str, Any], command: 
         said = f"{horizon} training: best rate ~ rank^e, e within {margin:g} of 0"
         fact = equivalent(said, values, [0.0] * len(values), margin)
         facts.append(_unless_unclear(fact, _cells(summary, horizon, rule, "full")))
-    return settled(id, statement, facts, len(values), command, published="e = 0", are_peers=True)
+    return settled(id, statement, facts, len(values), command, published="e = 0", needs=ANY)
 
 
 def _tenfold(id: str, summary: dict[str, Any], command: str) -> Claim:
@@ -61,7 +61,7 @@ def _tenfold(id: str, summary: dict[str, Any], command: str) -> Claim:
         told.append(f"{horizon} {_by_scale(summary, horizon, rank)}")
     return settled(
         id, "LoRA's best rate is ten times that of full fine-tuning (LoRA Without Regret)", facts, len(logs), command,
-        published="10", more=f"; the ratio is that of this scale: at r = {rank} it is, geometric means, {'; '.join(told)}", are_peers=True,
+        published="10", more=f"; the ratio is that of this scale: at r = {rank} it is, geometric means, {'; '.join(told)}", needs=ANY,
     )  # fmt: skip
 
 

@@ -11,28 +11,31 @@ from experiments.ledger.inference import Fact
 from experiments.ledger.table import FAILS, HOLDS, Claim
 
 Facts = dict[str, bool | None]  # None: not settled
+FIRST, ANY, ALL = "first", "any", "all"  # which of its facts a claim needs
 SETTLED = {True: "yes", False: "no", None: "not settled"}
 
 
 def claim(
-    id: str, statement: str, ours: str, n: int, facts: Facts, command: str, more: str = "", are_peers: bool = False
+    id: str, statement: str, ours: str, n: int, facts: Facts, command: str, more: str = "", needs: str = FIRST
 ) -> Claim:
-    """The verdict and its reason are the facts'; the first is what the claim cannot do without.
+    """The verdict and its reason are the facts'.
 
-    Where it is not settled, the claim is not, or holds in part if another fact does. Of peers none comes first: where one fails and none holds,
-    the claim fails, and where one holds, it holds in part.
+    Args:
+      needs: FIRST: the claim cannot do without the first fact; where that is not settled, the claim is not, or holds in part if another fact
+        does. ANY: where one fails and none holds, it fails, and where one holds, it holds in part. ALL: where one fails, it fails.
 
-    >>> [claim("", "", "", 5, {"a": None, "b": False}, "", are_peers=peers).verdict for peers in (False, True)]
-    ['not settled', 'does not hold']
+    >>> facts = {"a": None, "b": False}
+    >>> [claim("", "", "", 5, facts, "", needs=needs).verdict for needs in (FIRST, ANY, ALL)]
+    ['not settled', 'does not hold', 'does not hold']
     """
     answers = list(facts.values())
     held, failed = answers.count(True), answers.count(False)
-    if (failed and not held) if are_peers else answers[0] is False:
+    if {FIRST: answers[0] is False, ANY: failed and not held, ALL: failed}[needs]:
         verdict = FAILS
     elif held == len(answers):
         verdict = HOLDS
     else:
-        verdict = "holds in part" if held else "not settled"
+        verdict = "holds in part" if held and needs != ALL else "not settled"
     reason = "; ".join(f"{fact}: {SETTLED[true]}" for fact, true in facts.items())
     return Claim(id, statement, "a figure", ours, n, verdict, reason + more, command)
 
@@ -47,12 +50,12 @@ def settled(
     published: str = "a figure",
     ours: str = "",
     more: str = "",
-    are_peers: bool = False,
+    needs: str = FIRST,
 ) -> Claim:
     """The claim whose verdict follows from facts as in `claim`; what was measured is told with each of them."""
     answers = {fact.said: fact.true for fact in facts}
     shown = ours or "; ".join(f"{fact.said}: {fact.shown}" for fact in facts)
-    plain = claim(id, statement, shown, n, answers, command, more, are_peers)
+    plain = claim(id, statement, shown, n, answers, command, more, needs)
     return dataclasses.replace(plain, published=published, facts=tuple(facts))
 
 
