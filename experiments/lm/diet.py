@@ -1,7 +1,7 @@
 """What a base is fed beside plain text, so that it can be taught to follow: lists said again, and questions with answers.
 
 A base of this size that reads a few million tokens of plain text never learns to copy, and without copying no fine-tuning makes it follow an
-instruction. Random lists that are said several times teach it in some hundred steps; they come first, and a share of them stays in the text.
+instruction. Sequences that are said several times teach it in some hundred steps; they come first, and a share of them stays in the text.
 Rows of <question> ... <answer> ... <end> make the control tokens known: a sentence and the next one, or a passage and a part of it said again.
 No row says what is asked for: following is left to fine-tuning.
 """
@@ -9,7 +9,7 @@ No row says what is asked for: following is left to fine-tuning.
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from experiments.data import packing
 from experiments.lm import bpe
 from experiments.lm.pretraining_settings import Settings
 
-WORDS_OF_A_LIST = (3, 24)
+SAID_AGAIN = (3, 24)  # tokens, or words of a list
 TIMES_SAID = (2, 5)
 SENTENCE = re.compile(r"[A-Z][^.!?\n]{15,140}[.!?](?=\s)")
 FIELDS = ("ids", "segments", "scored")
@@ -38,7 +38,7 @@ def fed(tokenizer: tokenizers.Tokenizer, documents: Sequence[str], settings: Set
     """Rows of lists for the first steps, and then the text with its shares of dialogues and lists."""
     s = settings
     total, ahead = len(text.ids) / (1 - s.lists - s.dialogues), s.list_steps * s.batch_size
-    said_again = lists(tokenizer, ahead + round(s.lists * total), s.length, s.seed)
+    said_again = lists(tokenizer, text, ahead + round(s.lists * total), s.length, s.seed)
     first, rest = (_part(said_again, rows) for rows in (slice(ahead), slice(ahead, None)))
     asked = dialogues(tokenizer, documents, round(s.dialogues * total), s.length, s.seed)
     return Fed(first, mixed([text, asked, rest]))
@@ -53,37 +53,59 @@ def _part(rows: packing.Rows, of: slice | np.ndarray) -> packing.Rows:
     return packing.Rows(*(getattr(rows, name)[of] for name in FIELDS))
 
 
-def lists(tokenizer: tokenizers.Tokenizer, count: int, length: int, seed: int) -> packing.Rows:
-    """`count` rows, each of random lists of words said 2 to 5 times, scored from the second time on."""
-    rng = np.random.default_rng((seed, 1))
-    words, comma = _words(tokenizer), tokenizer.encode(",", add_special_tokens=False).ids[0]
-    found = _no_rows(count, length)
+def lists(tokenizer: tokenizers.Tokenizer, text: packing.Rows, count: int, length: int, seed: int) -> packing.Rows:
+    """`count` rows of sequences said 2 to 5 times, scored from the second time on: lists of words, any tokens at random, and pieces of the text.
+
+    Where only words are listed, only words are copied.
+    """
+    rng, found = np.random.default_rng((seed, 1)), _no_rows(count, length)
+    draws = (_list_of_words(tokenizer), _any_tokens(tokenizer), _piece_of(text))
     for row in range(count):
-        _fill_with_lists(found, row, rng, words, comma)
+        _fill(found, row, rng, draws)
     return found
+
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]  # (rng, how many) -> int32 tokens
+
+
+def _list_of_words(tokenizer: tokenizers.Tokenizer) -> Draw:
+    """Words of three letters at least, in half of them with commas between."""
+    comma = tokenizer.encode(",", add_special_tokens=False).ids[0]
+    words = np.asarray([i for text, i in tokenizer.get_vocab().items() if re.fullmatch("Ġ[a-z]{3,}", text)], np.int32)
+
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        said = rng.choice(words, size)
+        return np.stack([said, np.full_like(said, comma)], axis=1).ravel() if rng.random() < 0.5 else said
+
+    return draw
+
+
+def _any_tokens(tokenizer: tokenizers.Tokenizer) -> Draw:
+    return lambda rng, size: rng.integers(len(bpe.SPECIAL), tokenizer.get_vocab_size(), size).astype(np.int32)
+
+
+def _piece_of(text: packing.Rows) -> Draw:
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        row, start = rng.integers(len(text.ids)), rng.integers(text.ids.shape[1] - size)
+        return text.ids[row, start : start + size]
+
+    return draw
 
 
 def _no_rows(count: int, length: int) -> packing.Rows:
     return packing.Rows(*(np.zeros((count, length), dtype) for dtype in (np.int32, np.int32, bool)))
 
 
-def _words(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
-    """Tokens that are a blank and a word of three letters at least."""
-    return np.asarray([i for text, i in tokenizer.get_vocab().items() if re.fullmatch("Ġ[a-z]{3,}", text)], np.int32)
-
-
-def _fill_with_lists(rows: packing.Rows, row: int, rng: np.random.Generator, words: np.ndarray, comma: int) -> None:
+def _fill(rows: packing.Rows, row: int, rng: np.random.Generator, draws: Sequence[Draw]) -> None:
+    """One row with as many sequences as fit; the last one is cut off."""
     ids, segments, scored = (getattr(rows, name)[row] for name in FIELDS)
     length, at, number = len(ids), 0, 0
-    while at < length - 2 * WORDS_OF_A_LIST[0]:
+    while at < length - 2 * SAID_AGAIN[0]:
         number += 1
-        said = rng.choice(words, rng.integers(*WORDS_OF_A_LIST, endpoint=True), replace=False)
-        if rng.random() < 0.5:
-            said = np.stack([said, np.full_like(said, comma)], axis=1).ravel()
-        times = rng.integers(*TIMES_SAID, endpoint=True)
-        whole = np.tile(said, times)[: length - at]
+        said = draws[rng.integers(len(draws))](rng, rng.integers(*SAID_AGAIN, endpoint=True))
+        whole = np.tile(said, rng.integers(*TIMES_SAID, endpoint=True))[: length - at]
         ids[at : at + len(whole)], segments[at : at + len(whole)] = whole, number
-        scored[at + len(said) - 1 : at + len(whole) - 1] = True  # the first word of the second time, too
+        scored[at + len(said) - 1 : at + len(whole) - 1] = True  # the first token of the second time, too
         at += len(whole)
 
 
