@@ -62,7 +62,7 @@ def test_what_tiny_lm_pretrains_is_a_model_like_any_other(run_entry, run, tmp_pa
 
 def test_a_model_without_a_chat_template_has_a_plain_one(run, home, monkeypatch):
     plain = chat_lm.folder(home / "plain", template=None)
-    folder, summary = finished(run(f"--model={plain}", model=False))
+    folder, summary = finished(run(f"--model={plain}", "--steps=12", model=False))
     assert summary["after"]["loss"]["mean"] < summary["before"]["loss"]["mean"]
     status, stdout, _ = run("--job=merge", f"--adapter={folder}", f"--out={home / 'merged'}", model=False)
     assert status == 0 and "chat template: the model has none; questions and answers are plain text" in stdout
