@@ -18,7 +18,12 @@ from experiments.following.settings import Settings
 from experiments.lm import answers, corpus
 
 TRAINED, HELD_OUT = "trained", "held out"
-WORDS, BOTH = "words", "words and phrasings"  # what is held out of a measured part
+WORDS, BOTH, STORED = (
+    "words",
+    "words and phrasings",
+    "stored",
+)  # what is held out of a measured part; facts that were told, asked otherwise
+PARTS = {WORDS: (HELD_OUT, TRAINED), BOTH: (HELD_OUT, HELD_OUT)}
 SAME_BEGINNING = 6  # words
 TEMPLATE = 20  # answers that begin alike are one of a template
 
@@ -37,26 +42,25 @@ class Checkable:
 def of_items(tokenizer: tokenizers.Tokenizer, settings: Settings, kinds: Sequence[str] = checkable.KINDS) -> Checkable:
     """Of these kinds; what is measured is the same items whatever is taught beside them."""
     s = settings
-    train = checkable.items(s.items, 0, words=TRAINED, phrasings=TRAINED, kinds=kinds)
-    asked = {item.question for item in train}
-    others = checkable.items(s.tuning, 1, words=TRAINED, phrasings=TRAINED, kinds=kinds)
-    tuning = [item for item in others if item.question not in asked]
-    held = {
-        name: _of_kinds(checkable.items(s.held_out * len(checkable.KINDS), seed, words=HELD_OUT, phrasings=phrasings), kinds)
-        for name, seed, phrasings in ((WORDS, 2, TRAINED), (BOTH, 3, HELD_OUT))
-    }  # fmt: skip
+    drawn = checkable.items(
+        s.tuning + s.items, 0, words=TRAINED, phrasings=TRAINED, kinds=kinds
+    )  # one draw: no item twice
+    held = {name: _asked_of(kinds, s.held_out, words, phrasings) for name, (words, phrasings) in PARTS.items()}
+    held[STORED] = _asked_of([kind for kind in kinds if kind in checkable.FACTS], s.held_out, TRAINED, HELD_OUT)
+    held = {name: items for name, items in held.items() if items}
     judged = {name: _packed(tokenizer, items, s.length) for name, items in held.items()}
     return Checkable(
-        _packed(tokenizer, train, s.length),
-        _packed(tokenizer, tuning, s.length),
+        _packed(tokenizer, drawn[s.tuning :], s.length),
+        _packed(tokenizer, drawn[: s.tuning], s.length),
         judged,
         {name: tuple(held[name][i].kind for i in part.kept) for name, part in judged.items()},
         checkable.constant_share(held[WORDS]),
     )
 
 
-def _of_kinds(items: Sequence[Item], kinds: Sequence[str]) -> list[Item]:
-    return [item for item in items if item.kind in kinds]
+def _asked_of(kinds: Sequence[str], each: int, words: str, phrasings: str) -> list[Item]:
+    """So many of each kind."""
+    return checkable.items(each * len(kinds), 1, words=words, phrasings=phrasings, kinds=kinds) if kinds else []
 
 
 def _packed(tokenizer: tokenizers.Tokenizer, items: Sequence[Item], length: int) -> Part:
