@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import tokenizers
 from etils import epath
 
@@ -14,6 +15,7 @@ from experiments.lm import answers, bpe
 from lora_jax import checkpoint
 from lora_jax.models import causal_folder
 from lora_jax.models.causal_lm import CausalLM
+from lora_jax.models.generation import Sampling
 
 ROUNDED = 32  # prompts are padded to a multiple, so that few shapes are compiled
 
@@ -59,8 +61,10 @@ def has_room(base: Base, question: str, max_new_tokens: int) -> bool:
     return len(answers.prompt(base.tokenizer, question)) + max_new_tokens <= base.model.config.max_position_embeddings
 
 
-def outputs(base: Base, voice: Voice, questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
-    """The model's likeliest answer to each question, up to <end>.
+def outputs(
+    base: Base, voice: Voice, questions: Sequence[str], *, max_new_tokens: int, sampling: Sampling = Sampling()
+) -> list[str]:
+    """The model's answer to each question, up to <end>: the likeliest one, or one drawn as `sampling` says, the same in every run.
 
     Raises:
       UserError: for a question that leaves no room for an answer.
@@ -80,7 +84,7 @@ def outputs(base: Base, voice: Voice, questions: Sequence[str], *, max_new_token
         part = prompts[start : start + speaking.AT_ONCE]
         said = speaking.continued(
             model, voice.params, voice.through, part, speaking.padded(max(map(len, part)), ROUNDED, most), is_one=len(prompts) == 1,
-            stops=(stop,), max_new_tokens=max_new_tokens,
+            stops=(stop,), max_new_tokens=max_new_tokens, sampling=sampling, key=jax.random.key(start),
         )  # fmt: skip
         found += [tokenizer.decode(tokens).strip() for tokens in said]
     return found

@@ -1,0 +1,73 @@
+"""What is taught, how it is measured, and what a summary keeps of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.common.items import packed
+from experiments.following.material import Asked, Checkable
+from experiments.following.parts import Part
+from experiments.following.program import Outcome, Scored
+
+Run = tuple[Mapping[str, Scored], int]  # what the judged parts say of a group, and which of its members is meant
+OPEN = "held out"
+DIGITS = 2  # of a nat that are kept of an item
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lesson:
+    """`judged` parts are scored item by item, and `told` makes of each run's scores what is kept. `by` chooses rates on `tuning`: the share of
+    items that are right, or what the answers cost in nats."""
+
+    name: str
+    train: Part
+    tuning: Part
+    judged: Mapping[str, Part]
+    told: Callable[[Sequence[Run]], dict[str, Any]]
+    by: str = "right"
+
+    def scores(self, out: Outcome) -> list[float | None]:
+        """Of each member on `tuning`, the higher the better; None where training diverged."""
+        nats, right = (out.curves[self.tuning_name][what][-1] for what in ("nats", "right"))
+        values = right if self.by == "right" else -nats
+        return [float(value) if np.isfinite(cost) else None for value, cost in zip(values, nats, strict=True)]
+
+    @property
+    def tuning_name(self) -> str:
+        return "tuning"
+
+
+def of_items(found: Checkable, name: str = "checkable") -> Lesson:
+    """Items that a rule checks: which of them are right, a bit each, and nats a token."""
+
+    def told(runs: Sequence[Run]) -> dict[str, Any]:
+        return {
+            "right": {part: packed([scored[part].right[m] for scored, m in runs]) for part in found.judged},
+            "nats": {part: [_a_token(scored[part], m) for scored, m in runs] for part in found.judged},
+        }
+
+    return Lesson(name, found.train, found.tuning, found.judged, told)
+
+
+def of_questions(found: Asked, name: str, also: Mapping[str, Asked]) -> Lesson:
+    """Open questions: what each item says of the question and of the instruction; the same of others that are not taught."""
+    asked = {OPEN: found, **also}
+
+    def told(runs: Sequence[Run]) -> dict[str, Any]:
+        measured = {part: [one.held_out.measures(scored[part]) for scored, _ in runs] for part, one in asked.items()}
+        return {
+            "asked": {
+                part: {what: [of_run[what][m].round(DIGITS).tolist() for of_run, (_, m) in zip(found_, runs, strict=True)] for what in found_[0]}
+                for part, found_ in measured.items()
+            }
+        }  # fmt: skip
+
+    return Lesson(
+        name, found.train, found.tuning, {part: one.held_out.part for part, one in asked.items()}, told, "nats"
+    )
+
+
+def _a_token(scored: Scored, member: int) -> float:
+    return float(scored.nats[member].sum() / scored.tokens[member].sum())
