@@ -1,0 +1,150 @@
+"""The whole of S4: what is taught to which bases, part by part; a part that is complete is not run again."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+from experiments.common.recording import RunFolder
+from experiments.data.instructions import checkable
+from experiments.following import arms, lessons, material
+from experiments.following.lessons import Lesson
+from experiments.following.material import Asked
+from experiments.following.program import Recipe
+from experiments.following.settings import BATCH, SMALL_BATCH, Settings
+from experiments.following.study import Material, Study
+
+OPEN, MEDICAL = "open", "medical"
+ORDER = (
+    *checkable.SCORED,
+    *(kind for kind in checkable.KINDS if kind not in checkable.SCORED),
+)  # in which kinds are added
+Rows = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lessons:
+    """What is taught: items of a number of kinds (`items` of all), open questions and medical ones."""
+
+    items: Lesson
+    dose: Callable[[int], Lesson]
+    asked: Mapping[str, Asked]
+
+    def of(self, name: str) -> Lesson:
+        """Open or medical questions; beside medicine, open ones are asked, too."""
+        also = {} if name == OPEN else {OPEN: self.asked[OPEN]}
+        return lessons.of_questions(self.asked[name], name, also)
+
+
+def run(folder: RunFolder, settings: Settings, found: Material, taught: Lessons) -> dict[str, Any]:
+    """Returns the summary; no base may move."""
+    study, size = Study(folder, settings, found), settings.size
+    before = jax.tree.map(np.asarray, [base.params for base in found.bases[size]])
+    parts = {
+        "arms": _arms(study, size, taught.items),
+        "the study's": _the_studys(study, size, taught.items),
+        "converged": _converged(study, size, taught.items),
+        "doses": _doses(study, size, taught),
+        "sizes": [row for other in settings.other_sizes for row in _size(study, other, taught.items)],
+        **{name: _questions(study, size, taught, name) for name in taught.asked},
+    }
+    chex.assert_trees_all_equal([base.params for base in found.bases[size]], before)
+    return {
+        "rows": [{"part": part, **row} for part, rows in parts.items() for row in rows],
+        "tuning": list(study.tuned.values()),
+        "outputs": study.outputs,
+        "shown": list(found.shown),
+        "prompts": len(found.prompts),
+        "base_unchanged": True,
+    }
+
+
+def _arms(study: Study, size: str, lesson: Lesson) -> Rows:
+    """Every arm after the same number of updates, on all bases."""
+    s = study.settings
+    every = [
+        *map(arms.lora, s.ranks),
+        arms.SQUARE_TUNED,
+        arms.WITH_EMBEDDINGS,
+        arms.EMBEDDINGS_ALONE,
+        arms.ON_PROJECTIONS,
+        arms.FULL,
+    ]
+    study.tune(size, lesson, every, s.steps)
+    spoken = (arms.lora(8), arms.FULL)
+    rows = [study.untaught(size, lesson, speaks=True)]
+    for of, speaks in ((spoken, True), ([arm for arm in every if arm not in spoken], False)):
+        rows += study.taught(size, lesson, of, Recipe.even(s.steps, BATCH), seeds=s.seeds, speaks=speaks)
+    return rows
+
+
+def _the_studys(study: Study, size: str, lesson: Lesson) -> Rows:
+    """Its LoRA at its rate, at each of its ranks, after each number of epochs; with a smaller batch at equal epochs and at equal updates."""
+    s, rows = study.settings, len(lesson.train.owners)
+    per_epoch = rows // BATCH
+    ends = tuple(per_epoch * epoch for epoch in s.epochs)
+    small = tuple(sorted({*ends[:2], *(rows // SMALL_BATCH * epoch for epoch in s.epochs[:2])}))
+    first, others = arms.original(s.study_ranks[0]), [arms.original(rank) for rank in s.study_ranks[1:]]
+    return [
+        *study.taught(size, lesson, [first], Recipe(ends[:1], BATCH), name="one epoch", speaks=True),
+        *study.taught(size, lesson, [first], Recipe(ends, BATCH, ends), name="epochs", speaks=True),
+        *study.taught(size, lesson, others, Recipe(ends, BATCH, ends), name="epochs"),
+        *study.taught(size, lesson, [first], Recipe(small, SMALL_BATCH, small), name="small batch"),
+    ]
+
+
+def _converged(study: Study, size: str, lesson: Lesson) -> Rows:
+    """Long training, measured on the way: where the tuning items are best is where it would stop."""
+    s = study.settings
+    recipe = Recipe.even(s.long_steps, BATCH, judged_always=True)
+    return study.taught(size, lesson, [arms.lora(8), arms.lora(max(s.ranks)), arms.FULL], recipe, name="long")
+
+
+def _doses(study: Study, size: str, taught: Lessons) -> Rows:
+    """More and more kinds, as many items of each: at which does a rank fall behind? One base, rates as for all kinds."""
+    s, found = study.settings, []
+    for count in s.doses:
+        lesson = taught.dose(count)
+        for row in study.taught(
+            size, lesson, [*map(arms.lora, s.dose_ranks), arms.FULL], Recipe.even(s.steps, BATCH, 4), seeds=s.tuning_seeds, bases=1,
+            rates_of=taught.items,
+        ):  # fmt: skip
+            found.append({**row, "kinds": count})
+    return found
+
+
+def _size(study: Study, size: str, lesson: Lesson) -> Rows:
+    """Another size of base: the study's LoRA, a tuned one, and full fine-tuning."""
+    s = study.settings
+    found = [arms.lora(8), arms.FULL]
+    study.tune(size, lesson, found, s.steps)
+    recipe = Recipe.even(s.steps, BATCH)
+    return [
+        study.untaught(size, lesson),
+        *study.taught(size, lesson, [*found, arms.original(8)], recipe, seeds=s.seeds),
+    ]
+
+
+def _questions(study: Study, size: str, taught: Lessons, name: str) -> Rows:
+    """Open or medical questions: the study's LoRA, a tuned one, and full fine-tuning, on all bases."""
+    s, lesson = study.settings, taught.of(name)
+    found = [arms.lora(8), arms.FULL]
+    study.tune(size, lesson, found, s.open_steps)
+    rows = study.taught(size, lesson, [*found, arms.original(8)], Recipe.even(s.open_steps, BATCH), speaks=True)
+    return [study.untaught(size, lesson), *rows]
+
+
+def of_items(tokenizer, settings: Settings) -> Lesson:
+    """All kinds."""
+    return lessons.of_items(material.of_items(tokenizer, settings))
+
+
+def of_dose(tokenizer, settings: Settings, count: int) -> Lesson:
+    """The first `count` kinds, with as many items of each as there are of it among all."""
+    fewer = dataclasses.replace(
+        settings, items=settings.items * count // len(ORDER), tuning=settings.tuning * count // len(ORDER)
+    )
+    return lessons.of_items(material.of_items(tokenizer, fewer, ORDER[:count]), f"{count} kinds")
