@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tokenizers
 from optax.contrib import MuonDimensionNumbers, muon
 
 from experiments.common import devices, memory, phases, processes, scored_tokens
@@ -30,11 +31,13 @@ FOLLOWED = 64  # held-out rows that these are of, spread over all; the last word
 TOKENIZER_CHARACTERS = 20_000_000  # of the corpus that the tokenizer is trained on
 
 
-def run(folder: RunFolder, settings: Settings, source: corpus.Source) -> dict[str, Any]:
-    """Trains; leaves the model and its tokenizer in `folder/model` and returns the summary."""
+def run(
+    folder: RunFolder, settings: Settings, source: corpus.Source, tokenizer: tokenizers.Tokenizer | None = None
+) -> dict[str, Any]:
+    """Trains; leaves the model and its tokenizer, a given one or one trained on the text, in `folder/model` and returns the summary."""
     model = settings.model()
     _require_room(settings, model)
-    tokenizer = _tokenizer(folder, model.config.vocab_size, source)
+    tokenizer = _tokenizer(folder, model.config.vocab_size, source, tokenizer)
     rows = corpus.rows(tokenizer, source, settings.length, settings.tokens, settings.held_out_tokens)
     fed = diet.fed(tokenizer, source.split()[0], settings, rows.train)
     state, history, about = _train(folder, settings, model, fed, rows.held_out)
@@ -76,8 +79,10 @@ def _require_room(settings: Settings, model: CausalLM) -> None:
     )  # fmt: skip
 
 
-def _tokenizer(folder: RunFolder, vocab_size: int, source: corpus.Source):
-    """Trained on the text once, and kept: an interrupted run must go on with its numbers."""
+def _tokenizer(folder: RunFolder, vocab_size: int, source: corpus.Source, given: tokenizers.Tokenizer | None):
+    """Given, or trained on the text once, and kept: an interrupted run must go on with its numbers."""
+    if given is not None:
+        return given
     if folder.read(TOKENIZER) is None:
         documents, budget = [], TOKENIZER_CHARACTERS
         for document in source.split()[0]:

@@ -178,6 +178,7 @@ def made_up(
     ]  # fmt: skip
     losses = [sorted(BOWL) if seed_at_edge else BOWL, *[BOWL] * (n - 1)]
     return {
+        "settings": {"scale": 2.0},
         "exponents": rows,
         "cells": [
             {
