@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import tokenizers
 from absl import flags
 
 from experiments.common import devices, main
@@ -64,10 +65,12 @@ def sources(*, medical: bool = True) -> Sources:
     return found
 
 
-def pretrain(settings: pretraining.Settings, source: lm_text.Source) -> dict[str, Any]:
-    """The summary of a base's run, which is trained unless it is there; "model" is its folder."""
+def pretrain(
+    settings: pretraining.Settings, source: lm_text.Source, tokenizer: tokenizers.Tokenizer | None = None
+) -> dict[str, Any]:
+    """The summary of a base's run, which is trained unless it is there, with a given tokenizer or its own; "model" is its folder."""
     summary = main.execute(
-        PRETRAINING, settings, lambda folder: pretraining.run(folder, settings, source), pretraining_figures, data=source
+        PRETRAINING, settings, lambda folder: pretraining.run(folder, settings, source, tokenizer), pretraining_figures, data=source
     )  # fmt: skip
     return summary | {"model": str(main.run_folder(PRETRAINING, settings, source).path / "model")}
 
