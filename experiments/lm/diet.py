@@ -71,7 +71,8 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]  # (rng, how many) -> in
 def _list_of_words(tokenizer: tokenizers.Tokenizer) -> Draw:
     """Words of three letters at least, in half of them with commas between."""
     comma = tokenizer.encode(",", add_special_tokens=False).ids[0]
-    words = np.asarray([i for text, i in tokenizer.get_vocab().items() if re.fullmatch("Ġ[a-z]{3,}", text)], np.int32)
+    words = [number for text, number in tokenizer.get_vocab().items() if re.fullmatch("Ġ[a-z]{3,}", text)]
+    words = np.asarray(sorted(words), np.int32)  # a vocabulary is listed in another order each time
 
     def draw(rng: np.random.Generator, size: int) -> np.ndarray:
         said = rng.choice(words, size)
