@@ -22,8 +22,11 @@ def start(
     )
 
 
-def adamw(steps: int, *, warm_up: float, weight_decay: float, decays: bool = True):
-    """rate -> AdamW with decoupled weight decay: 0 to rate over a share `warm_up` of the steps, then linearly to 0, or constant."""
+def adamw(steps: int, *, warm_up: float, weight_decay: float, decays: bool = True, clip: float | None = None):
+    """rate -> AdamW with decoupled weight decay: 0 to rate over a share `warm_up` of the steps, then linearly to 0, or constant.
+
+    `clip` bounds the norm of all gradients together: Adam divides by a mean of squares that a few large ones of the first steps would fill.
+    """
     warm = max(1, round(warm_up * steps))
 
     def optimizer(rate: jax.Array) -> optax.GradientTransformation:
@@ -31,7 +34,8 @@ def adamw(steps: int, *, warm_up: float, weight_decay: float, decays: bool = Tru
             falling = (steps - count) / max(1, steps - warm) if decays else 1.0
             return rate * jnp.minimum((count + 1) / warm, falling)
 
-        return optax.adamw(schedule, weight_decay=weight_decay)
+        adam = optax.adamw(schedule, weight_decay=weight_decay)
+        return adam if clip is None else optax.chain(optax.clip_by_global_norm(clip), adam)
 
     return optimizer
 

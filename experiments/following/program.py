@@ -21,6 +21,8 @@ from experiments.following.parts import Part
 from lora_jax import sweep
 from lora_jax.models.causal_lm import CausalLM
 
+CLIP = 1.0  # norm of a step's gradients
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -90,7 +92,7 @@ class Program:
     @functools.cached_property
     def trainer(self) -> sweep.Sweep:
         r, kind = self.recipe, self.kind
-        optimizer = groups.adamw(r.steps, warm_up=kind.warm_up, weight_decay=0.0, decays=kind.decays)
+        optimizer = groups.adamw(r.steps, warm_up=kind.warm_up, weight_decay=0.0, decays=kind.decays, clip=CLIP)
         return sweep.Sweep(scored_tokens.gathered(self.module), optimizer, "sequential", devices.mesh())
 
     @functools.cached_property
