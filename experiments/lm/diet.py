@@ -6,6 +6,7 @@ Rows of <question> ... <answer> ... <end> make the control tokens known: a sente
 No row says what is asked for: following is left to fine-tuning.
 """
 
+import collections
 import dataclasses
 import itertools
 import re
@@ -19,7 +20,8 @@ from experiments.data import packing
 from experiments.lm import bpe
 from experiments.lm.pretraining_settings import Settings
 
-SAID_AGAIN = (3, 24)  # tokens, or words of a list
+SAID_AGAIN = (3, 40)  # tokens
+WORD, WORDS, DOCUMENTS = re.compile(r"(?<= )[a-z]{3,9}(?= )"), 6000, 500  # of lists: the commonest in so many documents
 TIMES_SAID = (2, 5)
 SENTENCE = re.compile(r"[A-Z][^.!?\n]{15,140}[.!?](?=\s)")
 FIELDS = ("ids", "segments", "scored")
@@ -38,7 +40,7 @@ def fed(tokenizer: tokenizers.Tokenizer, documents: Sequence[str], settings: Set
     """Rows of lists for the first steps, and then the text with its shares of dialogues and lists."""
     s = settings
     total, ahead = len(text.ids) / (1 - s.lists - s.dialogues), s.list_steps * s.batch_size
-    said_again = lists(tokenizer, text, ahead + round(s.lists * total), s.length, s.seed)
+    said_again = lists(tokenizer, documents, text, ahead + round(s.lists * total), s.length, s.seed)
     first, rest = (_part(said_again, rows) for rows in (slice(ahead), slice(ahead, None)))
     asked = dialogues(tokenizer, documents, round(s.dialogues * total), s.length, s.seed)
     return Fed(first, mixed([text, asked, rest]))
@@ -53,13 +55,15 @@ def _part(rows: packing.Rows, of: slice | np.ndarray) -> packing.Rows:
     return packing.Rows(*(getattr(rows, name)[of] for name in FIELDS))
 
 
-def lists(tokenizer: tokenizers.Tokenizer, text: packing.Rows, count: int, length: int, seed: int) -> packing.Rows:
+def lists(
+    tokenizer: tokenizers.Tokenizer, documents: Sequence[str], text: packing.Rows, count: int, length: int, seed: int
+) -> packing.Rows:
     """`count` rows of sequences said 2 to 5 times, scored from the second time on: lists of words, any tokens at random, and pieces of the text.
 
     Where only words are listed, only words are copied.
     """
     rng, found = np.random.default_rng((seed, 1)), _no_rows(count, length)
-    draws = (_list_of_words(tokenizer), _any_tokens(tokenizer), _piece_of(text))
+    draws = (_list_of_words(tokenizer, documents),) * 2 + (_any_tokens(tokenizer), _piece_of(text))
     for row in range(count):
         _fill(found, row, rng, draws)
     return found
@@ -68,15 +72,19 @@ def lists(tokenizer: tokenizers.Tokenizer, text: packing.Rows, count: int, lengt
 Draw = Callable[[np.random.Generator, int], np.ndarray]  # (rng, how many) -> int32 tokens
 
 
-def _list_of_words(tokenizer: tokenizers.Tokenizer) -> Draw:
-    """Words of three letters at least, in half of them with commas between."""
-    comma = tokenizer.encode(",", add_special_tokens=False).ids[0]
-    words = [number for text, number in tokenizer.get_vocab().items() if re.fullmatch("Ġ[a-z]{3,}", text)]
-    words = np.asarray(sorted(words), np.int32)  # a vocabulary is listed in another order each time
+def _list_of_words(tokenizer: tokenizers.Tokenizer, documents: Sequence[str]) -> Draw:
+    """Words of the text, most of them of several tokens, in half of the lists with commas between."""
+    counts = collections.Counter(word for document in documents[:DOCUMENTS] for word in WORD.findall(document))
+    words = [word for word, _ in counts.most_common(WORDS)]
+    comma = tokenizer.encode(",", add_special_tokens=False).ids
+    encoded = [
+        encoding.ids for encoding in tokenizer.encode_batch([f" {word}" for word in words], add_special_tokens=False)
+    ]
 
     def draw(rng: np.random.Generator, size: int) -> np.ndarray:
-        said = rng.choice(words, size)
-        return np.stack([said, np.full_like(said, comma)], axis=1).ravel() if rng.random() < 0.5 else said
+        between = comma if rng.random() < 0.5 else []
+        said = [encoded[word] + between for word in rng.integers(len(encoded), size=size)]
+        return np.asarray(list(itertools.chain.from_iterable(said))[:size], np.int32)
 
     return draw
 

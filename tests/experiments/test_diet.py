@@ -40,8 +40,8 @@ def sequences(rows: packing.Rows):
             yield ids[segments == number], scored[segments == number]
 
 
-def test_what_is_scored_of_a_list_was_said_before(tokenizer, text):
-    rows, kinds = diet.lists(tokenizer, text, 50, LENGTH, 0), set()
+def test_what_is_scored_of_a_list_was_said_before(tokenizer, documents, text):
+    rows, kinds = diet.lists(tokenizer, documents, text, 50, LENGTH, 0), set()
     assert rows.ids.shape == (50, LENGTH) and (rows.segments > 0).mean() > 0.9
     for ids, scored in sequences(rows):
         at = np.flatnonzero(scored)
@@ -54,12 +54,14 @@ def test_what_is_scored_of_a_list_was_said_before(tokenizer, text):
     assert kinds == {True, False}
 
 
-def test_lists_are_of_words_and_of_any_tokens_and_of_the_text(tokenizer, text):
-    ids = np.concatenate([ids for ids, _ in sequences(diet.lists(tokenizer, text, 200, LENGTH, 1))])
+def test_lists_are_of_words_and_of_any_tokens_and_of_the_text(tokenizer, documents, text):
+    ids = np.concatenate([ids for ids, _ in sequences(diet.lists(tokenizer, documents, text, 200, LENGTH, 1))])
     bytes_never_in_the_text = set(range(len(bpe.SPECIAL), tokenizer.get_vocab_size())) - set(text.ids.ravel().tolist())
     assert bytes_never_in_the_text & set(ids.tolist())  # any token
     assert not set(ids.tolist()) & set(range(len(bpe.SPECIAL)))
-    whole = " ".join(tokenizer.decode(row.tolist()) for row in diet.lists(tokenizer, text, 200, LENGTH, 1).ids)
+    whole = " ".join(
+        tokenizer.decode(row.tolist()) for row in diet.lists(tokenizer, documents, text, 200, LENGTH, 1).ids
+    )
     assert " said it. Nobody had" in whole  # a piece of the text
 
 
