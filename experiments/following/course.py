@@ -58,6 +58,8 @@ def run(folder: RunFolder, settings: Settings, found: Material, taught: Lessons)
         "outputs": study.outputs,
         "shown": list(found.shown),
         "prompts": len(found.prompts),
+        "kinds": {part: list(kinds) for part, kinds in taught.items.kinds.items()},
+        "constant": dict(taught.items.constant),
         "base_unchanged": True,
     }
 

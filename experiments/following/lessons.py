@@ -27,6 +27,12 @@ class Lesson:
     judged: Mapping[str, Part]
     told: Callable[[Sequence[Run]], dict[str, Any]]
     by: str = "right"
+    kinds: Mapping[str, Sequence[str]] = dataclasses.field(
+        default_factory=dict
+    )  # of each item of a judged part, where items are of kinds
+    constant: Mapping[str, float] = dataclasses.field(
+        default_factory=dict
+    )  # of each kind, what a constant answer has right
 
     def scores(self, out: Outcome) -> list[float | None]:
         """Of each member on `tuning`, the higher the better; None where training diverged."""
@@ -48,7 +54,7 @@ def of_items(found: Checkable, name: str = "checkable") -> Lesson:
             "nats": {part: [_a_token(scored[part], m) for scored, m in runs] for part in found.judged},
         }
 
-    return Lesson(name, found.train, found.tuning, found.judged, told)
+    return Lesson(name, found.train, found.tuning, found.judged, told, kinds=found.kinds, constant=found.constant)
 
 
 def of_questions(found: Asked, name: str, also: Mapping[str, Asked]) -> Lesson:

@@ -72,7 +72,12 @@ class Study:
                 )
                 return [scores[i : i + len(seeds)] for i in range(0, len(scores), len(seeds))]
 
-            for line in tuning.search(tuple(by_rank), rates, scored, self.settings.widenings, name):
+            lines = (
+                [tuning.untuned(rank, rates[0]) for rank in by_rank]
+                if len(rates) == 1
+                else tuning.search(tuple(by_rank), rates, scored, self.settings.widenings, name)
+            )
+            for line in lines:
                 arm = by_rank[line["rank"]].name
                 self.tuned[size, lesson.name, arm] = {"size": size, "lesson": lesson.name, "arm": arm, **line}
 
