@@ -1,0 +1,139 @@
+"""The study's rows: rates that are found, bases and seeds as units, what is kept of each; on a model of 16 dimensions."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.common.items import unpacked
+from experiments.following import arms, course, lessons, material, open_questions, parts, program, study
+from experiments.following.material import Asked, Checkable
+from experiments.following.settings import Settings
+from experiments.lm.speaker import Base
+from tests.experiments import tiny_lm
+from tests.experiments.test_following import PAIRS
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+LENGTH = 48
+SETTINGS = Settings(
+    other_sizes=(), bases=2, seeds=2, steps=8, ranks=(1, 4), tuning_seeds=1, widenings=0, lora_rates=(1e-3, 1e-2, 3e-2), full_rates=(1e-2,),
+    epochs=(1, 2), open_steps=4, prompts=2,
+)  # fmt: skip
+RECIPE = program.Recipe((4, 8), 7, (4, 8))
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory) -> list[Base]:
+    first = tiny_lm.base(tmp_path_factory.mktemp("model"))
+    return [first, dataclasses.replace(first, params=jax.tree.map(lambda leaf: leaf[..., ::-1], first.params))]
+
+
+@pytest.fixture(scope="module")
+def items(bases) -> Checkable:
+    found = {
+        name: parts.packed(bases[0].tokenizer, tiny_lm.pairs(80).pairs[of], LENGTH)
+        for name, of in (("train", slice(60)), ("rest", slice(60, 80)))
+    }
+    return Checkable(
+        found["train"], found["rest"], {"words": found["rest"]}, {"words": ("color",) * 20}, {"color": 0.2}
+    )
+
+
+@pytest.fixture
+def begun(folder, bases, items) -> study.Study:
+    made = study.Material({"1M": bases}, items.tuning, ("What about it?", "What?"), ("What about the car 1?",))
+    return study.Study(folder, SETTINGS, made)
+
+
+def test_rows_are_of_all_bases_and_seeds_at_the_rate_that_tuning_items_prefer(begun, items):
+    lesson, found = lessons.of_items(items), [arms.lora(1), arms.lora(4), arms.FULL]
+    begun.tune("1M", lesson, found, 8)
+    lines = {line["arm"]: line for line in begun.tuned.values()}
+    assert lines["full"]["by"] == "given" and set(lines["LoRA r=4"]["runs"]) == {"0.001", "0.01", "0.03"}
+    rows = begun.taught("1M", lesson, found, RECIPE, seeds=2, speaks=True)
+    assert [(row["arm"], row["steps"]) for row in rows] == [(arm.name, end) for arm in found for end in (4, 8)]
+    for row in rows:
+        assert row["units"] == [[0, 0], [0, 1], [1, 0], [1, 1]]
+        assert row["rate"] == lines[row["arm"]]["best"]
+        right = unpacked(row["right"]["words"], 20)
+        assert right.shape == (4, 20) and len(row["nats"]["words"]) == 4
+        assert (
+            np.shape(row["curves"]["right"])
+            == np.shape(row["curves"]["general"])
+            == (4, 1 + RECIPE.ends.index(row["steps"]) + 1)
+        )
+        # Tuning and judged items are the same here: two ways to the same numbers.
+        np.testing.assert_allclose([curve[-1] for curve in row["curves"]["right"]], right.mean(axis=1), atol=1e-4)
+        np.testing.assert_allclose([curve[-1] for curve in row["curves"]["nats"]], row["nats"]["words"], atol=2e-4)
+    assert all(("said" in row) == (row["steps"] == 8) for row in rows)
+    assert set(begun.outputs) == {f"1M, checkable: {arm.name}" for arm in found}
+    of_base = begun.untaught("1M", lesson)
+    np.testing.assert_allclose(
+        of_base["nats"]["words"], [rows[0]["curves"]["nats"][unit][0] for unit in (0, 2)], atol=2e-4
+    )
+    assert json.loads(json.dumps([*rows, of_base]))
+
+
+def test_open_questions_are_kept_item_by_item(begun, bases):
+    few = parts.packed(bases[0].tokenizer, PAIRS[:12], LENGTH)
+    asked = Asked(few, few, open_questions.of(bases[0].tokenizer, PAIRS, LENGTH), {}, ("What?",))
+    lesson = lessons.of_questions(asked, "medical", {"open": asked})
+    (row,) = begun.taught("1M", lesson, [arms.original(2)], program.Recipe((4,), 7))
+    found = row["asked"]
+    assert set(found) == {"held out", "open"} and found["held out"] == found["open"]
+    with_input = sum(bool(pair.input) for pair in PAIRS)
+    for what, count in (
+        ("question", len(PAIRS)),
+        ("instruction", with_input),
+        ("discrimination", len(PAIRS)),
+        ("nats", len(PAIRS)),
+    ):
+        assert np.shape(found["open"][what]) == (2, count)
+
+
+def test_scores_prefer_what_the_lesson_says(items):
+    lesson = lessons.of_items(items)
+    out = program.Outcome(
+        (8,),
+        {"tuning": {"nats": np.array([[1.0, 2.0, np.nan]]), "right": np.array([[0.2, 0.5, 0.9]])}},
+        {},
+        None,
+        0.0,
+        [],
+        [],
+    )
+    assert lesson.scores(out) == [0.2, 0.5, None]
+    assert dataclasses.replace(lesson, by="nats").scores(out) == [-1.0, -2.0, None]
+
+
+def test_arms_of_low_and_of_high_rank_are_not_padded_to_each_other():
+    groups = study.grouped([arms.lora(1), arms.FULL, arms.lora(16), arms.lora(64), arms.SQUARE_TUNED])
+    assert [[arm.name for arm in group] for group in groups] == [
+        ["LoRA r=1", "LoRA r=16"],
+        ["full"],
+        ["LoRA r=64"],
+        ["LoRA r=8 on q, o"],
+    ]
+
+
+def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(begun, items):
+    rows = course._the_studys(begun, "1M", lessons.of_items(items))
+    count = len(items.train.owners)
+    large = [row["steps"] for row in rows if row["name"] == "epochs" and row["rank"] == 8]
+    small = [row["steps"] for row in rows if row["name"] == "small batch"]
+    assert large == [count // 7, 2 * (count // 7)]
+    assert small == sorted({*large, count // 2, 2 * (count // 2)})
+
+
+def test_answers_of_a_template_are_left_out():
+    from experiments.data.questions import Pair
+
+    many = [
+        Pair(f"What is {i}?", "These resources address the diagnosis or management of it.")
+        for i in range(material.TEMPLATE)
+    ]
+    others = [Pair("What is it?", "A thing of its own that is told at length."), *many[:1]]
+    assert material.without_templates([*many, others[0]]) == [others[0]]
+    assert material.without_templates(others) == others
