@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.common.items import unpacked
+from experiments.data.questions import Pair
 from experiments.following import arms, course, lessons, material, open_questions, parts, program, study
 from experiments.following.material import Asked, Checkable
 from experiments.following.settings import Settings
@@ -128,8 +129,6 @@ def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(b
 
 
 def test_answers_of_a_template_are_left_out():
-    from experiments.data.questions import Pair
-
     many = [
         Pair(f"What is {i}?", "These resources address the diagnosis or management of it.")
         for i in range(material.TEMPLATE)
