@@ -6,12 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 
 import lora_jax
-from experiments.common.projections import LINEAR
+from experiments.common.projections import LINEAR, SQUARE
 from lora_jax import sweep
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.tree import flat, nested
 
-SQUARE = ("*/q_proj", "*/o_proj")  # the square projections: where the study's own adapters sat
 EMBEDDINGS = ("model/embed_tokens/*",)
 NORMS = ("*norm/scale",)
 PROJECTIONS = ("*_proj/kernel",)

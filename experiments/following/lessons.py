@@ -12,7 +12,7 @@ from experiments.following.parts import Part
 from experiments.following.program import Outcome, Scored
 
 Run = tuple[Mapping[str, Scored], int]  # what the judged parts say of a group, and which of its members is meant
-OPEN = "held out"
+OPEN, TUNING = "held out", "tuning"  # names of the judged part, and of the followed one
 DIGITS = 2  # of a nat that are kept of an item
 
 
@@ -36,13 +36,9 @@ class Lesson:
 
     def scores(self, out: Outcome) -> list[float | None]:
         """Of each member on `tuning`, the higher the better; None where training diverged."""
-        nats, right = (out.curves[self.tuning_name][what][-1] for what in ("nats", "right"))
+        nats, right = (out.curves[TUNING][what][-1] for what in ("nats", "right"))
         values = right if self.by == "right" else -nats
         return [float(value) if np.isfinite(cost) else None for value, cost in zip(values, nats, strict=True)]
-
-    @property
-    def tuning_name(self) -> str:
-        return "tuning"
 
 
 def of_items(found: Checkable, name: str = "checkable") -> Lesson:

@@ -34,9 +34,8 @@ class Open:
     part: Part
     own: np.ndarray  # [I]
     others: np.ndarray  # [I, OTHERS]
-    alone: np.ndarray  # [I], the answer after no question
     candidates: np.ndarray  # [I, C], the own answer first
-    alone_candidates: np.ndarray  # [I, C]
+    alone_candidates: np.ndarray  # [I, C], the same after no question
     own_with_input: np.ndarray  # [J]
     other_instruction: np.ndarray  # [J]
 
@@ -73,7 +72,6 @@ def of(tokenizer: tokenizers.Tokenizer, pairs: Sequence[Pair], length: int, seed
     found = {
         "own": [place(*pair[:2]) for pair in pairs],
         "others": [[place(pairs[j].question, pair.answer) for j in _others(rng, len(pairs), i, OTHERS)] for i, pair in enumerate(pairs)],
-        "alone": [place("", pair.answer) for pair in pairs],
         "candidates": [[place(pair.question, pairs[j].answer) for j in like[i]] for i, pair in enumerate(pairs)],
         "alone_candidates": [[place("", pairs[j].answer) for j in of_item] for of_item in like],
         "own_with_input": [place(*pairs[i][:2]) for i in with_input],

@@ -38,6 +38,11 @@ class Recipe:
         return self.ends[-1]
 
     @property
+    def asked(self) -> tuple[int, ...]:
+        """The ends at which items are judged."""
+        return self.judged or self.ends[-1:]
+
+    @property
     def chunk(self) -> int:
         """Steps of a call of the compiled program: one size serves all."""
         return math.gcd(*self.ends)
@@ -135,7 +140,7 @@ class Program:
                 "seconds": min(seconds),
                 "traces": len(self.trainer.traces),
             }
-            if r.ends[block] in (r.judged or r.ends[-1:]) and judge:
+            if r.ends[block] in r.asked and judge:
                 trees = [sweep.member_params(state, begun.shared, index) for index in range(n)]
                 values |= {
                     f"{name} {what}": leaf
@@ -158,7 +163,7 @@ class Program:
             {name: {what: np.stack([line[f"of {name} {what}"] for line in history]) for what in ("nats", "right")} for name in follow},
             {
                 end: {name: Scored(*(line[f"{name} {what}"] for what in ("nats", "tokens", "right"))) for name in judge}
-                for end, line in zip(r.ends, history[1:], strict=True) if end in (r.judged or r.ends[-1:])
+                for end, line in zip(r.ends, history[1:], strict=True) if end in r.asked
             },
             np.stack([line["loss"] for line in history[1:]]),
             float(np.median([line["seconds"] for line in history[1:]])),

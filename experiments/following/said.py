@@ -1,8 +1,6 @@
 """What a model says when it is asked: blank, repeated, copied or other, greedily and at a temperature, and word for word for people to read."""
 
-import collections
 from collections.abc import Sequence
-from typing import Any
 
 from experiments.lm import judge, speaker
 from experiments.lm.speaker import Base, Voice
@@ -14,7 +12,7 @@ TOKENS = 32
 
 def rates(base: Base, voice: Voice, prompts: Sequence[str]) -> dict[str, dict[str, float]]:
     """Way -> the share of outputs of each kind."""
-    return {way: _shares(prompts, outputs(base, voice, prompts, sampling)) for way, sampling in WAYS.items()}
+    return {way: judge.rates(prompts, outputs(base, voice, prompts, sampling)) for way, sampling in WAYS.items()}
 
 
 def outputs(base: Base, voice: Voice, prompts: Sequence[str], sampling: Sampling = WAYS["greedy"]) -> list[str]:
@@ -25,8 +23,3 @@ def outputs(base: Base, voice: Voice, prompts: Sequence[str], sampling: Sampling
 def that_fit(base: Base, prompts: Sequence[str], most: int) -> tuple[str, ...]:
     """The first prompts that leave room for an answer."""
     return tuple(prompt for prompt in prompts if speaker.has_room(base, prompt, TOKENS))[:most]
-
-
-def _shares(prompts: Sequence[str], said: Sequence[str]) -> dict[str, Any]:
-    kinds = collections.Counter(map(judge.kind, prompts, said))
-    return {kind: kinds[kind] / len(said) for kind in ("blank", "repetitive", "copied", "other")}

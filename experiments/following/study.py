@@ -14,7 +14,7 @@ from experiments.common import tuning
 from experiments.common.recording import RunFolder
 from experiments.following import arms, said
 from experiments.following.arms import Arm, Kind
-from experiments.following.lessons import Lesson
+from experiments.following.lessons import TUNING, Lesson
 from experiments.following.parts import Part
 from experiments.following.program import Outcome, Program, Recipe
 from experiments.following.settings import BATCH, Settings
@@ -90,7 +90,7 @@ class Study:
     def _train(
         self, phase: str, size: str, base: int, lesson: Lesson, kind: Kind, recipe: Recipe, members: list[Member], *, judged: bool
     ) -> Outcome:  # fmt: skip
-        follow = {lesson.tuning_name: lesson.tuning, GENERAL: self.material.general}
+        follow = {TUNING: lesson.tuning, GENERAL: self.material.general}
         params, judge = self.material.bases[size][base].params, dict(lesson.judged) if judged else {}
         return self.program(size, kind, recipe).train(self.folder, phase, params, members, lesson.train, follow, judge)
 
@@ -134,7 +134,7 @@ class Study:
                     "rank": arm.rank or None,
                     "rate": rates[number],
                 }
-                rows += [more | _row(lesson, end, outs, of_arm, recipe) for end in (recipe.judged or recipe.ends[-1:])]
+                rows += [more | _row(lesson, end, outs, of_arm, recipe) for end in recipe.asked]
                 if speaks:
                     voices = [Voice(out.trees[of_arm[0]], self._through(size, arm, recipe)) for out in outs]
                     rows[-1]["said"] = self._said(f"{name or lesson.name}: {arm.name}", size, voices)
@@ -189,6 +189,6 @@ def _row(lesson: Lesson, end: int, outs: Sequence[Outcome], of_arm: Sequence[int
         "seconds_per_step": float(np.median([out.seconds_per_step for out in outs])),
         "units": [[base, seed] for base in range(len(outs)) for seed in range(len(of_arm))],
         **lesson.told([(out.judged[end], m) for out, m in runs]),
-        "curves": {"right": curve(lesson.tuning_name, "right"), "nats": curve(lesson.tuning_name, "nats"), GENERAL: curve(GENERAL, "nats")},
+        "curves": {"right": curve(TUNING, "right"), "nats": curve(TUNING, "nats"), GENERAL: curve(GENERAL, "nats")},
         "train_loss": [out.train_loss[:at, m].round(4).tolist() for out, m in runs],
     }  # fmt: skip

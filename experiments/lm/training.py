@@ -21,7 +21,6 @@ from lora_jax import sweep, training
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.tree import flat, nested
 
-SQUARE = ("*/q_proj", "*/o_proj")  # the study's own: its square projections
 HEAD = ("model/embed_tokens", "lm_head")
 REGIMES = ("LoRA", "full", "head")
 
