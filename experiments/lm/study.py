@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import lora_jax
-from experiments.common import memory
+from experiments.common import memory, projections
 from experiments.common.errors import UserError
 from experiments.common.rates import searched
 from experiments.common.recording import RunFolder
@@ -141,7 +141,7 @@ class Study:
         for name, ranks, batch, epochs in self._originals(data):
             outcome = self._group(
                 f"{data}, {name}", size, data, "LoRA", [self._member(rank, 1.0, s.original.rate, seed) for rank in ranks for seed in range(s.seeds)],
-                batch=batch, epochs=epochs, decays=False, targets=training.SQUARE, judge=judge,
+                batch=batch, epochs=epochs, decays=False, targets=projections.SQUARE, judge=judge,
             )  # fmt: skip
             rows += self._told(outcome, name, data, judge, batch)
         for regime, rank in (("LoRA", s.rank), ("full", 0)):
