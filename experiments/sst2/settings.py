@@ -39,7 +39,7 @@ class Settings:
     control_seeds: int = 3  # at most; from scratch and all linear layers stand beside the study
     tuning_seeds: int = 2
     widenings: int = 4  # of a range of rates whose best is at its edge
-    epochs: int = 5
+    epochs: int = 3
     train_limit: int | None = None
     score_limit: int | None = None  # of the tuning split, and of validation
     batch_size: int = 32
