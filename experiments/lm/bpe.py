@@ -18,10 +18,13 @@ FILE = "tokenizer.json"
 
 
 def trained(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
-    """At most `vocab_size` tokens, the 256 bytes among them: every text can be encoded, and decoded as it was."""
+    """At most `vocab_size` tokens, the 256 bytes among them: every text can be encoded, and decoded as it was but for a space it begins with.
+
+    A space stands before every text, so that a word has the same tokens where an answer begins as within a question: else a model cannot copy it.
+    """
     tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL),

@@ -139,6 +139,17 @@ def test_a_pair_is_question_answer_and_end(tokenizer):
         answers.encode(tokenizer, [Pair("What is a cat?", "An animal.")], 3)
 
 
+def test_a_word_has_the_same_tokens_where_an_answer_begins():
+    """Else a model that copies cannot begin."""
+    tokenizer = bpe.trained(["Which word comes first: market, plain, golden"] * 3, 400)
+    (example,) = answers.encode(
+        tokenizer, [Pair("Which word comes first: plain, golden, market", "plain")], 40
+    ).examples
+    told = example.ids[example.answer_at : -1]
+    starts = range(example.answer_at - len(told))
+    assert sum(np.array_equal(example.ids[at : at + len(told)], told) for at in starts) == 1
+
+
 def test_parts_are_disjoint_and_know_no_order():
     pairs = [Pair(f"q{i % 40}", f"a{i}") for i in range(60)]
     parts = answers.split(pairs, (10, 20, 99))
