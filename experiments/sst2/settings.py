@@ -47,10 +47,10 @@ class Settings:
     dropout: float = 0.0
     warm_up: float = 0.06
     weight_decay: float = 0.01
-    head_rates: tuple[float, ...] = (1e-3, 1.8e-3, 3.2e-3, 5.8e-3, 1e-2)
-    lora_rates: tuple[float, ...] = (3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3)
-    full_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5)
-    scratch_rates: tuple[float, ...] = (1e-5, 1.8e-5, 3.2e-5, 5.8e-5)
+    head_rates: tuple[float, ...] = (3.2e-3, 5.8e-3, 1e-2)
+    lora_rates: tuple[float, ...] = (5.6e-4, 1e-3, 1.8e-3)
+    full_rates: tuple[float, ...] = (1.8e-5, 3.2e-5, 5.8e-5)
+    scratch_rates: tuple[float, ...] = (1.8e-5, 3.2e-5, 5.8e-5)
     measurements: int = 4  # per epoch
     scaling_limit: int = 6000
     scaling_epochs: int = 2
@@ -106,10 +106,10 @@ PRESETS = {
 # The second base, MiniLM, three times as wide: on a part of the sentences, without controls, and at lower rates. A larger BERT's step is
 # forty times as many products.
 MINILM = Settings(
-    ranks=(1, 4, 8, 16, 32), regimes=("head only", "LoRA", "full"), seeds=5, epochs=3, train_limit=4000, tuning_seeds=2, scaling_seeds=0,
+    ranks=(1, 4, 8, 16, 32), regimes=("head only", "LoRA", "full"), seeds=5, epochs=3, train_limit=2000, tuning_seeds=2, scaling_seeds=0,
     score_limit=1500, measurements=1,
-    head_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3), lora_rates=(3.1e-4, 5.6e-4, 1e-3, 1.8e-3),
-    full_rates=(1.8e-5, 3.2e-5, 5.8e-5, 1e-4), lengths=(16, 40, 72),
+    head_rates=(1e-3, 1.8e-3, 3.2e-3), lora_rates=(5.6e-4, 1e-3, 1.8e-3),
+    full_rates=(3.2e-5, 5.8e-5, 1e-4), lengths=(16, 40, 72),
 )  # fmt: skip
 OF_MINILM = {
     "smoke": dataclasses.replace(
