@@ -18,8 +18,8 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 from experiments.common.flags import define_enum, define_integers, define_list, define_numbers, define_path
 from experiments.common.options import by_preset, by_task, define_common, define_data
+from experiments.following import settings as following
 from experiments.linear import settings as linear
-from experiments.lm import settings as lm_study
 from experiments.lm.options import define_texts
 from experiments.rank import settings as rank_mnist
 from experiments.sst2 import settings as sst2
@@ -29,7 +29,7 @@ TASKS = {
     "mnist": rank_mnist.PRESETS,
     "linear_teacher": linear.PRESETS,
     "sst2": sst2.PRESETS,
-    "tiny_lm": lm_study.PRESETS,
+    "tiny_lm": following.PRESETS,
 }
 TUNED = {task: TASKS[task] for task in ("mnist", "sst2", "tiny_lm")}
 define_enum("task", "what is learned", list(TASKS), default="mnist")

@@ -1,4 +1,4 @@
-"""S4: a small causal language model from raw text; and LoRA against full fine-tuning of such models, with verdicts.
+"""S4: a small causal language model from raw text; and whether LoRA teaches such models to follow instructions, with verdicts.
 
 python experiments/tiny_lm.py --job=pretrain --corpus=books.jsonl.gz,more.txt      # without --corpus: docstrings installed here
 python experiments/tiny_lm.py --job=study --preset=quick                           # LoRA against full
@@ -16,16 +16,19 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 # isort: split
 
+from absl import flags
+
 from experiments.common.flags import MOST_SEED, define_enum, define_integer, define_number
 from experiments.common.options import MOST_EPOCHS, by_preset, define_common
+from experiments.following import settings as following
 from experiments.lm import pretraining_settings as lm_pretraining
-from experiments.lm import settings as lm_study
 from experiments.lm.options import define_texts
 
+FLAGS = flags.FLAGS
 define_enum(
     "job", "what to do; fine-tuning and talking are finetune_lm.py's", ["pretrain", "study"], default="pretrain"
 )
-define_common(f"with --job=study {by_preset(lm_study.PRESETS, 'seeds')}")
+define_common(f"with --job=study {by_preset(following.PRESETS, 'seeds')}")
 define_texts()
 define_enum(
     "size", f"of the model; {by_preset(lm_pretraining.PRESETS, 'size')}", lm_pretraining.SIZES, case_sensitive=False
@@ -43,9 +46,10 @@ define_integer("seed", f"of the training; {by_preset(lm_pretraining.PRESETS, 'se
 
 
 def run() -> None:
-    from experiments.lm import command as tiny_lm
+    from experiments.following import command as study
+    from experiments.lm import command as pretraining
 
-    tiny_lm.run()
+    {"pretrain": pretraining, "study": study}[FLAGS.job].run()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import optax
 import lora_jax
 from experiments.benchmarks import setting
 from experiments.common import scored_tokens
+from experiments.common.projections import LINEAR
 from experiments.data import packing
-from experiments.lm import training as lm_training
 from lora_jax.models.causal_lm import PRESETS, CausalLM
 
 CONFIG, LARGE = PRESETS["3M"], PRESETS["26M"]
@@ -44,7 +44,7 @@ def example() -> jax.Array:
 
 
 def wrapped(of: CausalLM | None = None) -> lora_jax.LoRA:
-    return lora_jax.LoRA(of or model(), lora_jax.LoRAConfig(rank=RANK, alpha=RANK, targets=lm_training.LINEAR))
+    return lora_jax.LoRA(of or model(), lora_jax.LoRAConfig(rank=RANK, alpha=RANK, targets=LINEAR))
 
 
 def full_rows(tokens: int | None = None, rows: int | None = None, below: int | None = None) -> dict[str, jax.Array]:

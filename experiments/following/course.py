@@ -1,6 +1,7 @@
 """The whole of S4: what is taught to which bases, part by part; a part that is complete is not run again."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from experiments.following.settings import BATCH, SMALL_BATCH, Settings
 from experiments.following.study import Material, Study
 
 OPEN, MEDICAL = "open", "medical"
+NAMES = {"study": "the study's"}  # of parts, where they are not what the settings call them
 ORDER = (
     *checkable.SCORED,
     *(kind for kind in checkable.KINDS if kind not in checkable.SCORED),
@@ -43,17 +45,10 @@ def run(folder: RunFolder, settings: Settings, found: Material, taught: Lessons)
     """Returns the summary; no base may move."""
     study, size = Study(folder, settings, found), settings.size
     before = jax.tree.map(np.asarray, [base.params for base in found.bases[size]])
-    parts = {
-        "arms": _arms(study, size, taught.items),
-        "the study's": _the_studys(study, size, taught.items),
-        "converged": _converged(study, size, taught.items),
-        "doses": _doses(study, size, taught),
-        "sizes": [row for other in settings.other_sizes for row in _size(study, other, taught.items)],
-        **{name: _questions(study, size, taught, name) for name in taught.asked},
-    }
+    parts = {name: _PARTS[name](study, size, taught) for name in settings.parts}
     chex.assert_trees_all_equal([base.params for base in found.bases[size]], before)
     return {
-        "rows": [{"part": part, **row} for part, rows in parts.items() for row in rows],
+        "rows": [{"part": NAMES.get(part, part), **row} for part, rows in parts.items() for row in rows],
         "tuning": list(study.tuned.values()),
         "outputs": study.outputs,
         "shown": list(found.shown),
@@ -64,43 +59,40 @@ def run(folder: RunFolder, settings: Settings, found: Material, taught: Lessons)
     }
 
 
-def _arms(study: Study, size: str, lesson: Lesson) -> Rows:
+def _arms(study: Study, size: str, taught: Lessons) -> Rows:
     """Every arm after the same number of updates, on all bases."""
-    s = study.settings
-    every = [
-        *map(arms.lora, s.ranks),
-        arms.SQUARE_TUNED,
-        arms.WITH_EMBEDDINGS,
-        arms.EMBEDDINGS_ALONE,
-        arms.ON_PROJECTIONS,
-        arms.FULL,
-    ]
+    s, lesson = study.settings, taught.items
+    controls = (arms.SQUARE_TUNED, arms.WITH_EMBEDDINGS, arms.EMBEDDINGS_ALONE, arms.ON_PROJECTIONS)
+    every = [*map(arms.lora, s.ranks), *(controls if s.controls else ()), arms.FULL]
     study.tune(size, lesson, every, s.steps)
     spoken = (arms.lora(8), arms.FULL)
     rows = [study.untaught(size, lesson, speaks=True)]
     for of, speaks in ((spoken, True), ([arm for arm in every if arm not in spoken], False)):
-        rows += study.taught(size, lesson, of, Recipe.even(s.steps, BATCH), seeds=s.seeds, speaks=speaks)
+        rows += study.taught(size, lesson, of, Recipe.even(s.steps, BATCH), seeds=s.seeds, speaks=speaks, shows=True)
     return rows
 
 
-def _the_studys(study: Study, size: str, lesson: Lesson) -> Rows:
+def _the_studys(study: Study, size: str, taught: Lessons) -> Rows:
     """Its LoRA at its rate, at each of its ranks, after each number of epochs; with a smaller batch at equal epochs and at equal updates."""
-    s, rows = study.settings, len(lesson.train.owners)
-    per_epoch = rows // BATCH
-    ends = tuple(per_epoch * epoch for epoch in s.epochs)
+    s, lesson, rows = study.settings, taught.items, len(taught.items.train.owners)
+    ends = tuple(rows // BATCH * epoch for epoch in s.epochs)
     small = tuple(sorted({*ends[:2], *(rows // SMALL_BATCH * epoch for epoch in s.epochs[:2])}))
     first, others = arms.original(s.study_ranks[0]), [arms.original(rank) for rank in s.study_ranks[1:]]
     return [
         *study.taught(size, lesson, [first], Recipe(ends[:1], BATCH), name="one epoch", speaks=True),
         *study.taught(size, lesson, [first], Recipe(ends, BATCH, ends), name="epochs", speaks=True),
-        *study.taught(size, lesson, others, Recipe(ends, BATCH, ends), name="epochs"),
-        *study.taught(size, lesson, [first], Recipe(small, SMALL_BATCH, small), name="small batch"),
+        *study.taught(size, lesson, others, Recipe(ends[:2], BATCH, ends[:2]), name="epochs", shows=True),
+        *(
+            study.taught(size, lesson, [first], Recipe(small, SMALL_BATCH, small), name="small batch")
+            if s.controls
+            else ()
+        ),
     ]
 
 
-def _converged(study: Study, size: str, lesson: Lesson) -> Rows:
+def _converged(study: Study, size: str, taught: Lessons) -> Rows:
     """Long training, measured on the way: where the tuning items are best is where it would stop."""
-    s = study.settings
+    s, lesson = study.settings, taught.items
     recipe = Recipe.even(s.long_steps, BATCH, judged_always=True)
     return study.taught(size, lesson, [arms.lora(8), arms.lora(max(s.ranks)), arms.FULL], recipe, name="long")
 
@@ -116,6 +108,10 @@ def _doses(study: Study, size: str, taught: Lessons) -> Rows:
         ):  # fmt: skip
             found.append({**row, "kinds": count})
     return found
+
+
+def _sizes(study: Study, _: str, taught: Lessons) -> Rows:
+    return [row for size in study.settings.other_sizes for row in _size(study, size, taught.items)]
 
 
 def _size(study: Study, size: str, lesson: Lesson) -> Rows:
@@ -137,6 +133,17 @@ def _questions(study: Study, size: str, taught: Lessons, name: str) -> Rows:
     study.tune(size, lesson, found, s.open_steps)
     rows = study.taught(size, lesson, [*found, arms.original(8)], Recipe.even(s.open_steps, BATCH), speaks=True)
     return [study.untaught(size, lesson), *rows]
+
+
+_PARTS = {
+    "arms": _arms,
+    "study": _the_studys,
+    "converged": _converged,
+    "doses": _doses,
+    OPEN: functools.partial(_questions, name=OPEN),
+    MEDICAL: functools.partial(_questions, name=MEDICAL),
+    "sizes": _sizes,
+}
 
 
 def of_items(tokenizer, settings: Settings) -> Lesson:

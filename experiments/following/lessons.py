@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.items import packed
+from experiments.data.instructions import checkable
 from experiments.following.material import Asked, Checkable
 from experiments.following.parts import Part
 from experiments.following.program import Outcome, Scored
@@ -42,11 +43,17 @@ class Lesson:
 
 
 def of_items(found: Checkable, name: str = "checkable") -> Lesson:
-    """Items that a rule checks: which of them are right, a bit each, and nats a token."""
+    """Items that a rule checks: which of them are right, a bit each, their share among the scored kinds, and nats a token."""
+    counts = {part: np.isin(kinds, checkable.SCORED) for part, kinds in found.kinds.items()}
 
     def told(runs: Sequence[Run]) -> dict[str, Any]:
         return {
             "right": {part: packed([scored[part].right[m] for scored, m in runs]) for part in found.judged},
+            "share": {
+                part: [float(scored[part].right[m][counts[part]].mean()) for scored, m in runs]
+                for part in found.judged
+                if counts[part].any()
+            },  # fmt: skip
             "nats": {part: [_a_token(scored[part], m) for scored, m in runs] for part in found.judged},
         }
 

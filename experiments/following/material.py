@@ -67,6 +67,14 @@ def _packed(tokenizer: tokenizers.Tokenizer, items: Sequence[Item], length: int)
     return parts.packed(tokenizer, [Pair(item.question, item.answer) for item in items], length)
 
 
+def shown() -> tuple[str, ...]:
+    """One question of each kind that is scored, with held-out words and phrasings: for people to read the answers."""
+    kinds = checkable.SCORED
+    return tuple(
+        item.question for item in checkable.items(len(kinds), 2, words=HELD_OUT, phrasings=HELD_OUT, kinds=kinds)
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
     """Questions of a file: what is learned from, what chooses nothing but is followed, what is measured; `left_out` how many, by reason."""
@@ -75,7 +83,6 @@ class Asked:
     tuning: Part
     held_out: Open
     left_out: dict[str, int]
-    shown: tuple[str, ...]
 
 
 def of_questions(tokenizer: tokenizers.Tokenizer, found: Pairs, settings: Settings, *, templates: bool) -> Asked:
@@ -95,7 +102,6 @@ def of_questions(tokenizer: tokenizers.Tokenizer, found: Pairs, settings: Settin
         parts.packed(tokenizer, tuning, s.length),
         open_questions.of(tokenizer, held_out, s.length),
         {why: count for why, count in left_out.items() if count},
-        tuple(pair.question for pair in held_out),
     )
 
 

@@ -49,11 +49,12 @@ class Recipe:
 
     @classmethod
     def even(cls, steps: int, batch: int, blocks: int = 8, *, judged_always: bool = False) -> "Recipe":
-        """Measured after each of equal blocks.
+        """Measured after each of equal blocks, at most one a step.
 
         >>> Recipe.even(80, 4, 4).ends
         (20, 40, 60, 80)
         """
+        blocks = min(blocks, steps)
         ends = tuple(steps * (block + 1) // blocks for block in range(blocks))
         return cls(ends, batch, ends if judged_always else ())
 

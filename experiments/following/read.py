@@ -13,12 +13,16 @@ WORDS, BOTH, STORED = "words", "words and phrasings", "stored"
 NOT_SCORED = ("member", "s_member", "compare", "opposite", "sort", "reverse", "join", "drop", "replace", "upper")
 
 
+class NotRun(Exception):
+    """What a claim asks for is in no part that was run."""
+
+
 def row(summary: Summary, part: str, arm: str, **of: Any) -> Row:
     """The last row of an arm in a part whose other fields are as given."""
     found = [one for one in summary["rows"] if one["part"] == part and one["arm"] == arm]
     found = [one for one in found if all(one.get(name) == value for name, value in of.items())]
     if not found:
-        raise KeyError(f"no row of {arm} in {part} with {of}")
+        raise NotRun(f"no row of {arm} in {part} with {of}")
     return found[-1]
 
 
@@ -28,6 +32,11 @@ def right(summary: Summary, of: Row, part: str = WORDS, *, kinds: tuple[str, ...
     runs = unpacked(of["right"][part], len(each)).astype(float)
     wanted = ~np.isin(each, NOT_SCORED) if kinds is None else np.isin(each, kinds)
     return by_base(of, runs[:, wanted])
+
+
+def share(of: Row, part: str = WORDS) -> list[float]:
+    """Of each base, the share of the scored items that are right, whatever kinds were taught."""
+    return by_base(of, of["share"][part]).tolist()
 
 
 def by_base(of: Row, values: Any) -> np.ndarray:

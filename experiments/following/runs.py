@@ -4,26 +4,27 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from absl import flags
+from etils import epath
 
 from experiments.common import devices, main
 from experiments.common.errors import UserError
 from experiments.data.questions import Pairs
-from experiments.following import course, material, said
+from experiments.following import course, figures, material, said
 from experiments.following.course import MEDICAL, OPEN, Lessons
 from experiments.following.settings import Settings
 from experiments.following.study import Material
-from experiments.lm import bpe, prompts, speaker
+from experiments.lm import answers, bpe, prompts, speaker
 from experiments.lm import runs as lm
-from experiments.lm import study as lm_study
 from experiments.lm.speaker import Base
 
-FLAGS = flags.FLAGS
 NAME = "following"
+SHIPPED = epath.Path(__file__).parent / "base"
 
 
 def bases(settings: Settings, found: lm.Sources) -> dict[str, list[Base]]:
-    """Size -> those of its seeds, each trained unless it is there; all with the tokenizer of the first."""
+    """Size -> those of its seeds, each trained unless it is there; all with the tokenizer of the first. Or the one that lies in the repository."""
+    if settings.ships:
+        return {settings.size: [speaker.load(SHIPPED)]}
     trained: dict[str, list[Base]] = {}
     tokenizer = None
     for size, seed in _wanted(settings):
@@ -43,29 +44,37 @@ def _wanted(settings: Settings) -> Iterator[tuple[str, int]]:
     yield from ((size, 0) for size in settings.other_sizes)
 
 
-def execute(settings: Settings, found: lm.Sources, figures: Any) -> dict[str, Any]:
-    """The summary of the whole course."""
+def execute(name: str, settings: Settings, found: lm.Sources) -> dict[str, Any]:
+    """The summary of the course."""
     devices.settle(with_cores=True)
 
     def study(folder) -> dict[str, Any]:
         trained = bases(settings, found)
         first = trained[settings.size][0]
-        pairs = {OPEN: found.pairs[lm_study.INSTRUCTIONS], MEDICAL: found.pairs[lm_study.MEDICAL]}
-        asked = {name: _asked(first, settings, of, templates=name == MEDICAL) for name, of in pairs.items()}
+        pairs = {OPEN: found.pairs[lm.INSTRUCTIONS], MEDICAL: found.pairs.get(lm.MEDICAL)}
+        asked = {part: _asked(first, settings, pairs[part], part) for part in (OPEN, MEDICAL) if part in settings.parts}
         taught = Lessons(
             course.of_items(first.tokenizer, settings),
             functools.partial(course.of_dose, first.tokenizer, settings),
             asked,
         )
-        counted = said.that_fit(first, asked[OPEN].shown, settings.prompts)
         made = Material(
-            trained, material.of_text(first.tokenizer, found.corpus, settings), counted, prompts.INSTRUCTIONS
+            trained,
+            material.of_text(first.tokenizer, found.corpus, settings),
+            _counted(first, settings, pairs[OPEN]),
+            (*material.shown(), *prompts.INSTRUCTIONS),
         )
-        about = {name: {"source": pairs[name].source, "left_out": of.left_out} for name, of in asked.items()}
+        about = {part: {"source": pairs[part].source, "left_out": of.left_out} for part, of in asked.items()}
         return course.run(folder, settings, made, taught) | {"questions": about, "data": found.record()}
 
-    return main.execute(NAME, settings, study, figures, data=found)
+    return main.execute(name, settings, study, figures, data=found)
 
 
-def _asked(base: Base, settings: Settings, pairs: Pairs, *, templates: bool) -> material.Asked:
-    return material.of_questions(base.tokenizer, pairs, settings, templates=templates)
+def _asked(base: Base, settings: Settings, pairs: Pairs, part: str) -> material.Asked:
+    return material.of_questions(base.tokenizer, pairs, settings, templates=part == MEDICAL)
+
+
+def _counted(base: Base, settings: Settings, pairs: Pairs) -> tuple[str, ...]:
+    """Open questions whose outputs are counted: held out, whether others are taught or not."""
+    held_out = answers.split(pairs.pairs, (min(settings.open_held_out, len(pairs.pairs) // 2), 1))[0]
+    return said.that_fit(base, [pair.question for pair in held_out], settings.prompts)

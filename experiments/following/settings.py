@@ -8,6 +8,12 @@ from experiments.lm import pretraining_settings
 VOCABULARY = 3200  # one tokenizer for all sizes
 BATCH = 7  # rows of 128 tokens, which hold about 32 items: the study's batch
 SMALL_BATCH = 2  # about 8 items
+TEXT = {"0.3M": 780_000, "1M": 3_000_000, "3M": 7_800_000}  # tokens, of each size about 2.6 a parameter
+PARTS = ("arms", "study", "converged", "doses", "open", "medical", "sizes")
+PRETRAINING = pretraining_settings.Settings(
+    size="1M", length=128, batch_size=16, tokens=TEXT["1M"], held_out_tokens=100_000, vocab_size=VOCABULARY,
+    list_steps=700, lists=0.1, dialogues=0.15,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +22,14 @@ class Settings:
 
     `items` are learned from; `tuning` choose rates and are followed; `held_out` of each kind are measured. `steps` are of every arm but the
     study's own, which sees the items `epochs` times; `long_steps` are for the arms that are trained until the tuning items gain no more.
+    `parts` are those of PARTS that are run; without `controls` the arms are LoRA and full fine-tuning alone. Where `ships` the only base is the one
+    that lies in the repository.
     """
 
-    pretraining: pretraining_settings.Settings = pretraining_settings.PRESETS["full"]
+    pretraining: pretraining_settings.Settings = PRETRAINING
+    parts: tuple[str, ...] = PARTS
+    controls: bool = True
+    ships: bool = False
     size: str = "1M"
     other_sizes: tuple[str, ...] = ("0.3M", "3M")
     bases: int = 5
@@ -28,8 +39,8 @@ class Settings:
     held_out: int = 100  # of each kind
     general_rows: int = 64
     length: int = 128
-    steps: int = 2000
-    long_steps: int = 8000
+    steps: int = 1200
+    long_steps: int = 4800
     ranks: tuple[int, ...] = (1, 4, 8, 16, 64)
     tuning_seeds: int = 2
     widenings: int = 3
@@ -41,7 +52,7 @@ class Settings:
     dose_ranks: tuple[int, ...] = (1, 4, 16)
     open_pairs: int = 8000
     open_held_out: int = 1000
-    open_steps: int = 750
+    open_steps: int = 800
     prompts: int = 500
 
     def __post_init__(self):
@@ -49,5 +60,20 @@ class Settings:
             raise UserError("--seeds: a verdict needs at least two runs.")
 
     def base(self, size: str, seed: int) -> pretraining_settings.Settings:
-        """How a base is pretrained."""
-        return dataclasses.replace(self.pretraining, size=size, seed=seed)
+        """How a base is pretrained: on as many tokens a parameter, whatever its size."""
+        tokens = self.pretraining.tokens * TEXT[size] // TEXT[self.size]
+        return dataclasses.replace(self.pretraining, size=size, seed=seed, tokens=tokens)
+
+
+PRESETS = {
+    "smoke": Settings(
+        dataclasses.replace(PRETRAINING, size="0.3M", tokens=TEXT["0.3M"] // 10, list_steps=10, held_out_tokens=10_000, vocab_size=1600),
+        parts=("arms", "study"), controls=False, size="0.3M", other_sizes=(), bases=2, seeds=1, items=460, tuning=46, held_out=4, general_rows=4,
+        steps=16, ranks=(8,), lora_rates=(1e-2,), full_rates=(2e-3,), epochs=(1,), study_ranks=(8,), prompts=4,
+    ),
+    "quick": Settings(
+        parts=("arms", "study"), controls=False, ships=True, other_sizes=(), bases=1, seeds=2, items=6000, held_out=40, steps=560, ranks=(8,),
+        lora_rates=(1e-2,), full_rates=(2e-3,), epochs=(1,), study_ranks=(8,), prompts=60,
+    ),
+    "full": Settings(),
+}  # fmt: skip

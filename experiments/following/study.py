@@ -106,12 +106,14 @@ class Study:
         name: str = "",
         rates_of: Lesson | None = None,
         speaks: bool = False,
+        shows: bool = False,
     ) -> list[dict[str, Any]]:
         """A row for each arm and end at which items are judged, of all bases and seeds.
 
         Args:
           rates_of: the lesson whose rates are taken, by default its own.
-          speaks: whether each base's first model answers the prompts.
+          speaks: whether what each base's first model says to the prompts is counted.
+          shows: whether what the first model says is kept for people to read; it is of all that speak.
         """
         rows = []
         for together in grouped(found):
@@ -135,9 +137,11 @@ class Study:
                     "rate": rates[number],
                 }
                 rows += [more | _row(lesson, end, outs, of_arm, recipe) for end in recipe.asked]
+                voices = [Voice(out.trees[of_arm[0]], self._through(size, arm, recipe)) for out in outs]
+                if speaks or shows:
+                    self._show(f"{name or lesson.name}: {arm.name}", size, voices[0])
                 if speaks:
-                    voices = [Voice(out.trees[of_arm[0]], self._through(size, arm, recipe)) for out in outs]
-                    rows[-1]["said"] = self._said(f"{name or lesson.name}: {arm.name}", size, voices)
+                    rows[-1]["said"] = self._counted(size, voices)
         return rows
 
     def _through(self, size: str, arm: Arm, recipe: Recipe):
@@ -155,12 +159,17 @@ class Study:
             "name": lesson.name, "size": size, "arm": "base", "steps": 0, "units": [[base, 0] for base in range(len(bases))],
             "general_before": general, **lesson.told([(one, 0) for one in found]),
         }  # fmt: skip
-        return row | ({"said": self._said("base", size, [Voice(base.params) for base in bases])} if speaks else {})
+        if speaks:
+            voices = [Voice(base.params) for base in bases]
+            self._show("base", size, voices[0])
+            row["said"] = self._counted(size, voices)
+        return row
 
-    def _said(self, name: str, size: str, voices: Sequence[Voice]) -> list[dict[str, dict[str, float]]]:
-        """What is counted of each base's outputs; those of the first are kept for people to read."""
+    def _show(self, name: str, size: str, voice: Voice) -> None:
+        self.outputs[f"{size}, {name}"] = said.outputs(self.material.bases[size][0], voice, self.material.shown)
+
+    def _counted(self, size: str, voices: Sequence[Voice]) -> list[dict[str, dict[str, float]]]:
         bases = self.material.bases[size]
-        self.outputs[f"{size}, {name}"] = said.outputs(bases[0], voices[0], self.material.shown)
         return [said.rates(base, voice, self.material.prompts) for base, voice in zip(bases, voices, strict=False)]
 
 

@@ -6,10 +6,11 @@ from absl import flags
 
 from experiments.common import devices, main
 from experiments.data import by_flags
+from experiments.following import runs as following
+from experiments.following.settings import PRESETS as OF_FOLLOWING
 from experiments.linear import figures as linear_figures
 from experiments.linear import study as linear
 from experiments.lm import runs as lm
-from experiments.lm import study as lm_study
 from experiments.lm.options import TEXT_FLAGS
 from experiments.rank import arrays_file, figures, study
 from experiments.rank.settings import named
@@ -77,15 +78,15 @@ def _sst2() -> None:
 
 
 def _tiny_lm() -> None:
-    """The gap between tuned LoRA and tuned full fine-tuning, rank by rank, at one size."""
+    """S4's part on ranks: checkable instructions, LoRA of each rank and full fine-tuning."""
     main.refuse(("data_dir", "download", "medical", "strategy", *BERT_FLAGS), "with --task=tiny_lm")
-    ranks, rates = main.chosen("ranks"), main.chosen("learning_rates")
+    rates = main.chosen("learning_rates")
     settings = main.settings_from_flags(
-        lm_study.PRESETS, ranks=ranks, rank=ranks and ranks[0], lora_rates=rates, full_rates=rates,
+        OF_FOLLOWING, ranks=main.chosen("ranks"), lora_rates=rates, full_rates=rates,
         widenings=0 if rates else None,  # rates that are named are those that are tried
     )  # fmt: skip
-    settings = dataclasses.replace(settings, sizes=(settings.size,))
-    lm.execute("rank_sweep_tiny_lm", settings, lm.sources(medical=False), lm_study.ranks)
+    settings = dataclasses.replace(settings, parts=("arms",), controls=False, other_sizes=())
+    following.execute("rank_sweep_tiny_lm", settings, lm.sources(medical=False))
 
 
 def _rates(*more: str) -> dict[str, tuple[float, ...] | None]:

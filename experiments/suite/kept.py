@@ -15,22 +15,19 @@ from experiments.ledger.table import Claim
 from lora_jax import files
 
 FLAGS = flags.FLAGS
+OUTCOMES = ('"by_seed"', '"units"')  # fields of what a summary keeps of each seed, or of each base
 ADVICE = "name a folder that a run without --from_results wrote"
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What runs and keeps its summaries, their names, what claims follow from them, the entry that runs it alone, and its figures.
-
-    `has_outcomes`: a summary without outcomes of each seed is one of an earlier form.
-    """
+    """What runs and keeps its summaries, their names, what claims follow from them, the entry that runs it alone, and its figures."""
 
     run: Callable[[epath.Path, Any], object]
     kept: tuple[str, ...]
     claims_of: Callable[..., list[Claim]]
     entry: str
     figures: Any
-    has_outcomes: bool = True
 
     def is_in(self, folder: epath.Path) -> bool:
         return any((folder / name).is_dir() for name in self.kept)
@@ -41,7 +38,7 @@ class Study:
 
     def is_of_before(self, summaries: list[dict[str, Any]]) -> bool:
         """Whether they were written before summaries kept outcomes."""
-        return self.has_outcomes and not all('"by_seed"' in json.dumps(summary) for summary in summaries)
+        return not all(any(name in json.dumps(summary) for name in OUTCOMES) for summary in summaries)
 
     def claims(self, folder: epath.Path, summaries: list[dict[str, Any]]) -> list[Claim]:
         """From the summaries that are kept in the folder."""

@@ -18,13 +18,14 @@ from experiments.data.mnist import Mnist
 from experiments.digit9 import claims as digit9_claims
 from experiments.digit9 import figures as digit9_figures
 from experiments.digit9 import study as digit9
+from experiments.following import claims as following_claims
+from experiments.following import figures as following_figures
+from experiments.following import runs as following
+from experiments.following.settings import PRESETS as OF_FOLLOWING
 from experiments.linear import claims as linear_claims
 from experiments.linear import figures as linear_figures
 from experiments.linear import study as linear
-from experiments.lm import claims as lm_claims
-from experiments.lm import figures as lm_figures
 from experiments.lm import runs as lm
-from experiments.lm import study as lm_study
 from experiments.new_digits import claims as new_digits_claims
 from experiments.new_digits import figures as new_digits_figures
 from experiments.new_digits import jobs as new_digits_jobs
@@ -126,12 +127,12 @@ def _new_digits(folder: epath.Path, data: Data) -> None:
     _run(folder, "mnist_new_digits", settings, study, new_digits_figures, data.mnist)
 
 
-def _tiny_lm(folder: epath.Path, data: Data) -> None:
-    settings = main.settings_from_flags(lm_study.PRESETS)
-    summary = lm.execute("tiny_lm_study", settings, data.language)
-    run_path = main.run_folder("tiny_lm_study", settings, data.language).path
-    keep(folder, "tiny_lm", summary, run_path)
-    copy([run_path / lm_figures.OUTPUTS], folder)
+def _following(folder: epath.Path, data: Data) -> None:
+    settings = main.settings_from_flags(OF_FOLLOWING)
+    summary = following.execute(following.NAME, settings, data.language)
+    run_path = main.run_folder(following.NAME, settings, data.language).path
+    keep(folder, following.NAME, summary, run_path)
+    copy([run_path / following_figures.OUTPUTS], folder)
 
 
 def _rank(folder: epath.Path, data: Data) -> None:
@@ -165,7 +166,7 @@ STUDIES = {
     "s3": Study(
         _new_digits, ("mnist_new_digits",), new_digits_claims.claims, "mnist_new_digits.py", new_digits_figures
     ),
-    "s4": Study(_tiny_lm, ("tiny_lm",), lm_claims.claims, "tiny_lm.py --job=study", lm_figures, has_outcomes=False),
+    "s4": Study(_following, ("following",), following_claims.claims, "tiny_lm.py --job=study", following_figures),
     "rate": _best_rate("mnist"),
     "rate_linear": _best_rate("linear"),
     "rate_sst2": _best_rate("sst2"),

@@ -79,7 +79,7 @@ def test_rows_are_of_all_bases_and_seeds_at_the_rate_that_tuning_items_prefer(be
 
 def test_open_questions_are_kept_item_by_item(begun, bases):
     few = parts.packed(bases[0].tokenizer, PAIRS[:12], LENGTH)
-    asked = Asked(few, few, open_questions.of(bases[0].tokenizer, PAIRS, LENGTH), {}, ("What?",))
+    asked = Asked(few, few, open_questions.of(bases[0].tokenizer, PAIRS, LENGTH), {})
     lesson = lessons.of_questions(asked, "medical", {"open": asked})
     (row,) = begun.taught("1M", lesson, [arms.original(2)], program.Recipe((4,), 7))
     found = row["asked"]
@@ -120,7 +120,7 @@ def test_arms_of_low_and_of_high_rank_are_not_padded_to_each_other():
 
 
 def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(begun, items):
-    rows = course._the_studys(begun, "1M", lessons.of_items(items))
+    rows = course._the_studys(begun, "1M", course.Lessons(lessons.of_items(items), None, {}))
     count = len(items.train.owners)
     large = [row["steps"] for row in rows if row["name"] == "epochs" and row["rank"] == 8]
     small = [row["steps"] for row in rows if row["name"] == "small batch"]

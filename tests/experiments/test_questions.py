@@ -10,8 +10,8 @@ import pytest
 from experiments.common.errors import UserError
 from experiments.data import questions
 from experiments.data.questions import Pair
+from experiments.following import said
 from experiments.lm import answers, bpe, docstrings, icd10
-from experiments.lm import judge as lm_judge
 
 ALPACA = [
     {"instruction": "Add.", "input": "1 and 2", "output": "3"},
@@ -185,22 +185,9 @@ def test_tokens_are_bytes_and_are_read_again(tokenizer, tmp_path):
     ],
 )
 def test_outputs_are_of_one_kind(output, kind):
-    assert lm_judge.kind("Tell me where the big cat sat", output) == kind
+    assert said.kind("Tell me where the big cat sat", output) == kind
 
 
 def test_rates_add_up():
-    found = lm_judge.rates(["q"] * 4, ["", "x x x x x", "fine", "good"])
+    found = said.shares(["q"] * 4, ["", "x x x x x", "fine", "good"])
     assert found == {"blank": 0.25, "repetitive": 0.25, "copied": 0.0, "other": 0.5}
-
-
-def test_a_question_is_known_where_its_own_answer_has_the_least_loss(monkeypatch):
-    """A tie counts its fair share."""
-    monkeypatch.setattr(lm_judge, "answer_losses", lambda model, params, one: one["losses"])
-    losses = np.asarray([[1.0, 2, 3], [2, 1, 3], [1, 1, 4]])
-    assert lm_judge.knows(None)(None, {"losses": losses})["right"].tolist() == [1.0, 0.0, 0.5]
-
-
-def test_candidates_are_the_own_answer_and_nine_others():
-    chosen = lm_judge.candidates([None] * 30)
-    assert chosen.shape == (30, 10) and (chosen[:, 0] == np.arange(30)).all()
-    assert all(len(set(row)) == 10 for row in chosen.tolist())

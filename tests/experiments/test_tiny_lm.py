@@ -1,4 +1,4 @@
-"""`tiny_lm.py --job=pretrain`: from text to a model; and what it says to bad input (test_lm_study has the study)."""
+"""`tiny_lm.py --job=pretrain`: from text to a model; and what it says to bad input (test_following_run has the study)."""
 
 import json
 import pathlib

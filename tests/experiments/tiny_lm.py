@@ -1,6 +1,5 @@
 """A language model of 16 dimensions with a tokenizer of its own, and questions whose answers one word decides."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -9,13 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import packing
 from experiments.data.questions import Pair, Pairs
 from experiments.lm import answers, bpe
 from experiments.lm import corpus as lm_text
 from experiments.lm import pretraining as lm_pretraining
 from experiments.lm import speaker as lm_speaker
-from experiments.lm import study as lm_study
 from lora_jax.models import causal_folder, causal_lm
 from lora_jax.models.causal_lm import CausalLM, CausalLMConfig
 
@@ -23,19 +20,12 @@ COLORS = ("red", "green", "blue", "black", "white", "brown", "yellow", "grey")
 THINGS = ("car", "house", "bird", "door", "stone", "coat", "lamp", "boat", "tree", "cup")
 CONFIG = CausalLMConfig(400, 16, 24, 2, 2, 1, 64)
 PRETRAINING = lm_pretraining.Settings("0.3M", 32, 2, 4_000, epochs=2, held_out_tokens=200, learning_rate=1e-2)
-STUDY = dataclasses.replace(
-    lm_study.PRESETS["smoke"], pretraining=PRETRAINING,
-    pairs=40, tuning=10, held_out=12, asked=10, general_rows=4, length=48, batch=8, epochs=2, ranks=(8, 12),
-    lora_rates=(1e-3, 1e-2), full_rates=(1e-3, 1e-2), widenings=0,
-    original=lm_study.Original(rate=1e-3, batch=8, epochs=(1, 2), small_batch=4, small_epochs=(1,)),
-)  # fmt: skip
 
 
 def at_home(path: pathlib.Path, patch: pytest.MonkeyPatch) -> None:
     """Small presets under the name "smoke"; in `path`, things.jsonl to pretrain on and questions.json."""
     patch.setitem(causal_lm.PRESETS, "0.3M", CONFIG)
     patch.setitem(lm_pretraining.PRESETS, "smoke", PRETRAINING)
-    patch.setitem(lm_study.PRESETS, "smoke", STUDY)
     corpus(path)
     rows = [{"instruction": pair.question, "input": "", "output": pair.answer} for pair in pairs().pairs]
     (path / "questions.json").write_text(json.dumps(rows))
@@ -72,11 +62,3 @@ def base(path: pathlib.Path) -> lm_speaker.Base:
 
 def encoded(of: lm_speaker.Base, length: int = 48) -> answers.Encoded:
     return answers.encode(of.tokenizer, pairs().pairs, length)
-
-
-def material(of: lm_speaker.Base) -> lm_study.Material:
-    """One size, called 0.3M; both kinds of questions are the same."""
-    documents = [f"the {thing} is {color}" for thing in THINGS for color in COLORS]
-    general = packing.gathered(lm_text.encode(of.tokenizer, documents, 48))
-    found = pairs()
-    return lm_study.Material({"0.3M": of}, {"0.3M": general}, {lm_study.INSTRUCTIONS: found, lm_study.MEDICAL: found})

@@ -1,0 +1,144 @@
+"""Do the verdicts of S4 follow from its rows? On summaries made by hand, at points where they should turn."""
+
+import numpy as np
+import pytest
+
+from experiments.common.items import packed
+from experiments.following import claims, read
+from experiments.following.read import BOTH, STORED, WORDS
+
+BASES, EACH = 5, 40
+KINDS = ("first", "last", "nth", "longest", "count", "copy", "s_first", "s_last", "sort", "opposite")
+SCORED = KINDS[:8]
+
+
+def bits(share: float, seed: int, *, spread: float = 0.01) -> list[str]:
+    """Of each base, about this share of the scored items right, evenly over kinds; none of the others."""
+    rng = np.random.default_rng(seed)
+    each = np.repeat(KINDS, EACH)
+    hard = np.random.default_rng(0).random(len(each))  # the same items are hard for all
+    shares = share + spread * rng.normal(size=BASES)
+    return packed([(hard < of) & np.isin(each, SCORED) for of in shares])
+
+
+def row(part: str, arm: str, share: float, seed: int = 0, **more) -> dict:
+    right = {name: bits(share, seed) for name in (WORDS, BOTH)}
+    blank = more.pop("blank", 0.1)
+    said = [{"greedy": {"blank": blank + 0.01 * rng}} for rng in np.random.default_rng(seed).normal(size=BASES)]
+    curves = {
+        "general": [[4.0, 4.0 + more.get("lost", 0.1)]] * BASES,
+        "right": [[0.0, share / 2, share, share - 0.01]] * BASES,
+    }
+    units = [[base, 0] for base in range(BASES)]
+    return {
+        "part": part, "arm": arm, "name": part, "size": "1M", "units": units, "right": right, "said": said, "curves": curves,
+        "steps": 300, "ends": [100, 200, 300], "batch": 7, "seconds_per_step": 0.1,
+    } | more  # fmt: skip
+
+
+def summary(
+    *,
+    full=0.65,
+    r8=0.57,
+    study=0.06,
+    square=0.35,
+    projections=0.60,
+    base=0.0,
+    ten=0.06,
+    sixteen=0.06,
+    small=0.06,
+    blank=0.3,
+):
+    """By default as the pilot found it."""
+    ours = "the study's LoRA r=8"
+
+    def asked(of: float) -> dict:
+        rng = np.random.default_rng(1)
+        return {
+            "asked": {part: {"question": (of + rng.normal(size=(BASES, 50))).tolist()} for part in ("held out", "open")}
+        }
+
+    return {
+        "kinds": {name: list(np.repeat(KINDS, EACH)) for name in (WORDS, BOTH, STORED)},
+        "rows": [
+            row("arms", "base", base, blank=blank), row("arms", "LoRA r=8", r8, 1), row("arms", "LoRA r=8 on q, o", square, 2),
+            row("arms", "full on projections", projections, 3), row("arms", "full", full, 4),
+            row("the study's", ours, study, 5, name="one epoch"),
+            row("the study's", ours, study, 5, name="epochs", steps=300), row("the study's", ours, ten, 6, name="epochs", steps=3000),
+            row("the study's", ours, ten, 7, name="epochs", steps=15000),
+            row("the study's", "the study's LoRA r=16", sixteen, 7, name="epochs", steps=300), row("the study's", "the study's LoRA r=16", sixteen, 8, name="epochs", steps=3000),
+            row("the study's", ours, small, 9, name="small batch", steps=3000, batch=2, seconds_per_step=0.05),
+            row("the study's", ours, small, 10, name="small batch", steps=10500, batch=2, seconds_per_step=0.05),
+            *(row("converged", arm, full * share, 11, steps=steps) for arm in ("full", "LoRA r=8")
+              for share, steps in ((0.9, 100), (1.0, 200), (0.98, 300))),
+            row("sizes", "full", 0.5, size="0.3M"), row("sizes", "LoRA r=8", 0.3, size="0.3M"),
+            row("medical", "base", base) | asked(5.0), row("medical", ours, base, lost=0.2) | asked(4.0),
+            row("medical", "LoRA r=8", base) | asked(6.0),
+        ],
+    }  # fmt: skip
+
+
+def verdicts(**of) -> dict[str, str]:
+    return {claim.id: claim.verdict for claim in claims.claims(summary(**of), "command")}
+
+
+def test_the_base_is_the_unit_and_its_seeds_are_averaged():
+    found = read.by_base({"units": [[0, 0], [0, 1], [3, 0], [3, 1]]}, [1.0, 3.0, 10.0, 20.0])
+    np.testing.assert_array_equal(found, [2.0, 15.0])
+
+
+def test_scored_kinds_alone_count():
+    found = summary()
+    right = read.right(found, read.row(found, "arms", "full"))
+    assert right.shape == (BASES, len(SCORED) * EACH)
+    assert read.by_kind(found, read.row(found, "arms", "full"))["sort"] == 0
+
+
+def test_as_the_pilot_found_it():
+    assert verdicts() == {
+        "S4.0": "holds", "S4.1": "holds", "S4.2": "holds", "S4.3": "holds", "S4.4": "holds", "S4.5": "holds", "S4.6": "holds",
+        "S4.7": "does not hold",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("of", [{"full": 0.4}, {"base": 0.2}])
+def test_behind_a_closed_gate_nothing_is_told(of):
+    found = verdicts(**of)
+    assert found.pop("S4.0") == "does not hold" and set(found.values()) == {claims.NOT_TESTABLE}
+
+
+@pytest.mark.parametrize(
+    ("id", "of", "verdict"),
+    [
+        ("S4.1", {"study": 0.5}, "holds in part"),
+        ("S4.1", {"blank": 0.0}, "does not hold"),
+        ("S4.2", {"ten": 0.4}, "does not hold"),
+        ("S4.3", {"sixteen": 0.3}, "does not hold"),
+        ("S4.4", {"small": 0.3}, "does not hold"),
+        ("S4.6", {"r8": 0.7}, "holds in part"),
+        ("S4.7", {"square": 0.08, "r8": 0.12, "projections": 0.60}, "holds"),
+    ],
+)
+def test_where_verdicts_turn(id, of, verdict):
+    assert verdicts(**of)[id] == verdict
+
+
+def test_claims_about_parts_that_were_not_run_are_left_out():
+    whole = summary()
+    for part, ids in (
+        ("medical", {"S4.5"}),
+        ("converged", {"S4.6"}),
+        ("the study's", {f"S4.{i}" for i in (1, 2, 3, 4, 6, 7)}),
+    ):
+        found = claims.claims(whole | {"rows": [row for row in whole["rows"] if row["part"] != part]}, "command")
+        assert {claim.id for claim in found} == {f"S4.{i}" for i in range(8)} - ids
+
+
+def test_the_way_from_the_study_to_full_is_whole():
+    found = summary()
+    steps = dict(claims.path(found))
+    total = 100 * (
+        read.right(found, read.row(found, "arms", "full")) - read.right(found, claims._ends(found, claims.STUDY)[-1])
+    ).mean(axis=1)
+    np.testing.assert_allclose(sum(steps.values()), total)
+    assert list(steps) == list(claims.STEPS)

@@ -1,0 +1,91 @@
+"""`tiny_lm.py --job=study`, from text to figures, on a model of 16 dimensions (test_following_study has its parts)."""
+
+import contextlib
+import io
+import json
+import pathlib
+
+import jax
+import pytest
+
+from experiments.data.instructions import checkable
+from experiments.following import figures, read, runs, tables
+from experiments.following.settings import PRESETS, Settings
+from experiments.lm import pretraining_settings
+from lora_jax.models import causal_lm
+from lora_jax.models.causal_lm import CausalLMConfig
+from tests.experiments import entries, tiny_lm
+
+PRETRAINING = pretraining_settings.Settings(
+    "0.3M", 128, 4, 6000, held_out_tokens=600, vocab_size=1500, list_steps=2, lists=0.1, dialogues=0.1
+)
+WHOLE = Settings(
+    PRETRAINING, parts=("arms", "study", "doses", "open"), controls=False, size="0.3M", other_sizes=(), bases=1, seeds=2, items=230, tuning=46,
+    held_out=2, general_rows=2, steps=8, ranks=(1, 8), tuning_seeds=1, widenings=0, lora_rates=(1e-2,), full_rates=(1e-2,), epochs=(1, 2),
+    doses=(3,), dose_ranks=(1,), open_pairs=40, open_held_out=12, open_steps=4, prompts=4,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> pathlib.Path:
+    """A corpus of the items' own words, and questions with and without input."""
+    path = tmp_path_factory.mktemp("home")
+    items = checkable.items(230, 0, words="trained", phrasings="trained")
+    texts = [" ".join(f"{item.question} {item.answer}." for item in items[at : at + 10]) for at in range(0, 230, 10)]
+    (path / "text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    rows = [
+        {"instruction": f"{verb} the {thing} {i}", "input": f"the {thing}" if i % 2 else "", "output": f"{thing} {i} word"}
+        for i, (verb, thing) in enumerate((verb, thing) for verb in ("Show", "Take", "Name", "Keep", "Drop", "Turn") for thing in tiny_lm.THINGS)
+    ]  # fmt: skip
+    (path / "questions.json").write_text(json.dumps(rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ran(home, quick_compile) -> tuple[str, pathlib.Path]:
+    """What the whole study prints, and its run's folder."""
+    patch = pytest.MonkeyPatch()
+    patch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
+    patch.setitem(PRESETS, "smoke", WHOLE)
+    asked = home / "questions.json"
+    files = f"--corpus={home / 'text.jsonl'}", f"--questions={asked}", f"--medical={asked}"
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        status = entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'runs'}", *files)
+    patch.undo()
+    assert status == 0
+    (folder,) = (home / "runs").glob("following-*")
+    return stdout.getvalue(), folder
+
+
+def test_every_part_is_in_the_summary_and_in_the_figures(ran):
+    stdout, folder = ran
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {row["part"] for row in summary["rows"]} == {"arms", "the study's", "doses", "open"}
+    assert all(len(row["units"]) == 2 for row in summary["rows"] if row["part"] == "arms" and row["steps"])
+    assert summary["base_unchanged"]
+    assert {path.name for path in folder.glob("*.png")} == {
+        "what_trains.png",
+        "kinds.png",
+        "doses.png",
+        "questions.png",
+    }
+    assert stdout.count("figure: ") >= 5
+
+
+def test_a_base_that_fails_the_gate_says_so_first(ran):
+    table = (ran[1] / "table.txt").read_text()
+    assert "THE GATE IS CLOSED" in table.split("s/step")[0] and table.index("THE GATE") < table.index("right:")
+
+
+def test_each_arm_is_read_beside_the_others(ran):
+    summary = json.loads((ran[1] / "summary.json").read_text())
+    said = (ran[1] / figures.OUTPUTS).read_text()
+    for arm in ("base", "checkable: full", "checkable: LoRA r=8", "epochs: the study's LoRA r=16"):
+        assert said.count(f"- **0.3M, {arm}**:") == len(summary["shown"]) == 33
+    row = read.row(summary, "arms", "full")
+    assert f"{row['parameters']:,}" in tables.table(summary)
+
+
+def test_the_base_of_the_quick_study_lies_in_the_repository():
+    (found,) = runs.bases(PRESETS["quick"], None)["1M"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(found.params)) == 1_148_032
