@@ -17,7 +17,7 @@ from experiments.following.parts import Part
 from experiments.following.settings import Settings
 from experiments.lm import answers, corpus
 
-TRAINED, HELD_OUT = "trained", "held out"
+TRAINED, TUNING, HELD_OUT = "trained", "tuning", "held out"
 WORDS, BOTH, STORED = (
     "words",
     "words and phrasings",
@@ -42,16 +42,17 @@ class Checkable:
 def of_items(tokenizer: tokenizers.Tokenizer, settings: Settings, kinds: Sequence[str] = checkable.KINDS) -> Checkable:
     """Of these kinds; what is measured is the same items whatever is taught beside them."""
     s = settings
-    drawn = checkable.items(
-        s.tuning + s.items, 0, words=TRAINED, phrasings=TRAINED, kinds=kinds
-    )  # one draw: no item twice
+    drawn = checkable.items(s.items, 0, words=TRAINED, phrasings=TRAINED, kinds=kinds)
+    tuning = checkable.items(
+        s.tuning, 1, words=TUNING, phrasings=TRAINED, kinds=kinds
+    )  # what is chosen is to serve words that are new
     held = {name: _asked_of(kinds, s.held_out, words, phrasings) for name, (words, phrasings) in PARTS.items()}
     held[STORED] = _asked_of([kind for kind in kinds if kind in checkable.FACTS], s.held_out, TRAINED, HELD_OUT)
     held = {name: items for name, items in held.items() if items}
     judged = {name: _packed(tokenizer, items, s.length) for name, items in held.items()}
     return Checkable(
-        _packed(tokenizer, drawn[s.tuning :], s.length),
-        _packed(tokenizer, drawn[: s.tuning], s.length),
+        _packed(tokenizer, drawn, s.length),
+        _packed(tokenizer, tuning, s.length),
         judged,
         {name: tuple(held[name][i].kind for i in part.kept) for name, part in judged.items()},
         checkable.constant_share(held[WORDS]),

@@ -8,7 +8,7 @@ import pytest
 from experiments.data.instructions import checkable, pool
 from tests.experiments import rule_follower
 
-BOTH = list(itertools.product(pool.PARTS, pool.PARTS))  # of words, of phrasings
+BOTH = list(itertools.product(pool.PARTS, (pool.TRAINED, pool.HELD_OUT)))  # of words, of phrasings
 ITEMS = {(words, phrasings): checkable.items(1150, 0, words=words, phrasings=phrasings) for words, phrasings in BOTH}
 READ = {item.question: rule_follower.readings(item.question) for made in ITEMS.values() for item in made}
 EVERY = [item for made in ITEMS.values() for item in made]

@@ -6,7 +6,7 @@ import random
 import re
 import statistics
 
-from experiments.data.instructions import checkable, more_words, pool
+from experiments.data.instructions import checkable, common_words, more_words, pool
 from experiments.data.instructions import words as known
 from experiments.data.instructions.phrasings import HELD_OUT, KINDS, PHRASINGS, TRAINED
 from experiments.data.instructions.phrasings.lists import LISTS
@@ -51,10 +51,23 @@ def test_no_word_is_there_twice_and_none_is_said_in_an_instruction():
         *known.ORDINALS,
         *known.COUNTS.values(),
     }
-    for words in [getattr(known, name) for name in POOLS] + [more_words.ACTS, more_words.MATTERS, more_words.OTHERS]:
+    for words in [getattr(known, name) for name in POOLS] + [
+        more_words.ACTS,
+        more_words.MATTERS,
+        more_words.OTHERS,
+        common_words.COMMON,
+    ]:
         assert len(set(words)) == len(words)
         assert spoken.isdisjoint(word.lower() for word in words)
-    of_lists = (known.NOUNS, known.TRAITS, known.LOOKS, more_words.ACTS, more_words.MATTERS, more_words.OTHERS)
+    of_lists = (
+        known.NOUNS,
+        known.TRAITS,
+        known.LOOKS,
+        more_words.ACTS,
+        more_words.MATTERS,
+        more_words.OTHERS,
+        common_words.COMMON,
+    )
     assert len(known.WORDS) == sum(map(len, of_lists))
     assert {*known.WORDS, *known.PLACES}.isdisjoint(map(str.lower, known.NAMES))
 

@@ -533,12 +533,12 @@ ROWS = [{"regime": "full", "rank": None, "learning_rate": 0.001, "accuracy": abo
 
 
 def test_a_ledger_leaves_out_what_is_of_an_earlier_form_and_says_so(run_entry, tmp_path):
-    shutil.copytree(RESULTS / "tiny_lm", tmp_path / "tiny_lm")
+    shutil.copytree(RESULTS / "best_rate_linear", tmp_path / "best_rate_linear")
     keep(tmp_path, "rank_sweep_mnist", rows=ROWS)
     status, stdout, _ = run_entry("reproduce.py", f"--from_results={tmp_path}")
     assert status == 0 and f"not in {tmp_path}: mnist_digit9_s0" in stdout and "left out:" in stdout
     ledger = json.loads((tmp_path / "CLAIMS.json").read_text())
-    assert {claim["id"] for claim in ledger["claims"]} == {f"S4.{i}" for i in range(1, 8)}
+    assert {claim["id"] for claim in ledger["claims"]} == {f"L.{i}.linear" for i in range(1, 5)}
     assert ledger["left_out"] == ["rank_sweep.py"] and "`rank_sweep.py`" in (tmp_path / "CLAIMS.md").read_text()
 
 
@@ -546,7 +546,7 @@ def test_a_ledger_leaves_out_what_is_of_an_earlier_form_and_says_so(run_entry, t
 def test_where_nothing_is_left_or_it_is_asked_for_that_is_refused(only, run_entry, tmp_path):
     keep(tmp_path, "rank_sweep_mnist", rows=ROWS)
     if only:
-        shutil.copytree(RESULTS / "tiny_lm", tmp_path / "tiny_lm")
+        shutil.copytree(RESULTS / "best_rate_linear", tmp_path / "best_rate_linear")
     status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}", *only)
     assert status == 2 and stderr.count("\n") == 1 and "make them anew by python" in stderr
     assert not (tmp_path / "CLAIMS.json").exists()

@@ -66,7 +66,8 @@ def summary(
             row("the study's", ours, study, 5, name="one epoch"),
             row("the study's", ours, study, 5, name="epochs", steps=300), row("the study's", ours, ten, 6, name="epochs", steps=3000),
             row("the study's", ours, ten, 7, name="epochs", steps=15000),
-            row("the study's", "the study's LoRA r=16", sixteen, 7, name="epochs", steps=300), row("the study's", "the study's LoRA r=16", sixteen, 8, name="epochs", steps=3000),
+            row("the study's", "the study's LoRA r=16", sixteen, 7, name="epochs", steps=300),
+            row("the study's", "the study's LoRA r=16", sixteen, 8, name="epochs", steps=3000),
             row("the study's", ours, small, 9, name="small batch", steps=3000, batch=2, seconds_per_step=0.05),
             row("the study's", ours, small, 10, name="small batch", steps=10500, batch=2, seconds_per_step=0.05),
             *(row("converged", arm, full * share, 11, steps=steps) for arm in ("full", "LoRA r=8")

@@ -5,8 +5,8 @@ Asked is about a list of words (10 kinds: `first` to `drop`), a sentence (6: `co
 
 Held out are words and phrasings, each without the other or both:
 
-- *words*, a fifth by their hash: of lists and sentences, names, places, numbers, and pairs of opposites. What holds a sentence together ("the",
-  "in", "gave") is of both parts, as are its templates.
+- *words*, a fifth by their hash, and a tenth for tuning: of lists and sentences, names, places, numbers, and pairs of opposites. What holds a
+  sentence together ("the", "in", "gave") is of all parts, as are its templates.
 - *phrasings*, the last four of each kind's sixteen.
 
 A pair of opposites that is held out was never told: what is stored of those that were shows with trained words and held-out phrasings.
@@ -56,17 +56,17 @@ class Item(NamedTuple):
 def items(count: int, seed: int, *, words: str, phrasings: str, kinds: Sequence[str] = KINDS) -> list[Item]:
     """So many different items, the kinds in turn; a kind that has run out of new ones leaves its turn to the others.
 
-    A kind's items do not depend on the other kinds, nor on how many are asked for: the first of many are those of few. Items to learn from and
-    to tune on are two parts of one draw; two seeds may give the same question.
+    A kind's items do not depend on the other kinds, nor on how many are asked for: the first of many are those of few. Two seeds may give the
+    same question.
 
     Args:
-      words, phrasings: "trained", or "held out", which the trained ones never have.
+      words, phrasings: "trained", or "held out", which the trained ones never have; words also "tuning", which neither has.
 
     Raises:
       UserError: for another part, an unknown or a repeated kind, or where all kinds have run out.
 
     >>> items(1, 0, words="trained", phrasings="held out", kinds=["larger"])
-    [Item(kind='larger', phrasing=14, question='Look at 12 and 13. Which of them counts for more?', answer='13', words=('12', '13'))]
+    [Item(kind='larger', phrasing=13, question='Of the two numbers 12 and 14, which is the bigger?', answer='14', words=('12', '14'))]
     """
     _check(words, phrasings, kinds)
     sources = {kind: _of_kind(kind, seed, words, phrasings) for kind in kinds}
@@ -88,7 +88,7 @@ def constant_share(of: Iterable[Item]) -> dict[str, float]:
 
     >>> made = items(40, 0, words="trained", phrasings="trained", kinds=["compare", "after"])
     >>> constant_share(made)
-    {'compare': 0.65, 'after': 0.1}
+    {'compare': 0.6, 'after': 0.1}
     """
     answers: dict[str, list[str]] = {}
     for item in of:
@@ -126,9 +126,9 @@ def _of_kind(kind: str, seed: int, words: str, phrasings: str) -> Iterator[Item]
 
 
 def _check(words: str, phrasings: str, kinds: Sequence[str]) -> None:
-    for name, part in (("words", words), ("phrasings", phrasings)):
-        if part not in PARTS:
-            raise UserError(f'items: {name}="{part}" is none of {", ".join(PARTS)}.')
+    for name, part, parts in (("words", words, PARTS), ("phrasings", phrasings, (TRAINED, HELD_OUT))):
+        if part not in parts:
+            raise UserError(f'items: {name}="{part}" is none of {", ".join(parts)}.')
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise UserError(f"items: no kind is called {', '.join(unknown)}; there are {', '.join(KINDS)}.")

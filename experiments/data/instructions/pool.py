@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from experiments.data.instructions import words as known
 
-TRAINED, HELD_OUT = PARTS = ("trained", "held out")
-SHARE = 0.2  # of the words that is held out
+TRAINED, TUNING, HELD_OUT = PARTS = ("trained", "tuning", "held out")
+SHARES = {HELD_OUT: 0.2, TUNING: 0.1}  # of the words
 NUMBERS = range(10, 200)
 LARGEST = 99  # of two numbers that are compared: three digits are hard for tiny models
 SEPARATORS, SEPARATED = (", ", " "), (7, 3)  # of a list's words, and how often each
@@ -34,23 +34,24 @@ TEMPLATES = (
 )
 
 
-def is_held_out(text: str) -> bool:
-    """Whether a word, a name, a number or a pair is kept for measuring.
+def part(text: str) -> str:
+    """Where a word, a name, a number or a pair belongs: to what is learned from, to what rates are chosen by, or to what is measured.
 
-    >>> 0.15 < sum(map(is_held_out, map(str, range(1000)))) / 1000 < 0.25
-    True
+    >>> [sum(part(str(number)) == name for number in range(1000)) // 50 for name in PARTS]
+    [13, 2, 4]
     """
-    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32 < SHARE
+    place = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
+    return HELD_OUT if place < SHARES[HELD_OUT] else TUNING if place < sum(SHARES.values()) else TRAINED
 
 
 @functools.cache
-def part_of(words: tuple[str, ...], part: str) -> tuple[str, ...]:
+def part_of(words: tuple[str, ...], name: str) -> tuple[str, ...]:
     """Those of a part.
 
     >>> part_of(("1", "2", "39"), HELD_OUT)
     ('39',)
     """
-    return tuple(word for word in words if is_held_out(word) == (part == HELD_OUT))
+    return tuple(word for word in words if part(word) == name)
 
 
 class Sentence(NamedTuple):
@@ -83,21 +84,25 @@ class Pool:
     """The words of one part, and the draws.
 
     >>> Pool(random.Random(0), TRAINED).list_of()
-    ['alien', 'oval', 'stubborn', 'wander', 'pear', 'crate']
+    ['hang', 'inform', 'digital', 'overjoyed', 'film', 'pleasant']
     """
 
-    def __init__(self, rng: random.Random, part: str):
+    def __init__(self, rng: random.Random, name: str):
         def own(words: Sequence[str]) -> tuple[str, ...]:
-            return part_of(tuple(words), part)
+            return part_of(tuple(words), name)
+
+        def few(words: Sequence[str]) -> tuple[str, ...]:
+            """Too few for a tuning part of their own."""
+            return part_of(tuple(words), TRAINED if name == TUNING else name)
 
         self.rng, self.words, self.nouns = rng, own(known.WORDS), own(known.NOUNS)
         self.numbers = tuple(map(int, own([str(n) for n in NUMBERS])))
-        self.opposites = [pair for pair in known.OPPOSITES if is_held_out(" ".join(pair)) == (part == HELD_OUT)]
+        self.opposites = [pair for pair in known.OPPOSITES if part(" ".join(pair)) == name]
         self.slots = {
             "BEING": own(known.BEINGS), "BEINGS": own(known.BEINGS), "THING": own(known.THINGS), "TRAIT": own(known.TRAITS),
             "LOOK": own(known.LOOKS), "DONE": own(known.DONE), "MET": own(known.MET), "NAME": own(known.NAMES), "PLACE": own(known.PLACES),
-            "TIME": own(known.TIMES), "MANNER": own(known.MANNERS), "GAVE": tuple(known.GIVING),
-            "DETERMINER": ("a", "the", *own(known.DETERMINERS)), "PREPOSITION": ("in", "near", *own(known.PREPOSITIONS)),
+            "TIME": few(known.TIMES), "MANNER": few(known.MANNERS), "GAVE": tuple(known.GIVING),
+            "DETERMINER": ("a", "the", *few(known.DETERMINERS)), "PREPOSITION": ("in", "near", *few(known.PREPOSITIONS)),
         }  # fmt: skip
 
     def list_of(self) -> list[str]:
