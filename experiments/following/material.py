@@ -25,6 +25,7 @@ WORDS, BOTH, STORED = (
 )  # what is held out of a measured part; facts that were told, asked otherwise
 PARTS = {WORDS: (HELD_OUT, TRAINED), BOTH: (HELD_OUT, HELD_OUT)}
 SAME_BEGINNING = 6  # words
+MEASURED = 3  # the seed of the items that are measured: nobody looked at these before the reference run
 TEMPLATE = 20  # answers that begin alike are one of a template
 
 
@@ -61,7 +62,7 @@ def of_items(tokenizer: tokenizers.Tokenizer, settings: Settings, kinds: Sequenc
 
 def _asked_of(kinds: Sequence[str], each: int, words: str, phrasings: str) -> list[Item]:
     """So many of each kind."""
-    return checkable.items(each * len(kinds), 1, words=words, phrasings=phrasings, kinds=kinds) if kinds else []
+    return checkable.items(each * len(kinds), MEASURED, words=words, phrasings=phrasings, kinds=kinds) if kinds else []
 
 
 def _packed(tokenizer: tokenizers.Tokenizer, items: Sequence[Item], length: int) -> Part:

@@ -91,7 +91,7 @@ def test_numbers_are_small():
 def test_they_are_the_same_on_every_python():
     """If what is made was changed on purpose: put the new checksum here, and say that numbers of before are of another generator."""
     told = json.dumps([checkable.items(230, 0, words=words, phrasings=phrasings) for words, phrasings in BOTH])
-    checksum = "70a6e47dfa6a80a36e7e8aa87192027d2389e07ddfd7c9a799c78dd7695dbb54"
+    checksum = "451a97814e884be66afdea1e7f9dc2eccc2d6152056c33bba390194531e5ddd0"
     assert hashlib.sha256(told.encode()).hexdigest() == checksum
 
 
@@ -126,7 +126,7 @@ def test_a_kind_that_has_run_out_leaves_its_turn():
         ({"phrasings": "all"}, 'phrasings="all" is none of trained, held out'),
         ({"kinds": ["first", "second"]}, "no kind is called second; there are first, last, "),
         ({"kinds": ["first", "first"]}, "a kind is named twice in first, first; name each once"),
-        ({"kinds": ["after"]}, "5,000 were asked for, but of after with held out words and trained phrasings only 444"),
+        ({"kinds": ["after"]}, "5,000 were asked for, but of after with held out words and trained phrasings only 740"),
         ({"kinds": []}, "5,000 were asked for, but of no kind"),
     ],
 )

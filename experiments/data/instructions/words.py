@@ -135,9 +135,9 @@ PLACES = parted(
     "townhouse treehouse tunnel university valley vault veranda village vineyard warehouse waterfall wharf wilderness winery workshop yard zoo"
 )
 TIMES = parted(  # how a sentence begins
-    "afterwards apparently certainly earlier elsewhere eventually everywhere finally formerly immediately indoors instantly lately later luckily "
-    "maybe meanwhile nearby obviously occasionally often outdoors overnight perhaps previously probably rarely recently sadly seldom somehow "
-    "sometimes somewhere soon suddenly surely today twice unfortunately upstairs usually yesterday"
+    "afterwards apparently certainly earlier elsewhere eventually everywhere finally formerly immediately indoors instantly lately luckily maybe "
+    "meanwhile nearby obviously occasionally often outdoors overnight perhaps previously probably rarely recently sadly seldom somehow sometimes "
+    "somewhere soon suddenly surely today twice unfortunately upstairs usually yesterday"
 )
 MANNERS = parted(  # how a sentence begins or ends
     "accidentally angrily anxiously awkwardly boldly bravely calmly carefully carelessly cautiously cheerfully cleverly clumsily eagerly gently "

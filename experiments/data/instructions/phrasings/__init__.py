@@ -8,6 +8,6 @@ from experiments.data.instructions.phrasings.lists import LISTS
 from experiments.data.instructions.phrasings.sentences import SENTENCES
 from experiments.data.instructions.phrasings.words_and_numbers import WORDS_AND_NUMBERS
 
-TRAINED, HELD_OUT = 12, 4
+TRAINED, HELD_OUT = 20, 4
 PHRASINGS = {**LISTS, **SENTENCES, **WORDS_AND_NUMBERS}
 KINDS = tuple(PHRASINGS)
