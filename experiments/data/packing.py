@@ -24,6 +24,21 @@ class Rows:
         """Of all places, those that hold a token."""
         return float((self.segments > 0).mean())
 
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    def part(self, of: slice | np.ndarray) -> "Rows":
+        """These rows."""
+        return Rows(self.ids[of], self.segments[of], self.scored[of])
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Rows]") -> "Rows":
+        """The rows of all parts, one after the other."""
+        return cls(
+            *(np.concatenate([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(cls))
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:

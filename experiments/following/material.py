@@ -120,7 +120,7 @@ def without_templates(pairs: Sequence[Pair]) -> list[Pair]:
 def of_text(tokenizer: tokenizers.Tokenizer, source: corpus.Source, settings: Settings) -> Part:
     """Rows of text that no base was pretrained on, each one item."""
     rows = corpus.encode(tokenizer, source.split()[1], settings.length)
-    if not len(rows.ids):
+    if not len(rows):
         raise UserError(f"the corpus is too short: what is held out of it fills no row of {settings.length} tokens.")
-    at = np.linspace(0, len(rows.ids) - 1, min(settings.general_rows, len(rows.ids))).astype(int)
-    return parts.of_rows(type(rows)(*(getattr(rows, field.name)[at] for field in dataclasses.fields(rows))))
+    at = np.linspace(0, len(rows) - 1, min(settings.general_rows, len(rows))).astype(int)
+    return parts.of_rows(rows.part(at))

@@ -37,8 +37,3 @@ def of(id: str) -> Declared:
     'training seed and validation sentence, both a sample; one base'
     """
     return _all()[id]
-
-
-def known(id: str) -> Declared | None:
-    """As `of`; None where nothing was declared."""
-    return _all().get(id)

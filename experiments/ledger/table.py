@@ -32,9 +32,9 @@ class Claim:
     facts: tuple[Fact, ...] = ()
 
     @property
-    def declared(self) -> Declared | None:
-        """What was written down of its test before the run."""
-        return declared.known(self.id)
+    def declared(self) -> Declared:
+        """What was written down of its test before the run; KeyError where nothing was, as no claim goes without."""
+        return declared.of(self.id)
 
 
 def verdict(condition: bool) -> str:
@@ -83,7 +83,7 @@ def _about_left_out(entries: Sequence[str]) -> list[str]:
 
 def _record(claim: Claim) -> dict[str, Any]:
     """A claim as JSON keeps it, with what was declared and the facts."""
-    of_it = {"declared": dataclasses.asdict(claim.declared) if claim.declared else None}
+    of_it = {"declared": dataclasses.asdict(claim.declared)}
     return dataclasses.asdict(claim) | of_it | {"facts": [record(fact) for fact in claim.facts]}
 
 
@@ -100,8 +100,7 @@ def _markdown(claims: list[Claim], environment: dict[str, Any], preset: str, lef
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for c in claims:
-        unit = f"{c.declared.unit}, {c.n}" if c.declared else str(c.n)
-        test = str(c.declared) if c.declared else "none declared"
-        cells = (c.id, c.statement, c.published, c.ours, unit, f"**{c.verdict}**", c.reason, test, f"`{c.command}`")
+        unit, verdict = f"{c.declared.unit}, {c.n}", f"**{c.verdict}**"
+        cells = (c.id, c.statement, c.published, c.ours, unit, verdict, c.reason, str(c.declared), f"`{c.command}`")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -83,7 +83,7 @@ def rows(tokenizer: tokenizers.Tokenizer, source: Source, length: int, tokens: i
       UserError: for a text too short for a row of each.
     """
     train, held_out = (
-        _first(encode(tokenizer, documents, length), limit // length)
+        encode(tokenizer, documents, length).part(slice(limit // length))
         for documents, limit in zip(source.split(), (tokens, held_out_tokens), strict=True)
     )
     if not len(train.ids) or not len(held_out.ids):
@@ -91,10 +91,6 @@ def rows(tokenizer: tokenizers.Tokenizer, source: Source, length: int, tokens: i
             f"the corpus is too short: it fills no row of {length} tokens in training or in what is held out."
         )
     return Rows(train, held_out, _bytes(tokenizer, held_out))
-
-
-def _first(rows: packing.Rows, count: int) -> packing.Rows:
-    return packing.Rows(*(getattr(rows, field.name)[:count] for field in dataclasses.fields(rows)))
 
 
 def _bytes(tokenizer: tokenizers.Tokenizer, rows: packing.Rows) -> int:

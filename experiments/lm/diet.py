@@ -41,18 +41,9 @@ def fed(tokenizer: tokenizers.Tokenizer, documents: Sequence[str], settings: Set
     s = settings
     total, ahead = len(text.ids) / (1 - s.lists - s.dialogues), s.list_steps * s.batch_size
     said_again = lists(tokenizer, documents, text, ahead + round(s.lists * total), s.length, s.seed)
-    first, rest = (_part(said_again, rows) for rows in (slice(ahead), slice(ahead, None)))
+    first, rest = (said_again.part(rows) for rows in (slice(ahead), slice(ahead, None)))
     asked = dialogues(tokenizer, documents, round(s.dialogues * total), s.length, s.seed)
-    return Fed(first, mixed([text, asked, rest]))
-
-
-def mixed(parts: Sequence[packing.Rows]) -> packing.Rows:
-    """The rows of all parts, one after the other."""
-    return packing.Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
-
-
-def _part(rows: packing.Rows, of: slice | np.ndarray) -> packing.Rows:
-    return packing.Rows(*(getattr(rows, name)[of] for name in FIELDS))
+    return Fed(first, packing.Rows.joined([text, asked, rest]))
 
 
 def lists(
@@ -131,7 +122,7 @@ def dialogues(
         filled += sum(len(example.ids) for example in more)
     placed = packing.place(examples, length)[0] if examples else _no_rows(0, length)
     scored = dataclasses.replace(placed, scored=packing.continues(placed.segments))
-    return _part(scored, rng.permutation(len(scored.ids))[:count])
+    return scored.part(rng.permutation(len(scored))[:count])
 
 
 def _pairs(rng: np.random.Generator, documents: Sequence[str]) -> Iterator[tuple[str, str]]:

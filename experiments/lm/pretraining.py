@@ -103,7 +103,7 @@ def on_device(rows: Rows) -> dict[str, jax.Array]:
 
 def _train(folder: RunFolder, settings: Settings, model: CausalLM, fed: diet.Fed, held_out: Rows):
     """(state, history, what it took)."""
-    data, held_out = (devices.everywhere(on_device(part)) for part in (diet.mixed(fed), held_out))
+    data, held_out = (devices.everywhere(on_device(part)) for part in (Rows.joined(fed), held_out))
     followed = jax.tree.map(lambda leaf: leaf[:: -(-len(leaf) // FOLLOWED)], held_out)
     ahead = settings.list_steps // STEPS
     calls = ahead + settings.epochs * (len(fed.then.ids) // (STEPS * settings.batch_size))

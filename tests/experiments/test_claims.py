@@ -497,13 +497,20 @@ def test_s3_a_base_that_moved_or_knew_the_new_digits():
 
 def test_the_ledger_is_written_twice(tmp_path):
     claims = [*s3(new_digits_summary()).values()]
-    claims.append(Claim("X", "a | b", "-", "-", 1, HOLDS, "why", "command"))
+    claims.append(Claim("S2.5", "a | b", "-", "-", 1, HOLDS, "why", "command"))
     environment = {"commit": "abc", "packages": {"jax": "1"}, "device": "cpu"}
     markdown, data = ledger.write(claims, environment, tmp_path)
     assert [claim["id"] for claim in json.loads(data.read_text())["claims"]] == [claim.id for claim in claims]
     rows = [line for line in markdown.read_text().splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(claims)
     assert all(row.replace("\\|", "").count("|") == 10 for row in rows)
+
+
+def test_a_claim_whose_test_was_not_declared_is_refused(tmp_path):
+    undeclared = Claim("S9.9", "a", "-", "-", 1, HOLDS, "why", "command")
+    with pytest.raises(KeyError, match="S9.9"):
+        ledger.write([undeclared], {"commit": "abc", "packages": {"jax": "1"}, "device": "cpu"}, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_claims_leave_summaries_as_they_are():
