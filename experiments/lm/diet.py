@@ -2,7 +2,8 @@
 
 A base of this size that reads a few million tokens of plain text never learns to copy, and without copying no fine-tuning makes it follow an
 instruction. Sequences that are said several times teach it in some hundred steps; they come first, and a share of them stays in the text.
-Rows of <question> ... <answer> ... <end> make the control tokens known: a sentence and the next one, or a passage and a part of it said again.
+Rows of <question> ... <answer> ... <end> make the control tokens known: a sentence and the next one, or a passage or a list and a part of it said
+again.
 No row says what is asked for: following is left to fine-tuning.
 """
 
@@ -26,6 +27,7 @@ TIMES_SAID = (2, 5)
 SENTENCE = re.compile(r"[A-Z][^.!?\n]{15,140}[.!?](?=\s)")
 FIELDS = ("ids", "segments", "scored")
 AT_ONCE = 1000  # pairs encoded together
+LISTED, LIST = 0.5, (3, 8)  # how many lists a pair of sentences, and of how many words
 PASSAGE = 3  # sentences of a passage, of which one or all are said again
 
 
@@ -60,13 +62,17 @@ def lists(
     return found
 
 
+def _words(documents: Sequence[str]) -> list[str]:
+    counts = collections.Counter(word for document in documents[:DOCUMENTS] for word in WORD.findall(document))
+    return [word for word, _ in counts.most_common(WORDS)]
+
+
 Draw = Callable[[np.random.Generator, int], np.ndarray]  # (rng, how many) -> int32 tokens
 
 
 def _list_of_words(tokenizer: tokenizers.Tokenizer, documents: Sequence[str]) -> Draw:
     """Words of the text, most of them of several tokens, in half of the lists with commas between."""
-    counts = collections.Counter(word for document in documents[:DOCUMENTS] for word in WORD.findall(document))
-    words = [word for word, _ in counts.most_common(WORDS)]
+    words = _words(documents)
     comma = tokenizer.encode(",", add_special_tokens=False).ids
     encoded = [
         encoding.ids for encoding in tokenizer.encode_batch([f" {word}" for word in words], add_special_tokens=False)
@@ -112,7 +118,7 @@ def _fill(rows: packing.Rows, row: int, rng: np.random.Generator, draws: Sequenc
 def dialogues(
     tokenizer: tokenizers.Tokenizer, documents: Sequence[str], count: int, length: int, seed: int
 ) -> packing.Rows:
-    """`count` rows of <question> ... <answer> ... <end> from the documents' sentences, as many as fit whole; every token is scored."""
+    """`count` rows of <question> ... <answer> ... <end> from the documents' sentences and words, as many as fit whole; every token is scored."""
     rng = np.random.default_rng((seed, 2))
     examples: list[packing.Example] = []
     pairs, filled = _pairs(rng, documents), 0
@@ -126,7 +132,23 @@ def dialogues(
 
 
 def _pairs(rng: np.random.Generator, documents: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(question, answer): in half of them the answer is the next sentence, in the other a part of the passage, or all of it."""
+    """(question, answer): of sentences and, after each, with a chance of LISTED, of a list."""
+    words = _words(documents)
+    for pair in _of_sentences(rng, documents):
+        yield pair
+        if words and rng.random() < LISTED:
+            yield _of_list(rng, words)
+
+
+def _of_list(rng: np.random.Generator, words: Sequence[str]) -> tuple[str, str]:
+    """A list, and all of it or one of its words."""
+    chosen = [words[place] for place in rng.choice(len(words), rng.integers(*LIST, endpoint=True))]
+    whole = str(rng.choice([", ", " "])).join(chosen)
+    return whole, whole if rng.random() < 0.5 else str(rng.choice(chosen))
+
+
+def _of_sentences(rng: np.random.Generator, documents: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """In half of them the answer is the next sentence, in the other a part of the passage, or all of it."""
     for place in rng.permutation(len(documents)):
         sentences = [" ".join(found.split()) for found in SENTENCE.findall(documents[place])]
         for at in range(0, len(sentences) - PASSAGE, PASSAGE):

@@ -65,19 +65,23 @@ def test_lists_are_of_words_and_of_any_tokens_and_of_the_text(tokenizer, documen
     assert " said it. Nobody had" in whole  # a piece of the text
 
 
-def test_dialogues_ask_with_a_sentence_and_answer_with_the_next_or_a_part(tokenizer, documents):
+def test_dialogues_ask_with_sentences_or_a_list_and_answer_with_the_next_or_a_part(tokenizer, documents):
     rows = diet.dialogues(tokenizer, documents, 12, LENGTH, 0)
     assert len(rows.ids) == 12
     question, answer, end = (tokenizer.token_to_id(token) for token in (bpe.QUESTION, bpe.ANSWER, bpe.END))
     copied = following = 0
+    of_lists = set()
     for ids, scored in sequences(rows):
         ids = ids.tolist()
         assert ids[0] == question and ids[-1] == end and ids.count(answer) == 1
         assert scored[:-1].all() and not scored[-1]
         asked, told = (tokenizer.decode(part) for part in (ids[1 : ids.index(answer)], ids[ids.index(answer) + 1 : -1]))
         copied += told in asked
+        if "." not in asked:  # a list
+            of_lists.add(told == asked)
+            assert told in (asked, *asked.replace(",", "").split())
         following += any(f"{asked} {told}" in document for document in documents)
-    assert copied and following
+    assert copied and following and of_lists == {True, False}
 
 
 def test_the_diet_is_as_its_shares_say(tokenizer, documents, text):

@@ -7,7 +7,7 @@ Held out are words and phrasings, each without the other or both:
 
 - *words*, a fifth by their hash, and a tenth for tuning: of lists and sentences, names, places, numbers, and pairs of opposites. What holds a
   sentence together ("the", "in", "gave") is of all parts, as are its templates.
-- *phrasings*, the last four of each kind's twenty-four.
+- *phrasings*, four of each kind's twenty-four, drawn by lot.
 
 A pair of opposites that is held out was never told: what is stored of those that were shows with trained words and held-out phrasings.
 """
@@ -66,7 +66,7 @@ def items(count: int, seed: int, *, words: str, phrasings: str, kinds: Sequence[
       UserError: for another part, an unknown or a repeated kind, or where all kinds have run out.
 
     >>> items(1, 0, words="trained", phrasings="held out", kinds=["larger"])
-    [Item(kind='larger', phrasing=21, question='Of the two numbers 12 and 14, which is the bigger?', answer='14', words=('12', '14'))]
+    [Item(kind='larger', phrasing=21, question='From 12 and 14 take the larger.', answer='14', words=('12', '14'))]
     """
     _check(words, phrasings, kinds)
     sources = {kind: _of_kind(kind, seed, words, phrasings) for kind in kinds}
