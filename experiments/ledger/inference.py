@@ -168,6 +168,27 @@ def holm(facts: Sequence[Fact], level: float = LEVEL) -> list[Fact]:
     return found
 
 
+def every(said: str, facts: Sequence[Fact]) -> Fact:
+    """Whether all of them are true; the one that is shown is the least sure.
+
+    Each may be tested at the whole level for all to be called true (Berger 1982, Technometrics 24, p. 295); one alone must be false for the
+    answer to be, so that such a p is multiplied by their number. Where a fact has no p, the answers themselves are taken.
+
+    >>> facts = [Fact("a", True, "", 0.01, True), Fact("b", True, "", 0.04, True), Fact("c", False, "", 0.03, False)]
+    >>> every("a and b", facts[:2]).true, every("all", facts).true
+    (True, None)
+    """
+    if any(fact.p is None for fact in facts):
+        answers = [fact.true for fact in facts]
+        true = False if False in answers else True if all(answers) else None
+        return Fact(said, true, ", ".join(f"{fact.said}: {fact.shown}" for fact in facts))
+    wrong = [fact for fact in facts if fact.side is not True]
+    weakest = min(wrong, key=lambda fact: fact.p) if wrong else max(facts, key=lambda fact: fact.p)
+    p = min(1.0, weakest.p * (len(facts) if wrong else 1))
+    shown = f"least sure, {weakest.said}: {weakest.shown}" if len(facts) > 1 else weakest.shown
+    return Fact(said, weakest.side if p < LEVEL else None, shown, p, weakest.side)
+
+
 def one_run(published: float, values: Sequence[float], *, unchanged: float | None = None, digits: int = 3) -> str:
     """Whether one published number is of the kind of a single further run of ours, by the 95 % prediction interval.
 

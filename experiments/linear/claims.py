@@ -10,7 +10,7 @@ import numpy as np
 from experiments.common.statistics import text
 from experiments.ledger import declared
 from experiments.ledger.facts import settled
-from experiments.ledger.inference import Fact, alike, holm, less, more, slope, turned
+from experiments.ledger.inference import Fact, alike, every, holm, less, more, slope, turned
 from experiments.ledger.table import Claim
 from experiments.linear.settings import RULES
 
@@ -32,14 +32,6 @@ def claims(summary: dict[str, Any], command: str) -> list[Claim]:
 def pick(rows: Rows, **of: Any) -> list[dict[str, Any]]:
     """The rows with these values, in order."""
     return [row for row in rows if all(row[name] == value for name, value in of.items())]
-
-
-def every(said: str, facts: Sequence[Fact]) -> Fact:
-    """Whether all facts are true: true where each is at its own level, false where one is false although they share it, else not settled."""
-    shared = holm(facts) if all(fact.p is not None for fact in facts) else facts
-    is_false = any(fact.true is False for fact in shared)
-    true = False if is_false else True if all(fact.true for fact in facts) else None
-    return Fact(said, true, ", ".join(f"{fact.said}: {fact.shown}" for fact in facts))
 
 
 def _worst(rows: Rows, metric: str, over: str = "") -> list[float]:

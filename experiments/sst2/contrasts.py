@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.common.items import of_row
 from experiments.common.statistics import estimate, text
-from experiments.ledger.inference import LEVEL, Fact, over_items, turned
+from experiments.ledger.inference import Fact, over_items, turned
 
 POINTS = 100.0
 POWERED = 1.96 + 0.84  # standard errors between 0 and what a test at 5 % finds in 80 % of the cases
@@ -27,26 +27,6 @@ def above(said: str, values: np.ndarray, bar: float = 0.0) -> Fact:
 def below(said: str, values: np.ndarray, bar: float = 0.0) -> Fact:
     """Whether the mean lies below the bar; as `above`."""
     return turned(above(said, values, bar))
-
-
-def every(said: str, facts: Sequence[Fact]) -> Fact:
-    """Whether all of them are true; the one that is shown is the least sure.
-
-    Each may be tested at the whole level for all to be called true (Berger 1982, Technometrics 24, p. 295); one alone must be false for the
-    answer to be, so that such a p is multiplied by their number.
-    """
-    wrong = [fact for fact in facts if fact.side is not True]
-    weakest = min(wrong, key=_p) if wrong else max(facts, key=_p)
-    p = _p(weakest) * (len(facts) if wrong else 1)
-    p = min(1.0, p)
-    settled = weakest.side if p < LEVEL else None
-    return Fact(
-        said,
-        settled,
-        f"least sure, {weakest.said}: {weakest.shown}" if len(facts) > 1 else weakest.shown,
-        p,
-        weakest.side,
-    )
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -103,10 +83,6 @@ def errors(values: np.ndarray) -> str:
         return f"standard error {of_items:.2f} points from sentences"
     of_seeds = POINTS * values.mean(axis=1).std(ddof=1) / np.sqrt(values.shape[0])
     return f"standard error {of_items:.2f} points from sentences, {of_seeds:.2f} from seeds"
-
-
-def _p(fact: Fact) -> float:
-    return 1.0 if fact.p is None else fact.p
 
 
 def _seeds(values: np.ndarray) -> str:

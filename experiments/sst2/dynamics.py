@@ -5,9 +5,9 @@ from typing import Any
 
 from experiments.common.statistics import estimate, text, wilson
 from experiments.ledger.facts import settled
-from experiments.ledger.inference import Fact, holm
+from experiments.ledger.inference import Fact, every, holm
 from experiments.ledger.table import Claim
-from experiments.sst2.contrasts import above, below, difference, every, lora, right
+from experiments.sst2.contrasts import above, below, difference, lora, right
 
 PLATEAU = 2.0  # points that head only may gain after one epoch
 STABLE = 0.02  # of accuracy: no run ends so far below the best it was measured at

@@ -8,10 +8,10 @@ import numpy as np
 from experiments.common.items import of_row
 from experiments.common.statistics import text
 from experiments.ledger.facts import settled
-from experiments.ledger.inference import Fact, holm
+from experiments.ledger.inference import Fact, every, holm
 from experiments.ledger.table import Claim
 from experiments.sst2 import contrasts
-from experiments.sst2.contrasts import above, below, difference, every, lora, right, row_of
+from experiments.sst2.contrasts import above, below, difference, lora, right, row_of
 
 NEAR = 2.0  # points: "near-optimal"
 STEP = 0.5  # points that a step of a smooth front may go down

@@ -9,7 +9,7 @@ from PIL import Image
 
 from experiments.common.items import of_row, packed, unpacked
 from experiments.common.statistics import estimate, with_outcomes
-from experiments.ledger.inference import slope
+from experiments.ledger.inference import every, slope
 from experiments.ledger.table import FAILS, HOLDS
 from experiments.sst2 import claims, contrasts, figures, rank_figures
 from experiments.sst2.scaling import RULES
@@ -176,9 +176,9 @@ def test_a_conjunction_is_true_where_all_are_and_false_where_one_surely_is():
     signs = np.where(np.arange(400) % 2, 0.3, -0.1)[None].repeat(3, 0)
     up, down = contrasts.above("up", signs), contrasts.above("down", -signs)
     unsure = contrasts.above("unsure", signs - 0.1)
-    assert [contrasts.every("all", facts).true for facts in ([up, up], [up, unsure], [up, down])] == [True, None, False]
-    assert "down" in contrasts.every("all", [up, down]).shown
-    assert contrasts.every("all", [up, down]).p == pytest.approx(2 * down.p)
+    assert [every("all", facts).true for facts in ([up, up], [up, unsure], [up, down])] == [True, None, False]
+    assert "down" in every("all", [up, down]).shown
+    assert every("all", [up, down]).p == pytest.approx(2 * down.p)
 
 
 @pytest.mark.parametrize(("what", "degree"), [("slope", 1), ("curvature", 2)])
