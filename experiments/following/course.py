@@ -80,7 +80,11 @@ def _the_studys(study: Study, size: str, taught: Lessons) -> Rows:
     first, others = arms.original(s.study_ranks[0]), [arms.original(rank) for rank in s.study_ranks[1:]]
     return [
         *study.taught(size, lesson, [first], Recipe(ends[:1], BATCH), name="one epoch", speaks=True),
-        *study.taught(size, lesson, [first], Recipe(ends, BATCH, ends), name="epochs", speaks=True),
+        *(
+            study.taught(size, lesson, [first], Recipe(ends, BATCH, ends), name="epochs", speaks=True)
+            if len(ends) > 1
+            else ()
+        ),
         *study.taught(size, lesson, others, Recipe(ends[:2], BATCH, ends[:2]), name="epochs", shows=True),
         *(
             study.taught(size, lesson, [first], Recipe(small, SMALL_BATCH, small), name="small batch")

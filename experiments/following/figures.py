@@ -37,8 +37,13 @@ def draw(summary: Summary, folder: epath.Path) -> list[epath.Path]:
 
 def _last(summary: Summary, arm: str) -> Row:
     """The row of an arm after as many updates as all arms, or of the study's LoRA after its most epochs."""
-    part = "the study's" if arm.startswith("the study") else "arms"
-    return read.row(summary, part, arm, **({"name": "epochs"} if part == "the study's" else {}))
+    return _studys(summary)[-1] if arm == claims.STUDY else read.row(summary, "arms", arm)
+
+
+def _studys(summary: Summary) -> list[Row]:
+    """The study's LoRA after each number of epochs."""
+    rows = [row for row in summary["rows"] if row["part"] == "the study's" and row["arm"] == claims.STUDY]
+    return [row for row in rows if row["name"] == "epochs"] or [row for row in rows if row["name"] == "one epoch"]
 
 
 def _shares(row: Row, part: str = WORDS) -> dict:
@@ -47,13 +52,8 @@ def _shares(row: Row, part: str = WORDS) -> dict:
 
 def _what_trains(summary: Summary, path: epath.Path) -> epath.Path:
     """Every arm's accuracy, with words and with phrasings held out, from the study's LoRA to full fine-tuning."""
-    studys = [
-        row
-        for row in summary["rows"]
-        if row["part"] == "the study's" and row["name"] == "epochs" and row["arm"] == claims.STUDY
-    ]
     of_arms = [row for row in summary["rows"] if row["part"] == "arms"]
-    rows = [of_arms[0], *studys, *sorted(of_arms[1:], key=_place)]
+    rows = [of_arms[0], *_studys(summary), *sorted(of_arms[1:], key=_place)]
     names = [_name(row) for row in rows]
     figure, axis = style.new(10, 5)
     for part, (mark, said) in PARTS.items():
@@ -74,6 +74,7 @@ def _what_trains(summary: Summary, path: epath.Path) -> epath.Path:
         f"Exact match after {of_arms[-1]['steps']:,} updates, the study's LoRA after its epochs ({_n(of_arms[-1])})",
         fontsize=10,
     )
+    axis.set_ylim(-3, 100)
     axis.legend(frameon=False, fontsize=8, loc="upper left")
     return style.save(figure, path)
 
