@@ -52,31 +52,27 @@ def _closed(claim: Claim) -> Claim:
     return dataclasses.replace(claim, verdict=NOT_TESTABLE, reason=f"the gate, S4.0, is closed; {claim.reason}")
 
 
-def _scored(summary: Summary, of: Row) -> np.ndarray:
-    return right(summary, of)
-
-
 def _against(said: str, summary: Summary, a: Row, b: Row, bar: float = 0.0) -> Fact:
-    return over_items(said, _scored(summary, a), _scored(summary, b), bar=bar)
+    return over_items(said, right(summary, a), right(summary, b), bar=bar)
 
 
 def _alike(said: str, summary: Summary, id: str, a: Row, b: Row) -> Fact:
     """Within the margin, in points."""
-    return equivalent_over_items(said, _scored(summary, a), _scored(summary, b), declared.of(id).margin)
+    return equivalent_over_items(said, right(summary, a), right(summary, b), declared.of(id).margin)
 
 
 def _percent(summary: Summary, of: Row) -> str:
-    return f"{text(estimate(_scored(summary, of).mean(axis=1).tolist()), 1, 100)} %"
+    return f"{text(estimate(right(summary, of).mean(axis=1).tolist()), 1, 100)} %"
 
 
 def _gate(summary: Summary, command: str) -> Claim:
     full, base = row(summary, "arms", "full"), row(summary, "arms", "base")
-    none = np.zeros_like(_scored(summary, full))
+    none = np.zeros_like(right(summary, full))
     followed = [kind for kind, share in by_kind(summary, full).items() if share >= FOLLOWED]
     scored = [kind for kind in followed if kind in _kinds(summary)]
-    untaught, count = _scored(summary, base), len(_kinds(summary))
+    untaught, count = right(summary, base), len(_kinds(summary))
     facts = [
-        over_items(f"tuned full fine-tuning has {GATE:g} % of the items right, with words it never saw", _scored(summary, full), none, bar=GATE),
+        over_items(f"tuned full fine-tuning has {GATE:g} % of the items right, with words it never saw", right(summary, full), none, bar=GATE),
         Fact(f"{KINDS_FOLLOWED} of its {count} kinds are followed", len(scored) >= KINDS_FOLLOWED, f"{len(scored)}: {', '.join(scored)}"),
         Fact(f"the base has at most {UNTAUGHT:g} %", bool(100 * untaught.mean() <= UNTAUGHT), f"{100 * untaught.mean():.1f} %"),
     ]  # fmt: skip
@@ -96,7 +92,7 @@ def _one_epoch(summary: Summary, command: str) -> Claim:
     facts = [
         less("fewer blank outputs than the base, greedily, in percent", *blank),
         over_items(
-            "and less than half of what full fine-tuning follows", 0.5 * _scored(summary, full), _scored(summary, one)
+            "and less than half of what full fine-tuning follows", 0.5 * right(summary, full), right(summary, one)
         ),
     ]
     told = f"; right: base {_percent(summary, base)}, after one epoch {_percent(summary, one)}, full {_percent(summary, full)}"
@@ -125,7 +121,7 @@ def _epochs(summary: Summary, command: str) -> Claim:
         "S4.2",
         "10 and 50 epochs: no meaningful improvement",
         facts,
-        len(_scored(summary, first)),
+        len(right(summary, first)),
         command,
         more=f"; {told}",
         needs=ALL,
@@ -137,7 +133,7 @@ def _rank(summary: Summary, command: str) -> Claim:
     eight = next(end for end in _ends(summary, STUDY) if end["steps"] == sixteen["steps"])
     said = f"r = 16 within {declared.of('S4.3').margin:g} points of r = 8 after {eight['steps']:,} updates"
     fact = _alike(said, summary, "S4.3", sixteen, eight)
-    return settled("S4.3", "r = 16 does not help", [fact], len(_scored(summary, eight)), command)
+    return settled("S4.3", "r = 16 does not help", [fact], len(right(summary, eight)), command)
 
 
 def _batch(summary: Summary, command: str) -> Claim:
@@ -152,7 +148,7 @@ def _batch(summary: Summary, command: str) -> Claim:
     ]
     cost = (epochs["seconds_per_step"] / epochs["batch"]) / (large["seconds_per_step"] / large["batch"])
     return settled(
-        "S4.4", "a smaller batch does not help, and wastes the accelerator", facts, len(_scored(summary, large)), command,
+        "S4.4", "a smaller batch does not help, and wastes the accelerator", facts, len(right(summary, large)), command,
         more=f"; a row of it takes {cost:.2f} times as long, on a CPU: what it wastes of an accelerator was not measured", needs=ALL,
     )  # fmt: skip
 
@@ -193,7 +189,7 @@ def _full(summary: Summary, command: str) -> Claim:
     told = f"; where tuning items gain no more: full {stop[0]}, LoRA r = 8 {stop[1]}; right: {shares}"
     return settled(
         "S4.6", "full fine-tuning converged in 2 epochs, LoRA took far longer, and full was clearly better at following instructions", facts,
-        len(_scored(summary, full)), command, more=told,
+        len(right(summary, full)), command, more=told,
     )  # fmt: skip
 
 
@@ -201,7 +197,7 @@ def _stopped(summary: Summary, arm: str) -> str:
     """Each base at its own best measurement of the tuning items."""
     ends = [one for one in summary["rows"] if one["part"] == "converged" and one["arm"] == arm]
     best = np.asarray(ends[-1]["curves"]["right"])[:, 1:].argmax(axis=1)
-    shares = np.stack([_scored(summary, one).mean(axis=1) for one in ends])  # [ends, U]
+    shares = np.stack([right(summary, one).mean(axis=1) for one in ends])  # [ends, U]
     steps = [ends[0]["ends"][0] * (at + 1) for at in best]
     return f"{text(estimate(shares[best, np.arange(len(best))].tolist()), 1, 100)} % after {int(np.median(steps)):,} updates"
 
@@ -213,7 +209,7 @@ STEPS = ("rate, scale and decay", "layers", "the rank limit", "embeddings and no
 def path(summary: Summary) -> list[tuple[str, np.ndarray]]:
     """(what changes, points [U]) from the study's LoRA, after as many updates, to full fine-tuning: one path through the arms."""
     found = [_ends(summary, STUDY)[-1], *(row(summary, "arms", arm) for arm in PATH[1:])]
-    means = [100 * _scored(summary, one).mean(axis=1) for one in found]
+    means = [100 * right(summary, one).mean(axis=1) for one in found]
     return [(name, b - a) for name, a, b in zip(STEPS, means[:-1], means[1:], strict=True)]
 
 

@@ -65,7 +65,7 @@ def _arms(study: Study, size: str, taught: Lessons) -> Rows:
     controls = (arms.SQUARE_TUNED, arms.WITH_EMBEDDINGS, arms.EMBEDDINGS_ALONE, arms.ON_PROJECTIONS)
     every = [*map(arms.lora, s.ranks), *(controls if s.controls else ()), arms.FULL]
     study.tune(size, lesson, every, s.steps)
-    spoken = (arms.lora(8), arms.FULL)
+    spoken = [arm for arm in every if arm in (arms.lora(8), arms.FULL)]
     rows = [study.untaught(size, lesson, speaks=True)]
     for of, speaks in ((spoken, True), ([arm for arm in every if arm not in spoken], False)):
         rows += study.taught(size, lesson, of, Recipe.even(s.steps, BATCH), seeds=s.seeds, speaks=speaks, shows=True)

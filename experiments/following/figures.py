@@ -35,9 +35,11 @@ def draw(summary: Summary, folder: epath.Path) -> list[epath.Path]:
     return [*found, folder / OUTPUTS]
 
 
-def _last(summary: Summary, arm: str) -> Row:
-    """The row of an arm after as many updates as all arms, or of the study's LoRA after its most epochs."""
-    return _studys(summary)[-1] if arm == claims.STUDY else read.row(summary, "arms", arm)
+def _last(summary: Summary) -> dict[str, Row]:
+    """Of ARMS, as far as they were run, the row after as many updates as all arms, or of the study's LoRA after its most epochs."""
+    found = {row["arm"]: row for row in summary["rows"] if row["part"] == "arms"}
+    found |= {row["arm"]: row for row in _studys(summary)}
+    return {arm: found[arm] for arm in ARMS if arm in found}
 
 
 def _studys(summary: Summary) -> list[Row]:
@@ -105,11 +107,11 @@ def _n(row: Row) -> str:
 
 def _kinds(summary: Summary, path: epath.Path) -> epath.Path:
     """What is followed, kind by kind."""
-    rows = {arm: _last(summary, arm) for arm in ARMS}
+    rows = _last(summary)
     of_kind = {arm: read.by_kind(summary, row) for arm, row in rows.items()}
     kinds = sorted(of_kind["full"], key=lambda kind: (kind in read.NOT_SCORED, -of_kind["full"][kind]))
     figure, axis = style.new(10, 4.5)
-    for arm in ARMS:
+    for arm in rows:
         axis.plot(
             range(len(kinds)),
             [100 * of_kind[arm][kind] for kind in kinds],
@@ -130,15 +132,11 @@ def _kinds(summary: Summary, path: epath.Path) -> epath.Path:
     axis.set_xticks(range(len(kinds)), kinds, rotation=40, ha="right", fontsize=8)
     axis.set_ylabel("items right, new words, %")
     axis.set_title(
-        f"By kind of instruction; right of the dotted line: not in the score (mean of {_runs(rows['full'])})",
+        f"By kind of instruction; right of the dotted line: not in the score (mean of {len(rows['full']['units'])} runs)",
         fontsize=10,
     )
     axis.legend(frameon=False, fontsize=8)
     return style.save(figure, path)
-
-
-def _runs(row: Row) -> str:
-    return f"{len(row['units'])} runs"
 
 
 def _doses(summary: Summary, path: epath.Path) -> epath.Path:

@@ -44,9 +44,8 @@ def of_items(tokenizer: tokenizers.Tokenizer, settings: Settings, kinds: Sequenc
     """Of these kinds; what is measured is the same items whatever is taught beside them."""
     s = settings
     drawn = checkable.items(s.items, 0, words=TRAINED, phrasings=TRAINED, kinds=kinds)
-    tuning = checkable.items(
-        s.tuning, 1, words=TUNING, phrasings=TRAINED, kinds=kinds
-    )  # what is chosen is to serve words that are new
+    # Words of its own, too: what is chosen is to serve words that are new.
+    tuning = checkable.items(s.tuning, 1, words=TUNING, phrasings=TRAINED, kinds=kinds)
     held = {name: _asked_of(kinds, s.held_out, words, phrasings) for name, (words, phrasings) in PARTS.items()}
     held[STORED] = _asked_of([kind for kind in kinds if kind in checkable.FACTS], s.held_out, TRAINED, HELD_OUT)
     held = {name: items for name, items in held.items() if items}

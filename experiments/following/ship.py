@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
+from experiments.common import cli
 from experiments.common.errors import UserError
 from experiments.following.runs import SHIPPED
 from experiments.lm import bpe, speaker
@@ -57,6 +58,12 @@ def card(base: speaker.Base, summary: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-if __name__ == "__main__":
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise UserError(f"one folder is needed, not {len(sys.argv) - 1}: python -m experiments.following.ship RUN.")
     ship(epath.Path(sys.argv[1]))
     print(f"base: {SHIPPED}")
+
+
+if __name__ == "__main__":
+    cli.guarded(main)

@@ -38,7 +38,7 @@ class Study:
 
     def is_of_before(self, summaries: list[dict[str, Any]]) -> bool:
         """Whether they were written before summaries kept outcomes."""
-        return not all(any(name in json.dumps(summary) for name in OUTCOMES) for summary in summaries)
+        return not all(any(name in said for name in OUTCOMES) for said in map(json.dumps, summaries))
 
     def claims(self, folder: epath.Path, summaries: list[dict[str, Any]]) -> list[Claim]:
         """From the summaries that are kept in the folder."""

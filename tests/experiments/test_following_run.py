@@ -7,6 +7,7 @@ import pathlib
 
 import jax
 import pytest
+from etils import epath
 
 from experiments.data.instructions import checkable
 from experiments.following import figures, read, runs, tables
@@ -75,6 +76,19 @@ def test_every_part_is_in_the_summary_and_in_the_figures(ran):
 def test_a_base_that_fails_the_gate_says_so_first(ran):
     table = (ran[1] / "table.txt").read_text()
     assert "THE GATE IS CLOSED" in table.split("s/step")[0] and table.index("THE GATE") < table.index("right:")
+
+
+def test_ranks_alone_are_told_and_drawn_too(ran, tmp_path):
+    """As `rank_sweep.py --task=tiny_lm --ranks=1` leaves them: without the study's LoRA, and without r = 8."""
+    summary = json.loads((ran[1] / "summary.json").read_text())
+    rows = [row for row in summary["rows"] if row["part"] == "arms" and row["arm"] != "LoRA r=8"]
+    alone = summary | {"rows": rows}
+    assert "LoRA r=1 " in tables.table(alone) and "LoRA r=8" not in tables.table(alone).split("learning rates")[0]
+    assert [path.name for path in figures.draw(alone, epath.Path(tmp_path))] == [
+        "what_trains.png",
+        "kinds.png",
+        figures.OUTPUTS,
+    ]
 
 
 def test_each_arm_is_read_beside_the_others(ran):
