@@ -308,7 +308,7 @@ def test_every_regime_chooses_from_rates_that_lie_1_8_apart(presets):
             rates = settings.rates(regime)
             assert all(b / a == pytest.approx(1.8, rel=0.05) for a, b in zip(rates[:-1], rates[1:], strict=True))
     full = presets["full"]
-    assert full.rates("LoRA") == full.rates("LoRA all linear") and min(map(len, map(full.rates, full.regimes))) > 3
+    assert full.rates("LoRA") == full.rates("LoRA all linear") and min(map(len, map(full.rates, full.regimes))) >= 3
 
 
 def test_full_fine_tuning_and_controls_have_fewer_seeds():
