@@ -96,10 +96,20 @@ def test_an_adapter_speaks():
 
 
 def test_one_trace_for_all_prompts_of_a_shape():
-    made()
-    before = generation._generated._cache_size()
-    generate(model(), folder().params, ids() * 0 + 3, LENGTHS - 0, jax.random.key(9), max_new_tokens=6)
-    assert generation._generated._cache_size() == before
+    traced = []
+
+    class Counting(CausalLM):
+        def score(self, hidden):
+            traced.append(hidden.shape)
+            return super().score(hidden)
+
+    counting = Counting(model().config)
+    generate(counting, folder().params, ids(), LENGTHS, jax.random.key(0), max_new_tokens=6)
+    first = len(traced)
+    generate(counting, folder().params, ids() * 0 + 3, LENGTHS - 0, jax.random.key(9), max_new_tokens=6)
+    assert len(traced) == first > 0
+    generate(counting, folder().params, ids(), LENGTHS, jax.random.key(0), max_new_tokens=5)
+    assert len(traced) > first  # another length of answers
 
 
 @pytest.mark.parametrize(

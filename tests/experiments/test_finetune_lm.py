@@ -65,10 +65,10 @@ def test_from_a_model_to_an_adapter_that_peft_has_and_a_talk(run, home, monkeypa
     typed(monkeypatch, "Say red twice.\n/off\nSay red twice.\n/nobody\n/base\n\nSay red twice.\n")
     status, stdout, stderr = run("--job=chat", f"--adapter={folder}", "--max_new_tokens=8", model=False)
     assert (status, stderr) == (0, "") and "voices: /adapter, /off, /base; Ctrl-D ends. Now: adapter." in stdout
-    said = spoken(stdout)
-    assert [said[1], said[4]] == ["now: off", "now: base"]
-    assert said[3] == "there is no voice 'nobody'; there are adapter, off, base, and /new, /help and /quit"
-    assert said[2] == said[5] != said[0]  # the adapter off is the base, and the adapter says something else
+    said = stdout.split("Now: adapter.\n", 1)[1]  # an answer may have line breaks of its own
+    refused = "there is no voice 'nobody'; there are adapter, off, base, and /new, /help and /quit\n"
+    adapter, off, none, base = re.split("|".join(map(re.escape, ("now: off\n", refused, "now: base\n"))), said)
+    assert none == "" and off.rstrip("\n") == base.rstrip("\n") != adapter.rstrip("\n")  # off is the base
 
 
 def test_a_complete_run_is_not_made_again(run):
