@@ -7,7 +7,6 @@ import pytest
 
 from lora_jax import LoRA, LoRAConfig, adapt
 from lora_jax.errors import ModelError
-from lora_jax.models import generation
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.models.generation import Sampling, generate, sample
 from tests.cases import randomised
