@@ -67,7 +67,8 @@ def _arms(study: Study, size: str, taught: Lessons) -> Rows:
     study.tune(size, lesson, every, min(s.steps, s.tuning_steps))
     spoken = [arm for arm in every if arm in (arms.lora(8), arms.FULL)]
     rows = [study.untaught(size, lesson, speaks=True)]
-    for of, speaks, seeds in ((spoken, True, s.seeds), ([arm for arm in every if arm not in spoken], False, 1)):
+    others, seeds_of_others = [arm for arm in every if arm not in spoken], 1 if s.controls else s.seeds
+    for of, speaks, seeds in ((spoken, True, s.seeds), (others, False, seeds_of_others)):
         rows += study.taught(size, lesson, of, Recipe.even(s.steps, BATCH), seeds=seeds, speaks=speaks, shows=True)
     return rows
 

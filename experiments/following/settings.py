@@ -20,7 +20,7 @@ PRETRAINING = pretraining_settings.Settings(
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`bases` of `size` are pretrained, each with a seed of its own, and one of each of `other_sizes`; LoRA r = 8 and full fine-tuning teach each
-    with `seeds`, the other arms with one.
+    with `seeds`, the other arms with one, or with as many where there are no `controls`.
 
     `items` are learned from; `tuning` choose rates, by runs of `tuning_steps`, and are followed; `held_out` of each kind are measured. `steps` are
     of every arm but the study's own, which sees the items `epochs` times, more than two numbers of them on the first `many_bases` alone;
