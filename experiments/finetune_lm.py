@@ -4,6 +4,7 @@ python experiments/finetune_lm.py                                  # SmolLM2-135
 python experiments/finetune_lm.py --model=Qwen/Qwen2.5-0.5B-Instruct --data=mine.jsonl --rank=16 --length=512
 python experiments/finetune_lm.py --job=chat --adapter=runs/finetune_lm-1234       # or a folder of PEFT; without --adapter the base speaks
 python experiments/finetune_lm.py --job=evaluate --adapter=runs/finetune_lm-1234 --data=others.jsonl
+python experiments/finetune_lm.py --job=compare --preset=full      # LoRA beside full fine-tuning on S4's instructions; an hour
 python experiments/finetune_lm.py --job=merge --adapter=runs/finetune_lm-1234 --out=merged       # a folder for transformers
 """
 
@@ -32,7 +33,8 @@ from experiments.common.options import MOST_EPOCHS, by_preset, define_common
 from experiments.finetune.options import define_sampling
 from experiments.finetune.settings import DTYPES, INITS, PRESETS, RATES
 
-define_enum("job", "what to do", ["finetune", "chat", "evaluate", "merge"], default="finetune")
+FLAGS = flags.FLAGS
+define_enum("job", "what to do", ["finetune", "chat", "evaluate", "merge", "compare"], default="finetune")
 define_common("it has no meaning here, where one model is trained: see --seed")
 define_model(
     "model", "a decoder: a Hugging Face folder, a name on the hub, a .gguf file, or smollm2; by default the one that --adapter was made on, else "
@@ -85,8 +87,9 @@ define_integer(
 
 def run() -> None:
     from experiments.finetune import command as finetune_lm
+    from experiments.smollm2 import command as comparing
 
-    finetune_lm.run()
+    (comparing if FLAGS.job == "compare" else finetune_lm).run()
 
 
 if __name__ == "__main__":

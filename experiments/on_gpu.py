@@ -19,7 +19,7 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 from absl import flags
 
-from experiments.common.flags import define_enum, define_number, define_path
+from experiments.common.flags import define_enum, define_number, define_path, define_paths
 from experiments.common.options import define_accelerator
 from experiments.gpu import parts
 
@@ -39,6 +39,8 @@ define_path(
     "data_dir",
     "MNIST for the headline, as for rank_sweep.py: a folder of TensorFlow Datasets, or a file mnist.npz; by default $TFDS_DATA_DIR",
 )
+define_paths("corpus", "text for the language model of s4_26m, as for tiny_lm.py; by default docstrings installed here")
+define_path("questions", "questions for the same; by default about docstrings")
 define_path("peft_python", "interpreter with torch and peft", default=sys.executable)
 flags.DEFINE_multi_enum("only", None, parts.NAMES, "parts to measure, given once for each; by default all")
 

@@ -25,7 +25,7 @@ define_data("the data sets")
 flags.DEFINE_multi_enum(
     "only",
     None,
-    ["s0", "s1", "s2", "sst2", "minilm", "s3", "s4", "rate", "rate_linear", "rate_sst2", "rank"],
+    ["s0", "s1", "s2", "sst2", "minilm", "s3", "s4", "smollm2", "rate", "rate_linear", "rate_sst2", "rank"],
     "studies to run, given once for each; by default all",
 )
 define_path(

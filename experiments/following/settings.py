@@ -8,7 +8,13 @@ from experiments.lm import pretraining_settings
 VOCABULARY = 3200  # one tokenizer for all sizes
 BATCH = 7  # rows of 128 tokens, which hold about 32 items: the study's batch
 SMALL_BATCH = 2  # about 8 items
-TEXT = {"0.3M": 780_000, "1M": 3_000_000, "3M": 7_800_000}  # tokens, of each size about 2.6 a parameter
+LARGE = "26M"  # a study of its own, of one base, for an accelerator
+TEXT = {
+    "0.3M": 780_000,
+    "1M": 3_000_000,
+    "3M": 7_800_000,
+    LARGE: 40_000_000,
+}  # tokens, of each size about 2.6 a parameter; LARGE: all there are
 PARTS = ("arms", "study", "open", "medical", "converged", "doses", "control", "sizes")
 NO_COPYING = "no copying"  # a base that was shown nothing said again
 PRETRAINING = pretraining_settings.Settings(
@@ -88,3 +94,30 @@ PRESETS = {
     ),
     "full": Settings(),
 }  # fmt: skip
+_LARGE = dataclasses.replace(
+    PRESETS["full"],
+    pretraining=dataclasses.replace(PRETRAINING, size=LARGE, tokens=TEXT[LARGE], epochs=2, batch_size=64, dtype="bfloat16"),
+    parts=("arms", "study", "open"), controls=False, size=LARGE, other_sizes=(), bases=1, ranks=(8,), tuning_seeds=1, widenings=1,
+    lora_rates=(1e-3, 1.8e-3, 3.2e-3), full_rates=(1e-4, 1.8e-4, 3.2e-4), epochs=(1, 10), study_ranks=(8,), prompts=100,
+)  # fmt: skip
+PRESETS_OF_LARGE = {
+    "smoke": dataclasses.replace(PRESETS["smoke"], parts=("arms", "study"), bases=1, seeds=2),
+    "quick": dataclasses.replace(
+        _LARGE, parts=("arms", "study"), items=6000, steps=560, tuning_steps=280, epochs=(1,), lora_rates=(1.8e-3,), full_rates=(1.8e-4,)
+    ),
+    "full": _LARGE,
+}  # fmt: skip
+
+
+def presets(size: str | None) -> dict[str, Settings]:
+    """Of the study of 1 M, or of LARGE.
+
+    Raises:
+      UserError: for another size.
+    """
+    found = {None: PRESETS, "1M": PRESETS, LARGE: PRESETS_OF_LARGE}
+    if size not in found:
+        raise UserError(
+            f"--size={size}: --job=study is of 1M or {LARGE}; bases of other sizes are a part of that of 1M."
+        )
+    return found[size]

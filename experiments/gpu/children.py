@@ -17,6 +17,7 @@ from experiments.gpu.worker import MARK, Order
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 ANSWER_S = 60.0  # that an interpreter gets to start
+SAVING_S = 15.0  # what a command that is stopped gets, to save
 MEMORY_SHARE = "0.5"  # of the device, for JAX: PyTorch measures beside it
 
 
@@ -25,6 +26,30 @@ def start(command: Sequence[str], **more: Any) -> subprocess.Popen:
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE, **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(tied.command(command), env=environment, **more)
+
+
+def command(entry: str, named: Sequence[str], seconds: float) -> bool:
+    """Whether an entry of `experiments` ended by itself; one that takes too long is told to save and stop.
+
+    Raises:
+      UserError: where it failed.
+    """
+    whole = [sys.executable, str(REPOSITORY / "experiments" / entry), *named]
+    child = start(whole)
+    try:
+        status = child.wait(max(1.0, seconds - SAVING_S))
+    except subprocess.TimeoutExpired:
+        child.terminate()
+        try:
+            child.wait(SAVING_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        return False
+    finally:
+        child.kill()  # without effect on one that has ended
+    if status:
+        raise UserError(f"{' '.join(whole[1:])} ended with status {status}; see what it said.")
+    return True
 
 
 def listen(order: Order, hear: Callable[[dict[str, Any]], None]) -> int | None:

@@ -53,7 +53,10 @@ def _measure(found: Record, names: list[str], has_peft: bool, platform: str, dea
         if name in names and not has_peft:
             found.add(name, failed=NO_PEFT)
     able = [name for name in names if has_peft or name not in parts.NEED_PEFT]
-    session.measure(found, able, session.Asked(FLAGS.preset, platform, FLAGS.peft_python, FLAGS.data_dir, deadline))
+    texts = tuple(f"--corpus={path}" for path in FLAGS.corpus or ())
+    texts += (f"--questions={FLAGS.questions}",) if FLAGS.questions else ()
+    asked = session.Asked(FLAGS.preset, platform, FLAGS.peft_python, FLAGS.data_dir, deadline, texts)
+    session.measure(found, able, asked)
     _close(found, able)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import pathlib
-import subprocess
 import sys
 import time
 from typing import Any
@@ -11,17 +10,14 @@ from typing import Any
 from etils import epath
 from scipy import stats
 
-from experiments.common.errors import UserError
 from experiments.common.recording import read_json, write_bytes
 from experiments.gpu import children
 from experiments.gpu.parts import HEADLINE
 from experiments.gpu.record import Record
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
-ENTRY = EXPERIMENTS / "rank_sweep.py"
 REFERENCE = EXPERIMENTS / "results" / "rank_sweep_mnist" / "summary.json"
 NAME, TITLE, ABOUT_S = HEADLINE, "rank sweep on MNIST, the headline command", 120
-SAVING_S = 15.0  # what a run that is stopped gets, to save
 APART = 3.0  # standard errors of a difference, the largest of all rows; written down before any accelerator was at hand
 
 
@@ -41,17 +37,11 @@ def measure(
     """
     about, data = found.about, hashlib.sha256(str(data_dir).encode()).hexdigest()[:8]
     workdir = found.folder / "headline" / f"{about['sources']}-{data}"
-    command = [
-        sys.executable,
-        str(ENTRY),
-        f"--accelerator={about['platform']}",
-        f"--preset={preset}",
-        f"--workdir={workdir}",
-    ]
-    command += [f"--data_dir={data_dir}"] if data_dir else []
+    named = [f"--accelerator={about['platform']}", f"--preset={preset}", f"--workdir={workdir}"]
+    named += [f"--data_dir={data_dir}"] if data_dir else []
     is_resumed = workdir.is_dir() and any(workdir.glob("*/metrics.jsonl"))
     start = time.monotonic()
-    if not _run(command, seconds):
+    if not children.command("rank_sweep.py", named, seconds):
         print("rank_sweep was stopped: its time is up; the same command goes on with it.", file=sys.stderr, flush=True)
         return None
     (summary_path,) = workdir.glob("rank_sweep_mnist-*/summary.json")
@@ -63,25 +53,6 @@ def measure(
     )  # one that was taken up says nothing of how long a whole one takes
     result = {"accuracies": _accuracies(summary["rows"]), "data": summary["data"]}
     return result | agreement(summary, read_json(epath.Path(REFERENCE))), taken
-
-
-def _run(command: list[str], seconds: float) -> bool:
-    """Whether the command ended by itself; one that takes too long is told to save and stop."""
-    child = children.start(command)
-    try:
-        status = child.wait(max(1.0, seconds - SAVING_S))
-    except subprocess.TimeoutExpired:
-        child.terminate()
-        try:
-            child.wait(SAVING_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-        return False
-    finally:
-        child.kill()  # without effect on one that has ended
-    if status:
-        raise UserError(f"{' '.join(command[1:])} ended with status {status}; see what it said.")
-    return True
 
 
 def _accuracies(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -120,5 +120,8 @@ PARTS = {
     "bert_peft": Part("BERT-tiny: LoRA training against PEFT, per step", 60, _bert_peft),
 }  # fmt: skip
 NEED_PEFT = ("lm26_peft", "smollm2_peft", "bert_peft")
-HEADLINE = "rank_sweep"  # a command of its own, `headline.py`, before these
-NAMES = (HEADLINE, *PARTS)
+HEADLINE, INSTRUCTIONS = (
+    "rank_sweep",
+    "s4_26m",
+)  # commands of their own, `headline.py` before these, `instructions.py` after them
+NAMES = (HEADLINE, *PARTS, INSTRUCTIONS)

@@ -4,9 +4,13 @@ from typing import Any
 
 from experiments.benchmarks import report
 from experiments.common.statistics import text
-from experiments.gpu import headline, parts
+from experiments.gpu import headline, instructions, parts
 
-TITLES = {headline.NAME: headline.TITLE, **{name: part.title for name, part in parts.PARTS.items()}}
+TITLES = {
+    headline.NAME: headline.TITLE,
+    **{name: part.title for name, part in parts.PARTS.items()},
+    instructions.NAME: instructions.TITLE,
+}
 SMOKE = "A smoke test: it shows that every part runs, and says nothing about speed."
 
 

@@ -6,21 +6,25 @@ import time
 from typing import Any, NamedTuple
 
 from experiments.common.errors import UserError
-from experiments.gpu import children, headline, parts, report
+from experiments.gpu import children, headline, instructions, parts, report
 from experiments.gpu.record import Record
 from experiments.gpu.worker import Order, needed_s
 
-HEADLINE_SHARE = 0.6  # of the time that is left, at most
+COMMAND_SHARE = 0.6  # of the time that is left, at most
+LEAST_S = 60.0  # for which it pays to go on with a command that will not end in it
+COMMANDS = {module.NAME: module for module in (headline, instructions)}
 
 
 class Asked(NamedTuple):
-    """Of the command line: `python` is an interpreter with torch and peft, `deadline` in seconds since the epoch."""
+    """Of the command line: `python` is an interpreter with torch and peft, `deadline` in seconds since the epoch, `texts` flags for what a language
+    model reads."""
 
     preset: str
     accelerator: str
     python: str
     data_dir: str | None
     deadline: float
+    texts: tuple[str, ...] = ()
 
 
 def measure(found: Record, names: list[str], asked: Asked) -> None:
@@ -31,30 +35,34 @@ def measure(found: Record, names: list[str], asked: Asked) -> None:
 
     def process(name: str) -> str:
         """What runs it: parts of one word, one after the other, share a worker."""
-        is_alone = name == headline.NAME or (parts.PARTS[name].is_alone and asked.preset != "smoke")
+        is_alone = name in COMMANDS or (parts.PARTS[name].is_alone and asked.preset != "smoke")
         return name if is_alone else "worker"
 
     for runs_it, group in itertools.groupby(todo, process):
-        if runs_it == headline.NAME:
-            _headline(found, asked)
+        if runs_it in COMMANDS:
+            _command(runs_it, found, asked)
         else:
             workers(found, list(group), asked)
 
 
-def _headline(found: Record, asked: Asked) -> None:
-    left, needed = asked.deadline - time.time(), needed_s(headline.ABOUT_S, asked.preset)
-    if left < needed:
+def _command(name: str, found: Record, asked: Asked) -> None:
+    """An entry, which saves and goes on: the headline's gets a share of the time, and what is measured last all that is left."""
+    left, needed = asked.deadline - time.time(), needed_s(COMMANDS[name].ABOUT_S, asked.preset)
+    if left < (needed if name == headline.NAME else min(needed, LEAST_S)):
         return
-    _say(headline.NAME)
-    seconds = min(left, max(needed, left * HEADLINE_SHARE))
+    _say(name)
     try:
-        measured = headline.measure(found, preset=asked.preset, data_dir=asked.data_dir, seconds=seconds)
+        if name == headline.NAME:
+            seconds = min(left, max(needed, left * COMMAND_SHARE))
+            measured = headline.measure(found, preset=asked.preset, data_dir=asked.data_dir, seconds=seconds)
+        else:
+            measured = instructions.measure(found, preset=asked.preset, texts=asked.texts, seconds=left)
     except UserError as error:
-        found.add(headline.NAME, failed=str(error))
+        found.add(name, failed=str(error))
         return
     if measured is not None:
         result, seconds = measured
-        found.add(headline.NAME, result=result, seconds=seconds)
+        found.add(name, result=result, seconds=seconds)
 
 
 def workers(found: Record, names: list[str], asked: Asked) -> None:

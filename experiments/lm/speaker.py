@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import tokenizers
 from etils import epath
 
@@ -38,8 +39,8 @@ class Voice:
     through: nn.Module | None = None
 
 
-def load(path: str | epath.PathLike, *, weights: str | None = None) -> Base:
-    """What `--job=pretrain` left in a folder.
+def load(path: str | epath.PathLike, *, weights: str | None = None, dtype: str = "float32") -> Base:
+    """What `--job=pretrain` left in a folder, to be computed in `dtype`.
 
     Args:
       weights: the fingerprint that the parameters must have.
@@ -53,7 +54,7 @@ def load(path: str | epath.PathLike, *, weights: str | None = None) -> Base:
             f"{path} does not hold the weights that its run wrote; remove the run's folder, and it is made again."
         )
     tokenizer = bpe.read(found.path, found.config.vocab_size)
-    return Base(found.path, CausalLM(found.config), found.params, tokenizer)
+    return Base(found.path, CausalLM(found.config, dtype=jnp.dtype(dtype)), found.params, tokenizer)
 
 
 def has_room(base: Base, question: str, max_new_tokens: int) -> bool:

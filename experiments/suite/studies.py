@@ -1,6 +1,7 @@
 """Every study of the suite: what runs, what is kept of it, what claims follow."""
 
 import dataclasses
+import importlib.util
 from typing import Any
 
 from absl import flags
@@ -18,6 +19,7 @@ from experiments.data.mnist import Mnist
 from experiments.digit9 import claims as digit9_claims
 from experiments.digit9 import figures as digit9_figures
 from experiments.digit9 import study as digit9
+from experiments.finetune import base as finetune_base
 from experiments.following import claims as following_claims
 from experiments.following import figures as following_figures
 from experiments.following import runs as following
@@ -34,6 +36,10 @@ from experiments.rank import claims as rank_claims
 from experiments.rank import figures as rank_figures
 from experiments.rank import study as rank_mnist
 from experiments.rank.task import of_mnist
+from experiments.smollm2 import claims as smollm2_claims
+from experiments.smollm2 import command as smollm2
+from experiments.smollm2 import figures as smollm2_figures
+from experiments.smollm2.settings import PRESETS as OF_SMOLLM2
 from experiments.sst2 import claims as sst2_claims
 from experiments.sst2 import figures as sst2_figures
 from experiments.sst2 import inputs as sst2_inputs
@@ -135,6 +141,17 @@ def _following(folder: epath.Path, data: Data) -> None:
     copy([run_path / following_figures.OUTPUTS], folder)
 
 
+def _smollm2(folder: epath.Path, data: Data) -> None:
+    """Where the package that carries the model is installed."""
+    if importlib.util.find_spec(finetune_base.PACKAGE) is None:
+        print(f"smollm2: left out, as it comes with the {finetune_base.EXTRA}", flush=True)
+        return
+    settings = OF_SMOLLM2[FLAGS.preset]
+    model = smollm2.loaded(settings)
+    summary = smollm2.execute(settings, model)
+    keep(folder, smollm2.NAME, summary, main.run_folder(smollm2.NAME, settings, model).path)
+
+
 def _rank(folder: epath.Path, data: Data) -> None:
     settings = main.settings_from_flags(rank_mnist.PRESETS)
     task = of_mnist(data.mnist)
@@ -167,6 +184,7 @@ STUDIES = {
         _new_digits, ("mnist_new_digits",), new_digits_claims.claims, "mnist_new_digits.py", new_digits_figures
     ),
     "s4": Study(_following, ("following",), following_claims.claims, "tiny_lm.py --job=study", following_figures),
+    "smollm2": Study(_smollm2, (smollm2.NAME,), smollm2_claims.claims, "finetune_lm.py --job=compare", smollm2_figures),
     "rate": _best_rate("mnist"),
     "rate_linear": _best_rate("linear"),
     "rate_sst2": _best_rate("sst2"),
