@@ -22,9 +22,9 @@ def table(summary: Summary) -> str:
     lines += [_line(summary, row) for row in summary["rows"]]
     lines.append("learning rates, by nats a token of the tuning items, one run each:")
     for line in summary["tuning"]:
-        tried = ", ".join(f"{rate} {-score:.3f}" for rate, score in line["accuracy"].items() if score is not None)
+        tried = "".join(f"; {rate} {-score:.3f}" for rate, score in line["accuracy"].items() if score is not None)
         edge = ", at the edge of what was tried" if line["at_edge"] else ""
-        lines.append(f"  {line['arm']:<10} {line['best']:.3g} ({line['by']}{edge}); {tried}")
+        lines.append(f"  {line['arm']:<10} {line['best']:.3g} ({line['by']}{edge}){tried}")
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ BAD_FLAGS = [
     (SWEEP, ["--task=cifar"], "mnist|linear_teacher"),
     (DIGIT9, ["--digit=12"], "expected an integer from 0 to 9"),
     (NEW, ["--job=infer"], "pretrain|finetune|inference|all"),
-    ("reproduce.py", ["--only=s9"], "s0|s1|s2|sst2|minilm|s3|s4|rate|rate_linear|rate_sst2|rank"),
+    ("reproduce.py", ["--only=s9"], "s0|s1|s2|sst2|minilm|s3|s4|smollm2|rate|rate_linear|rate_sst2|rank"),
     ("benchmark.py", ["--only=bert"], "variants|flax_peers|mixed_batch|many_adapters|tracing|bert_sweep"),
 ]  # fmt: skip
 

@@ -50,7 +50,7 @@ def ran(home, quick_compile) -> tuple[str, pathlib.Path]:
     patch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
     patch.setitem(PRESETS, "smoke", WHOLE)
     asked = home / "questions.json"
-    files = f"--corpus={home / 'text.jsonl'}", f"--questions={asked}", f"--medical={asked}"
+    files = f"--corpus={home / 'text.jsonl'}", f"--questions={asked}"
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
         status = entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'runs'}", *files)
     patch.undo()
