@@ -103,7 +103,7 @@ def adapted(params: Params, where: str) -> dict[str, Any]:
 
 
 def require_values(leaves: Mapping[str, Any], where: str) -> None:
-    """Raises TreeError for a leaf of which there is only the shape, as jax.eval_shape gives it.
+    """Raises TreeError for a leaf of which there is only the shape, as jax.eval_shape gives it, or that was donated.
 
     >>> require_values({"kernel": np.ones(2)}, "merge: params")
     """
@@ -112,6 +112,16 @@ def require_values(leaves: Mapping[str, Any], where: str) -> None:
         raise TreeError(
             f"{where} has a shape without values at {path}; where shapes are asked for, call the function in jax.eval_shape."
         )
+    gone = next((path for path, leaf in leaves.items() if _is_gone(opened(leaf))), None)
+    if gone is not None:
+        raise TreeError(
+            f"{where} has an array at {gone} that is gone: a step that donates its state took it; combine(frozen, state.trainable) of the "
+            "newest state has its values."
+        )
+
+
+def _is_gone(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted()
 
 
 def _require_fitting(where: str, module: str, leaves: Mapping[str, Any]) -> None:

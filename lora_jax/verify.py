@@ -23,16 +23,21 @@ from lora_jax.tree import Params, flat, nested, opened, unboxed
 
 TOLERANCE = 1e-4  # of the largest entry; float32 sums in another order
 SIZE = 0.3  # of a random update, over its kernel
+ROUNDING = 1e-5  # of the largest gradient of all adapters: one that is smaller may be zero but for rounding
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Of one adapter, under random factors: the largest entry of its gradient, and how far that is from the gradient through the merged kernel."""
+    """Of one adapter, under random factors: the largest entry of its gradient, and how far that is from the gradient through the merged kernel.
+
+    A gradient below `rounding` that differs from the merged kernel's tells nothing: the input leaves it nothing but rounding.
+    """
 
     path: str
     gradient: float
     apart: float
     tolerance: float
+    rounding: float = 0.0
 
     @property
     def holds(self) -> bool:
@@ -69,7 +74,11 @@ class Verification:
 def _said(row: Row) -> str:
     if row.holds:
         return ""
-    return "  has no effect" if not row.gradient > 0 else "  is not the merged kernel's"
+    if not row.gradient > 0:
+        return "  has no effect"
+    if row.gradient < row.rounding:
+        return "  is rounding on this input; give another"
+    return "  is not the merged kernel's"
 
 
 def verify(
@@ -112,7 +121,7 @@ def verify(
 
     own = flat(jax.jit(jax.grad(loss(way)))(trainable))
     merged = flat(jax.jit(jax.grad(loss(lambda params: way(merge(params)))))(trainable))
-    rows = tuple(_row(module, own, merged, tolerance) for module in modules(flat(params)))
+    rows = _rows(modules(flat(params)), own, merged, tolerance)
     side, plain = jax.jit(way)(params), jax.jit(way)(merge(params))
     pairs = [
         (one, other)
@@ -160,6 +169,12 @@ def _projected(outputs: Any) -> jax.Array:
 
 def _is_float(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _rows(places: list[str], own: dict[str, Any], merged: dict[str, Any], tolerance: float) -> tuple[Row, ...]:
+    rows = [_row(module, own, merged, tolerance) for module in places]
+    rounding = ROUNDING * max(row.gradient for row in rows)
+    return tuple(dataclasses.replace(row, rounding=rounding) for row in rows)
 
 
 def _row(module: str, own: dict[str, Any], merged: dict[str, Any], tolerance: float) -> Row:

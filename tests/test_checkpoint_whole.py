@@ -255,6 +255,33 @@ def test_a_training_state_is_no_adapter(tmp_path):
             read(tmp_path)
 
 
+def test_a_training_state_with_a_config_is_no_adapter_either(tmp_path):
+    params = adapted(Plain())
+    frozen, trainable = lora_jax.partition(params, trainable_mask(params))
+    state = lora_jax.training.init_state(trainable, optax.adam(1e-3), jax.random.key(0))
+    checkpoint.save_state(tmp_path, state, frozen, CONFIG, step=0)
+    base = variables(Plain())["params"]
+    for read in (
+        lambda: checkpoint.load(tmp_path, base, Plain()),
+        lambda: checkpoint.restore_adapter(tmp_path, params, CONFIG),
+    ):
+        with pytest.raises(CheckpointError, match=r"is a training state of save_state; .*restore_state"):
+            read()
+
+
+def test_what_a_step_took_is_not_saved(tmp_path):
+    params = jax.tree.map(jnp.array, adapted(Plain()))
+    params["hidden"]["lora_a"].delete()
+    layout = lora_jax.layout(Plain(), X)
+    for save in (
+        lambda: checkpoint.save_adapter(tmp_path, params, CONFIG, mask=None),
+        lambda: lora_jax.peft.save(tmp_path, params, CONFIG, layout, mask=None),
+        lambda: lora_jax.merge(params),
+    ):
+        with pytest.raises(TreeError, match=r"has an array at hidden/lora_a that is gone: .*newest state"):
+            save()
+
+
 def test_b2_the_bare_base_is_one_sentence(tmp_path):
     checkpoint.save_adapter(tmp_path, adapted(Plain()), CONFIG, mask=None)
     with pytest.raises(

@@ -68,6 +68,24 @@ def test_a_second_use_that_is_missed_is_found():
     assert "layer" in str(found) and "is not the merged kernel's" in str(found) and str(found).endswith("DOES NOT HOLD")
 
 
+def test_a_gradient_of_rounding_alone_is_told_as_such():
+    """Equal tokens get equal weights whatever the queries are, so that these have no gradient."""
+
+    def attend(params, x):
+        q, k = x @ params["q"], x @ params["k"]
+        return jax.nn.softmax(q @ k.swapaxes(-1, -2)) @ (x @ params["v"])
+
+    draws = zip("kqv", jax.random.split(jax.random.key(0), 3), strict=True)
+    base = {name: jax.random.normal(key, (8, 8)) for name, key in draws}
+    config, equal = LoRAConfig(rank=2, targets=("q", "v")), jnp.ones((1, 3, 8))
+    params = lora_jax.products.adapt(jax.random.key(1), base, attend, config, equal)
+    found = verify(attend, params, equal)
+    assert not found.holds and found.apart < 1e-5
+    assert "is rounding on this input; give another" in str(found) or "has no effect" in str(found)
+    assert "is not the merged kernel's" not in str(found)
+    assert verify(attend, params, jax.random.normal(jax.random.key(2), (1, 3, 8))).holds
+
+
 def test_the_engine_reaches_it():
     params, x = _read_by_hand()
     assert verify(LoRA(ReadByHand(), LoRAConfig(rank=2, targets="*")), params, x).holds

@@ -13,7 +13,7 @@ from lora_jax.checkpoint import store
 from lora_jax.checkpoint.fingerprints import arrays_of, fingerprint, keys_of, restored
 from lora_jax.config import LoRAConfig, require_a_config
 from lora_jax.errors import CheckpointError, TreeError, UnsavedStateWarning
-from lora_jax.intake import adapted, tree_of
+from lora_jax.intake import adapted, require_values, tree_of
 from lora_jax.keys import escaped
 from lora_jax.leaves import adapter_at, is_adapter_leaf, kernel_path, modules, require_fit, require_whole
 from lora_jax.module import LoRA
@@ -82,6 +82,7 @@ def save_adapter(
     7
     """
     leaves = adapted(params, "save_adapter: params")
+    require_values(leaves, "save_adapter: params")
     require_a_config(config, "save_adapter")
     saved, base = _split(leaves, mask)
     _require_adapter(leaves)
@@ -137,6 +138,7 @@ def restore_adapter(
     else:
         require_a_config(config, "restore_adapter")
         store.require_config(saved, config)
+    _require_an_adapter(saved)
     store.require_run(saved, run)
     if any(name.startswith(BESIDE) for name in saved.arrays):
         raise CheckpointError(
@@ -185,6 +187,7 @@ def load(
     """
     saved = store.read(directory, step)
     config = _config(saved)
+    _require_an_adapter(saved)
     store.require_run(saved, run)
     base = {path: leaf for path, leaf in _tree(base_params).items() if not is_adapter_leaf(path)}
     own = {name: leaf for name, leaf in saved.arrays.items() if not name.startswith(BESIDE)}
@@ -224,6 +227,14 @@ def _config(saved: store.Saved) -> LoRAConfig:
     if config is None:
         raise CheckpointError(f"{saved.where} was saved without a LoRA config; it is a training state of save_state.")
     return config
+
+
+def _require_an_adapter(saved: store.Saved) -> None:
+    """Raises CheckpointError for a training state, which has a config too."""
+    if {"key", "step"} <= saved.arrays.keys() and any(name.startswith("trainable/") for name in saved.arrays):
+        raise CheckpointError(
+            f"{saved.where} is a training state of save_state; read it by checkpoint.restore_state(folder, fresh_state, frozen, config)."
+        )
 
 
 def _split(leaves: Mapping[str, Any], mask: Mask | None) -> tuple[dict, dict]:

@@ -13,7 +13,7 @@ import numpy as np
 from lora_jax.config import LoRAConfig, require_a_config
 from lora_jax.errors import PeftError
 from lora_jax.files import as_safetensors, write_folder
-from lora_jax.intake import adapted, tree_of
+from lora_jax.intake import adapted, require_values, tree_of
 from lora_jax.norms import require_norms
 from lora_jax.partition import Mask
 from lora_jax.peft import adapter_config, beside, experts, names, tensors, ties, tokens
@@ -91,6 +91,7 @@ def save(
     require_a_config(config, "peft.save")
     layout, names_of = described(model, names_of, "peft.save")
     dtype, leaves = _dtype(dtype), adapted(params, "peft.save: params")
+    require_values(leaves, "peft.save: params")
     require_norms(leaves, "peft.save")
     base = None if base_params is None else tree_of(base_params, "peft.save: base_params")
     every = names.universe(leaves, names_of)
