@@ -24,7 +24,7 @@ from lora_jax.sweep.values import rate_of, seed_of
 from lora_jax.tree import Params
 
 # Measured by experiments/benchmark.py on a CPU with small MLPs over one base, where one wide product beats many narrow ones
-# (BUILD_NOTES.md); for accelerators from design, not yet measured.
+# (docs/decisions/sweeps.md); for accelerators from design, not yet measured.
 DEFAULT_STRATEGY = {"cpu": "vmap", "gpu": "vmap", "tpu": "vmap"}
 STRATEGIES = ("auto", "vmap", "sequential")
 
