@@ -73,8 +73,8 @@ class Sweep:
             raise ConfigError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}.")
         if not callable(self.optimizer):
             raise ConfigError(
-                f"Sweep is given {described(self.optimizer)} for its optimiser; it takes a function of the learning rate, optax.adamw say, and not "
-                "what that gives."
+                f"Sweep is given {described(self.optimizer)} for its optimiser; it takes a function of the learning rate, as optax.adamw "
+                "is, and not the transformation that this makes."
             )
 
     def start(
