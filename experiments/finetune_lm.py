@@ -55,7 +55,7 @@ define_path(
     "adapter",
     "with --job=chat, evaluate or merge: a run's folder, an adapter that lora_jax saved, or a PEFT folder; by default the base runs alone",
 )
-define_path("out", "with --job=merge: the folder to write; merge requires it")
+define_path("out", "with --job=merge: the folder to write, which is required")
 define_enum(
     "regime",
     f"which part trains: adapters, the whole model, or the head; {by_preset(PRESETS, 'regime')}",

@@ -64,5 +64,5 @@ def define_finetuning() -> None:
     )
     define_path(
         "model",
-        "with --job=predict: the folder of a finished run of --job=finetune; without it, repeat the flags of that run",
+        "with --job=predict: the folder of a finished run of --job=finetune; by default the run that has the same flags as this command",
     )

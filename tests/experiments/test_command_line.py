@@ -83,7 +83,7 @@ def test_e1_help_shows_every_flag_with_its_default_and_loads_nothing_heavy(entry
     source = (entries.FOLDER / entry).read_text()
     assert {"workdir", "preset", "accelerator"} <= heads and "experiments/" + entry in done.stdout
     assert all(
-        "default" in " ".join(part.split()) or "given" in part or "no meaning" in " ".join(part.split())
+        "default" in " ".join(part.split()) or "required" in part or "not for this entry" in " ".join(part.split())
         for part in shown
     ), shown
     assert "prepared of the" not in done.stdout and source.count("define_") > 2
