@@ -77,8 +77,16 @@ def _gate(summary: Summary, command: str) -> Claim:
         Fact(f"the base has at most {UNTAUGHT:g} %", bool(100 * untaught.mean() <= UNTAUGHT), f"{100 * untaught.mean():.1f} %"),
     ]  # fmt: skip
     both = f"; with new phrasings, too, {text(estimate(right(summary, full, BOTH).mean(axis=1).tolist()), 1, 100)} %"
+    both += _without_copying(summary)
     statement = "the gate: a model of this size can be taught to follow (found here)"
     return settled("S4.0", statement, facts, len(none), command, published="-", more=both, needs=ALL)
+
+
+def _without_copying(summary: Summary) -> str:
+    """Of the base that was shown nothing said again, where there is one."""
+    with contextlib.suppress(NotRun):
+        return f"; of a base that was shown nothing said again, {_percent(summary, row(summary, 'control', 'full'))}"
+    return ""
 
 
 def _kinds(summary: Summary) -> list[str]:
@@ -110,13 +118,16 @@ def _ends(summary: Summary, arm: str, name: str = "epochs") -> list[Row]:
 
 
 def _epochs(summary: Summary, command: str) -> Claim:
-    first, *later = _ends(summary, STUDY)
+    """Ten epochs on every base, fifty on fewer."""
+    few, many = _ends(summary, STUDY), _ends(summary, STUDY, "many epochs")
     margin = declared.of("S4.2").margin
-    facts = [
-        _alike(f"{end['steps'] // first['steps']} epochs within {margin:g} points of one", summary, "S4.2", end, first)
-        for end in later
-    ]
-    told = "; ".join(f"{end['steps']:,} updates {_percent(summary, end)}" for end in (first, *later))
+
+    def within(first: Row, end: Row) -> Fact:
+        epochs, bases = end["steps"] // first["steps"], len(right(summary, end))
+        return _alike(f"{epochs} epochs within {margin:g} points of one, {bases} bases", summary, "S4.2", end, first)
+
+    first, facts = few[0], [within(few[0], few[1]), within(many[0], many[-1])]
+    told = "; ".join(f"{end['steps']:,} updates {_percent(summary, end)}" for end in (*few, many[-1]))
     return settled(
         "S4.2",
         "10 and 50 epochs: no meaningful improvement",

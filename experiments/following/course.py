@@ -15,7 +15,7 @@ from experiments.following import arms, lessons, material
 from experiments.following.lessons import Lesson
 from experiments.following.material import Asked
 from experiments.following.program import Recipe
-from experiments.following.settings import BATCH, SMALL_BATCH, Settings
+from experiments.following.settings import BATCH, NO_COPYING, SMALL_BATCH, Settings
 from experiments.following.study import Material, Study
 
 OPEN, MEDICAL = "open", "medical"
@@ -64,18 +64,23 @@ def _arms(study: Study, size: str, taught: Lessons) -> Rows:
     s, lesson = study.settings, taught.items
     controls = (arms.SQUARE_TUNED, arms.WITH_EMBEDDINGS, arms.EMBEDDINGS_ALONE, arms.ON_PROJECTIONS)
     every = [*map(arms.lora, s.ranks), *(controls if s.controls else ()), arms.FULL]
-    study.tune(size, lesson, every, s.steps)
+    study.tune(size, lesson, every, min(s.steps, s.tuning_steps))
     spoken = [arm for arm in every if arm in (arms.lora(8), arms.FULL)]
     rows = [study.untaught(size, lesson, speaks=True)]
-    for of, speaks in ((spoken, True), ([arm for arm in every if arm not in spoken], False)):
-        rows += study.taught(size, lesson, of, Recipe.even(s.steps, BATCH), seeds=s.seeds, speaks=speaks, shows=True)
+    others, seeds_of_others = [arm for arm in every if arm not in spoken], 1 if s.controls else s.seeds
+    for of, speaks, seeds in ((spoken, True, s.seeds), (others, False, seeds_of_others)):
+        rows += study.taught(size, lesson, of, Recipe.even(s.steps, BATCH), seeds=seeds, speaks=speaks, shows=True)
     return rows
 
 
 def _the_studys(study: Study, size: str, taught: Lessons) -> Rows:
-    """Its LoRA at its rate, at each of its ranks, after each number of epochs; with a smaller batch at equal epochs and at equal updates."""
+    """Its LoRA at its rate, at each of its ranks, after each number of epochs; with a smaller batch at equal epochs and at equal updates.
+
+    The third number of epochs, and what is beyond, is of fewer bases.
+    """
     s, lesson, rows = study.settings, taught.items, len(taught.items.train.owners)
-    ends = tuple(rows // BATCH * epoch for epoch in s.epochs)
+    many = tuple(rows // BATCH * epoch for epoch in s.epochs)
+    ends = many[:2]
     small = tuple(sorted({*ends[:2], *(rows // SMALL_BATCH * epoch for epoch in s.epochs[:2])}))
     first, others = arms.original(s.study_ranks[0]), [arms.original(rank) for rank in s.study_ranks[1:]]
     return [
@@ -85,7 +90,12 @@ def _the_studys(study: Study, size: str, taught: Lessons) -> Rows:
             if len(ends) > 1
             else ()
         ),
-        *study.taught(size, lesson, others, Recipe(ends[:2], BATCH, ends[:2]), name="epochs", shows=True),
+        *study.taught(size, lesson, others, Recipe(ends, BATCH, ends), name="epochs", shows=True),
+        *(
+            study.taught(size, lesson, [first], Recipe(many, BATCH, many), name="many epochs", bases=s.many_bases)
+            if len(many) > 2
+            else ()
+        ),
         *(
             study.taught(size, lesson, [first], Recipe(small, SMALL_BATCH, small), name="small batch")
             if s.controls
@@ -98,7 +108,7 @@ def _converged(study: Study, size: str, taught: Lessons) -> Rows:
     """Long training, measured on the way: where the tuning items are best is where it would stop."""
     s, lesson = study.settings, taught.items
     recipe = Recipe.even(s.long_steps, BATCH, judged_always=True)
-    return study.taught(size, lesson, [arms.lora(8), arms.lora(max(s.ranks)), arms.FULL], recipe, name="long")
+    return study.taught(size, lesson, [arms.lora(8), arms.FULL], recipe, name="long")
 
 
 def _doses(study: Study, size: str, taught: Lessons) -> Rows:
@@ -107,7 +117,7 @@ def _doses(study: Study, size: str, taught: Lessons) -> Rows:
     for count in s.doses:
         lesson = taught.dose(count)
         for row in study.taught(
-            size, lesson, [*map(arms.lora, s.dose_ranks), arms.FULL], Recipe.even(s.steps, BATCH, 4), seeds=s.tuning_seeds, bases=1,
+            size, lesson, [*map(arms.lora, s.dose_ranks), arms.FULL], Recipe.even(s.dose_steps, BATCH, 4), seeds=s.tuning_seeds, bases=1,
             rates_of=taught.items,
         ):  # fmt: skip
             found.append({**row, "kinds": count})
@@ -118,15 +128,20 @@ def _sizes(study: Study, _: str, taught: Lessons) -> Rows:
     return [row for size in study.settings.other_sizes for row in _size(study, size, taught.items)]
 
 
+def _control(study: Study, _: str, taught: Lessons) -> Rows:
+    """The same fine-tuning of a base that was shown nothing said again."""
+    return _size(study, NO_COPYING, taught.items)
+
+
 def _size(study: Study, size: str, lesson: Lesson) -> Rows:
-    """Another size of base: the study's LoRA, a tuned one, and full fine-tuning."""
+    """One other base: the study's LoRA, a tuned one, and full fine-tuning; a rate is tried once."""
     s = study.settings
     found = [arms.lora(8), arms.FULL]
-    study.tune(size, lesson, found, s.steps)
+    study.tune(size, lesson, found, min(s.steps, s.tuning_steps), runs=1)
     recipe = Recipe.even(s.steps, BATCH)
     return [
         study.untaught(size, lesson),
-        *study.taught(size, lesson, [*found, arms.original(8)], recipe, seeds=s.seeds),
+        *study.taught(size, lesson, [*found, arms.original(8)], recipe),
     ]
 
 
@@ -144,6 +159,7 @@ _PARTS = {
     "study": _the_studys,
     "converged": _converged,
     "doses": _doses,
+    "control": _control,
     OPEN: functools.partial(_questions, name=OPEN),
     MEDICAL: functools.partial(_questions, name=MEDICAL),
     "sizes": _sizes,

@@ -45,7 +45,8 @@ def _last(summary: Summary) -> dict[str, Row]:
 def _studys(summary: Summary) -> list[Row]:
     """The study's LoRA after each number of epochs."""
     rows = [row for row in summary["rows"] if row["part"] == "the study's" and row["arm"] == claims.STUDY]
-    return [row for row in rows if row["name"] == "epochs"] or [row for row in rows if row["name"] == "one epoch"]
+    few = [row for row in rows if row["name"] == "epochs"] or [row for row in rows if row["name"] == "one epoch"]
+    return few + [row for row in rows if row["name"] == "many epochs"][-1:]
 
 
 def _shares(row: Row, part: str = WORDS) -> dict:
@@ -167,8 +168,8 @@ def _learning(summary: Summary, path: epath.Path) -> epath.Path:
     """Long training: what is learned against updates, and what is forgotten against what is learned."""
     rows = {row["arm"]: row for row in summary["rows"] if row["part"] == "converged"}  # the last end of each
     figure, (left, right) = style.new(11, 4.5, columns=2)
-    for arm, color in zip(rows, ("#1f77b4", "#08306b", COLORS["full"]), strict=False):
-        row = rows[arm]
+    for arm, row in rows.items():
+        color = COLORS[arm]
         learned, general = (read.by_base(row, row["curves"][name]) for name in ("right", "general"))
         lost = general - general[:, :1]
         points(left, [0, *row["ends"]], [estimate(of.tolist()) for of in learned.T], "o-", color=color, label=arm)

@@ -11,7 +11,7 @@ from experiments.common.errors import UserError
 from experiments.data.questions import Pairs
 from experiments.following import course, figures, material, said
 from experiments.following.course import MEDICAL, OPEN, Lessons
-from experiments.following.settings import Settings
+from experiments.following.settings import NO_COPYING, Settings
 from experiments.following.study import Material
 from experiments.lm import answers, bpe, prompts, speaker
 from experiments.lm import runs as lm
@@ -41,7 +41,8 @@ def bases(settings: Settings, found: lm.Sources) -> dict[str, list[Base]]:
 
 def _wanted(settings: Settings) -> Iterator[tuple[str, int]]:
     yield from ((settings.size, seed) for seed in range(settings.bases))
-    yield from ((size, 0) for size in settings.other_sizes)
+    yield from ((NO_COPYING, 0),) if "control" in settings.parts else ()
+    yield from ((size, 0) for size in settings.other_sizes if "sizes" in settings.parts)
 
 
 def execute(name: str, settings: Settings, found: lm.Sources) -> dict[str, Any]:

@@ -9,7 +9,8 @@ VOCABULARY = 3200  # one tokenizer for all sizes
 BATCH = 7  # rows of 128 tokens, which hold about 32 items: the study's batch
 SMALL_BATCH = 2  # about 8 items
 TEXT = {"0.3M": 780_000, "1M": 3_000_000, "3M": 7_800_000}  # tokens, of each size about 2.6 a parameter
-PARTS = ("arms", "study", "converged", "doses", "open", "medical", "sizes")
+PARTS = ("arms", "study", "open", "medical", "converged", "doses", "control", "sizes")
+NO_COPYING = "no copying"  # a base that was shown nothing said again
 PRETRAINING = pretraining_settings.Settings(
     size="1M", length=128, batch_size=16, tokens=TEXT["1M"], held_out_tokens=100_000, vocab_size=VOCABULARY,
     list_steps=700, lists=0.1, dialogues=0.15,
@@ -18,10 +19,12 @@ PRETRAINING = pretraining_settings.Settings(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`bases` of `size` are pretrained, each with a seed of its own, and one of each of `other_sizes`; each is taught by every arm with `seeds`.
+    """`bases` of `size` are pretrained, each with a seed of its own, and one of each of `other_sizes`; LoRA r = 8 and full fine-tuning teach each
+    with `seeds`, the other arms with one, or with as many where there are no `controls`.
 
-    `items` are learned from; `tuning` choose rates and are followed; `held_out` of each kind are measured. `steps` are of every arm but the
-    study's own, which sees the items `epochs` times; `long_steps` are for the arms that are trained until the tuning items gain no more.
+    `items` are learned from; `tuning` choose rates, by runs of `tuning_steps`, and are followed; `held_out` of each kind are measured. `steps` are
+    of every arm but the study's own, which sees the items `epochs` times, more than two numbers of them on the first `many_bases` alone;
+    `long_steps` are for the arms that are trained until the tuning items gain no more, `dose_steps` for those that learn some kinds alone.
     `parts` are those of PARTS that are run; without `controls` the arms are LoRA and full fine-tuning alone. Where `ships` the only base is the one
     that lies in the repository.
     """
@@ -40,13 +43,16 @@ class Settings:
     general_rows: int = 64
     length: int = 128
     steps: int = 2000
+    tuning_steps: int = 1000
     long_steps: int = 4000
+    dose_steps: int = 1000
     ranks: tuple[int, ...] = (1, 4, 8, 16, 64)
     tuning_seeds: int = 2
     widenings: int = 3
     lora_rates: tuple[float, ...] = (3.1e-3, 5.6e-3, 1e-2)
     full_rates: tuple[float, ...] = (5.6e-4, 1e-3, 1.8e-3)
     epochs: tuple[int, ...] = (1, 10, 50)
+    many_bases: int = 2
     study_ranks: tuple[int, ...] = (8, 16)
     doses: tuple[int, ...] = (3, 7, 13, 23)  # kinds taught at once
     dose_ranks: tuple[int, ...] = (1, 4, 16)
@@ -60,9 +66,14 @@ class Settings:
             raise UserError("--seeds: a verdict needs at least two runs.")
 
     def base(self, size: str, seed: int) -> pretraining_settings.Settings:
-        """How a base is pretrained: on as many tokens a parameter, whatever its size."""
-        tokens = self.pretraining.tokens * TEXT[size] // TEXT[self.size]
-        return dataclasses.replace(self.pretraining, size=size, seed=seed, tokens=tokens)
+        """How a base is pretrained: on as many tokens a parameter, whatever its size; NO_COPYING is the size of the study, in as many updates."""
+        own = self.pretraining
+        if size == NO_COPYING:
+            tokens = own.tokens + own.list_steps * own.batch_size * own.length
+            return dataclasses.replace(
+                own, size=self.size, seed=seed, tokens=tokens, list_steps=0, lists=0.0, copies=False
+            )
+        return dataclasses.replace(own, size=size, seed=seed, tokens=own.tokens * TEXT[size] // TEXT[self.size])
 
 
 PRESETS = {

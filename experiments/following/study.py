@@ -55,8 +55,9 @@ class Study:
 
     # ---- rates
 
-    def tune(self, size: str, lesson: Lesson, found: Sequence[Arm], steps: int) -> None:
-        """The rate of each arm without one, on the first base, by runs as long as the study's; arms of a kind and of like rank in one group."""
+    def tune(self, size: str, lesson: Lesson, found: Sequence[Arm], steps: int, *, runs: int | None = None) -> None:
+        """The rate of each arm without one, on the first base, by so many runs a rate; arms of a kind and of like rank in one group."""
+        runs = runs or self.settings.tuning_seeds
         wanted = [arm for arm in found if arm.rate is None and (size, lesson.name, arm.name) not in self.tuned]
         for together in grouped(wanted):
             by_rank = {arm.rank: arm for arm in together}
@@ -64,7 +65,7 @@ class Study:
             name = _name(together)
 
             def scored(turn: int, cells, by_rank=by_rank, kind=together[0].kind, name=name) -> list[list[float | None]]:
-                seeds = range(TUNING_SEED, TUNING_SEED + self.settings.tuning_seeds)
+                seeds = range(TUNING_SEED, TUNING_SEED + runs)
                 members = [by_rank[rank].member(rate, seed) for rank, rate in cells for seed in seeds]
                 phase = f"tune {size} {lesson.name} {name}, round {turn}"
                 scores = lesson.scores(

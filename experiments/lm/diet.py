@@ -44,7 +44,7 @@ def fed(tokenizer: tokenizers.Tokenizer, documents: Sequence[str], settings: Set
     total, ahead = len(text.ids) / (1 - s.lists - s.dialogues), s.list_steps * s.batch_size
     said_again = lists(tokenizer, documents, text, ahead + round(s.lists * total), s.length, s.seed)
     first, rest = (said_again.part(rows) for rows in (slice(ahead), slice(ahead, None)))
-    asked = dialogues(tokenizer, documents, round(s.dialogues * total), s.length, s.seed)
+    asked = dialogues(tokenizer, documents, round(s.dialogues * total), s.length, s.seed, copies=s.copies)
     return Fed(first, packing.Rows.joined([text, asked, rest]))
 
 
@@ -116,12 +116,21 @@ def _fill(rows: packing.Rows, row: int, rng: np.random.Generator, draws: Sequenc
 
 
 def dialogues(
-    tokenizer: tokenizers.Tokenizer, documents: Sequence[str], count: int, length: int, seed: int
+    tokenizer: tokenizers.Tokenizer,
+    documents: Sequence[str],
+    count: int,
+    length: int,
+    seed: int,
+    *,
+    copies: bool = True,
 ) -> packing.Rows:
-    """`count` rows of <question> ... <answer> ... <end> from the documents' sentences and words, as many as fit whole; every token is scored."""
+    """`count` rows of <question> ... <answer> ... <end> from the documents' sentences and words, as many as fit whole; every token is scored.
+
+    Unless it `copies`, every answer is the sentence after the question.
+    """
     rng = np.random.default_rng((seed, 2))
     examples: list[packing.Example] = []
-    pairs, filled = _pairs(rng, documents), 0
+    pairs, filled = _pairs(rng, documents) if copies else _of_sentences(rng, documents, copies=0.0), 0
     while filled < count * length and (batch := list(itertools.islice(pairs, AT_ONCE))):
         more = list(_encoded(tokenizer, batch, length))
         examples += more
@@ -147,17 +156,17 @@ def _of_list(rng: np.random.Generator, words: Sequence[str]) -> tuple[str, str]:
     return whole, whole if rng.random() < 0.5 else str(rng.choice(chosen))
 
 
-def _of_sentences(rng: np.random.Generator, documents: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """In half of them the answer is the next sentence, in the other a part of the passage, or all of it."""
+def _of_sentences(rng: np.random.Generator, documents: Sequence[str], copies: float = 0.5) -> Iterator[tuple[str, str]]:
+    """In a share of `copies` the answer is a part of the passage, or all of it, each as often; in the others the next sentence."""
     for place in rng.permutation(len(documents)):
         sentences = [" ".join(found.split()) for found in SENTENCE.findall(documents[place])]
         for at in range(0, len(sentences) - PASSAGE, PASSAGE):
             kind = rng.random()
-            if kind < 0.5:
+            if kind < 1 - copies:
                 yield sentences[at], sentences[at + 1]
             else:
                 passage = sentences[at : at + rng.integers(1, PASSAGE, endpoint=True)]
-                yield " ".join(passage), str(rng.choice(passage)) if kind < 0.75 else " ".join(passage)
+                yield " ".join(passage), str(rng.choice(passage)) if kind < 1 - copies / 2 else " ".join(passage)
 
 
 def _encoded(

@@ -15,7 +15,8 @@ SIZES = ("0.3M", "1M", "3M", "10M", "26M")  # of causal_lm.PRESETS
 class Settings:
     """`size` is one of SIZES; `tokens` of the corpus are seen `epochs` times, in rows of `length`.
 
-    Before them come `list_steps` steps of lists said again, and among them shares of `lists` and `dialogues` of all rows (`diet`).
+    Before them come `list_steps` steps of lists said again, and among them shares of `lists` and `dialogues` of all rows (`diet`); unless it
+    `copies`, no dialogue's answer says anything of its question again.
 
     `learning_rate` is Muon's, for the layers' matrices; `other_rate` AdamW's, for embeddings and norms.
     """
@@ -30,6 +31,7 @@ class Settings:
     list_steps: int = 0
     lists: float = 0.0
     dialogues: float = 0.0
+    copies: bool = True
     learning_rate: float = 1e-2
     other_rate: float = 1e-2
     warm_up: float = 0.02

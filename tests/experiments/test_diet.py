@@ -84,6 +84,14 @@ def test_dialogues_ask_with_sentences_or_a_list_and_answer_with_the_next_or_a_pa
     assert copied and following and of_lists == {True, False}
 
 
+def test_without_copies_every_answer_is_what_comes_next(tokenizer, documents):
+    answer = tokenizer.token_to_id(bpe.ANSWER)
+    for ids, _ in sequences(diet.dialogues(tokenizer, documents, 12, LENGTH, 0, copies=False)):
+        at = ids.tolist().index(answer)
+        asked, told = (tokenizer.decode(part.tolist()) for part in (ids[1:at], ids[at + 1 : -1]))
+        assert any(f"{asked} {told}" in document for document in documents)
+
+
 def test_the_diet_is_as_its_shares_say(tokenizer, documents, text):
     fed = diet.fed(tokenizer, documents, SETTINGS, text)
     total = len(text.ids) / 0.7

@@ -21,9 +21,9 @@ PRETRAINING = pretraining_settings.Settings(
     "0.3M", 128, 4, 6000, held_out_tokens=600, vocab_size=1500, list_steps=2, lists=0.1, dialogues=0.1
 )
 WHOLE = Settings(
-    PRETRAINING, parts=("arms", "study", "doses", "open"), controls=False, size="0.3M", other_sizes=(), bases=1, seeds=2, items=230, tuning=46,
-    held_out=2, general_rows=2, steps=8, ranks=(1, 8), tuning_seeds=1, widenings=0, lora_rates=(1e-2,), full_rates=(1e-2,), epochs=(1, 2),
-    doses=(3,), dose_ranks=(1,), open_pairs=40, open_held_out=12, open_steps=4, prompts=4,
+    PRETRAINING, parts=("arms", "study", "doses", "open", "control"), controls=False, size="0.3M", other_sizes=(), bases=1, seeds=2, items=230, tuning=46,
+    held_out=2, general_rows=2, steps=8, ranks=(1, 8), tuning_seeds=1, widenings=0, lora_rates=(1e-2,), full_rates=(1e-2,), epochs=(1, 2, 3),
+    many_bases=1, dose_steps=8, doses=(3,), dose_ranks=(1,), open_pairs=40, open_held_out=12, open_steps=4, prompts=4,
 )  # fmt: skip
 
 
@@ -61,7 +61,8 @@ def ran(home, quick_compile) -> tuple[str, pathlib.Path]:
 def test_every_part_is_in_the_summary_and_in_the_figures(ran):
     stdout, folder = ran
     summary = json.loads((folder / "summary.json").read_text())
-    assert {row["part"] for row in summary["rows"]} == {"arms", "the study's", "doses", "open"}
+    assert {row["part"] for row in summary["rows"]} == {"arms", "the study's", "doses", "open", "control"}
+    assert {row["size"] for row in summary["rows"] if row["part"] == "control"} == {"no copying"}
     assert all(len(row["units"]) == 2 for row in summary["rows"] if row["part"] == "arms" and row["steps"])
     assert summary["base_unchanged"]
     assert {path.name for path in folder.glob("*.png")} == {
