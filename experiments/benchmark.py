@@ -1,11 +1,11 @@
-"""How fast, against what: LoRA and full steps, scan and loop, sweep and serial runs, length buckets and padding, PEFT.
+"""Measures speed and memory of lora_jax beside the alternatives: full fine-tuning, loops, serial runs, padding, PEFT, qwix and flax.nnx.
 
 python experiments/benchmark.py                                  # 17 minutes on 2 cores, 21 with PEFT's parts
 python experiments/benchmark.py --peft_python=/path/to/python    # an interpreter that has torch and peft
 python experiments/benchmark.py --only=bert_step --only=bert_sweep
 
-The same command goes on after the parts that are measured, while code, versions, devices and preset stay the same; remove the
-folder to measure again.
+The same command skips the parts that it has measured while code, versions, devices and preset stay the same. Remove the folder to
+measure all again.
 """
 
 import pathlib
@@ -23,9 +23,9 @@ from experiments.benchmarks.titles import TITLES
 from experiments.common.flags import define_path
 from experiments.common.options import define_common
 
-define_common("every sweep that is timed has its own, and the flag has no meaning here")
-define_path("peft_python", "interpreter with torch and peft", default=sys.executable)
-flags.DEFINE_multi_enum("only", None, list(TITLES), "parts to measure, given once for each; by default all")
+define_common("not for this entry: every sweep that it times has its own")
+define_path("peft_python", "Python interpreter that has torch and peft", default=sys.executable)
+flags.DEFINE_multi_enum("only", None, list(TITLES), "which parts to measure; by default all")
 
 
 def run() -> None:

@@ -1,7 +1,7 @@
-"""S2, part II: BERT on SST-2, by its head alone, by LoRA rank by rank, and in full; and any BERT on sentences of yours.
+"""S2, part II: trains BERT on SST-2 by its head alone, by LoRA at several ranks, and in full. Also fine-tunes any BERT on your own sentences.
 
 python experiments/bert_sst2.py --preset=full --bert=prajjwal1/bert-tiny   # Google's BERT-tiny; needs a network once
-python experiments/bert_sst2.py                                            # the base and the data that lie at hand
+python experiments/bert_sst2.py                                            # our BERT-tiny, and the data that this machine has
 python experiments/bert_sst2.py --job=finetune --bert=bert-base-uncased --train_file=mine.tsv
 python experiments/bert_sst2.py --job=predict --model=runs/bert_sst2_finetune-1234 --sentences=lines.txt
 """
@@ -24,7 +24,7 @@ from experiments.sst2.options import define_bert, define_finetuning
 JOBS = {"study": sst2.PRESETS, "finetune": sst2_classifier.PRESETS}
 define_enum(
     "job",
-    "the study; or one model, fine-tuned and then, by the same flags or by --model, asked",
+    "run the study; fine-tune one model; or let a fine-tuned model predict the labels of --sentences",
     ["study", "finetune", "predict"],
     default="study",
 )
@@ -34,9 +34,11 @@ define_bert(
     regimes=f"with --job=study {by_preset(sst2.PRESETS, 'regimes')}",
     **{field: by_task("--job", JOBS, field) for field in ("epochs", "train_limit", "dropout")},
 )
-define_integers("ranks", f"LoRA's ranks in the study, e.g. 1,2,4,8; {by_preset(sst2.PRESETS, 'ranks')}")
+define_integers("ranks", f"with --job=study: LoRA's ranks, e.g. 1,2,4,8; {by_preset(sst2.PRESETS, 'ranks')}")
 define_finetuning()
-define_path("sentences", "text file to classify by `predict`, one sentence a line; by default a few of ours")
+define_path(
+    "sentences", "with --job=predict: text file to classify, one sentence a line; by default a few built-in sentences"
+)
 
 
 def run() -> None:

@@ -1,5 +1,5 @@
-"""S2, part I: LoRA on a linear teacher against the best rank-r error on four kinds of inputs, a fixed alpha during the first steps, and adapters
-on several layers.
+"""S2, part I: compares LoRA on a linear teacher with the best error of rank r, on four kinds of inputs; a fixed alpha with alpha = c r in
+the first steps; and adapters on several layers with their bound.
 
 python experiments/linear_teacher.py --preset=quick     # 2 minutes on 2 cores: writes runs/linear_teacher-*/
 """

@@ -1,4 +1,4 @@
-"""S0 and S1: fine-tuning on 100 batches of digit 9 alone, what it breaks, and what mends it.
+"""S0 and S1: fine-tunes on 100 batches of digit 9 alone, and measures what this breaks and what mends it.
 
 python experiments/mnist_digit9.py --study=s1 --preset=full   # the exact setting of S1: 2.8 M parameters, rank 1
 python experiments/mnist_digit9.py --study=s0 --preset=full   # a table of all mitigations
@@ -19,7 +19,7 @@ from experiments.digit9.settings import DIGIT, PRESETS
 
 define_common(by_preset(PRESETS, "seeds"))
 define_data()
-define_enum("study", "which study", ["s0", "s1", "all"], default="s0")
+define_enum("study", "which study to run", ["s0", "s1", "all"], default="s0")
 define_integer("digit", f"the digit to fine-tune on, 0-9; by default {DIGIT}, as in the studies", least=0, most=9)
 
 

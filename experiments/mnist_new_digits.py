@@ -20,10 +20,13 @@ from experiments.new_digits.settings import PRESETS
 define_common(by_preset(PRESETS, "seeds"))
 define_data()
 define_enum(
-    "job", "what to do; each job needs the one before", ["pretrain", "finetune", "inference", "all"], default="all"
+    "job",
+    "pretrain the base, fine-tune it, or classify images; each job needs the one before it, and all runs the three",
+    ["pretrain", "finetune", "inference", "all"],
+    default="all",
 )
-define_list("new_digits", f"digits the base does not know, 0-9; {by_preset(PRESETS, 'new_digits')}")
-define_paths("images", "image files of digits for `inference`; by default a sample of test images")
+define_list("new_digits", f"digits, of 0-9, that the base does not learn; {by_preset(PRESETS, 'new_digits')}")
+define_paths("images", "with --job=inference: image files of digits; by default a sample of test images")
 
 
 def run() -> None:

@@ -1,7 +1,7 @@
 """What does LoRA's rank do? Ranks x learning rates x seeds in one compiled program, beside head-only and full fine-tuning.
 
 python experiments/rank_sweep.py                        # MNIST; writes runs/rank_sweep_mnist-*/
-python experiments/rank_sweep.py --data=mine.npz --new_classes=cat,dog   # anybody's arrays x and y, and perhaps x_test and y_test
+python experiments/rank_sweep.py --data=mine.npz --new_classes=cat,dog   # your own arrays x and y, and optionally x_test and y_test
 python experiments/rank_sweep.py --task=linear_teacher  # against the Eckart-Young bound
 python experiments/rank_sweep.py --task=sst2            # BERT on SST-2, the whole study
 python experiments/rank_sweep.py --task=tiny_lm         # a language model: LoRA against full fine-tuning at every rank
@@ -32,26 +32,28 @@ TASKS = {
     "tiny_lm": following.PRESETS,
 }
 TUNED = {task: TASKS[task] for task in ("mnist", "sst2", "tiny_lm")}
-define_enum("task", "what is learned", list(TASKS), default="mnist")
+define_enum("task", "which problem to learn", list(TASKS), default="mnist")
 define_common(by_task("--task", TASKS, "seeds"))
 define_integers("ranks", f"ranks of the sweep, e.g. 1,2,4,8; {by_task('--task', TASKS, 'ranks')}")
 define_numbers(
     "learning_rates",
-    "learning rates that every regime chooses from, e.g. 3e-4,1e-3 (all tasks but linear_teacher); by default each regime has its own, LoRA "
+    "learning rates to choose from, for every regime, e.g. 3e-4,1e-3 (--task=linear_teacher has none); by default each regime has its own; for LoRA, "
     f"{by_task('--task', TUNED, 'lora_rates')}",
 )
 define_enum(
     "strategy",
-    f"how members run inside the program; {by_preset(rank_mnist.PRESETS, 'strategy')}",
+    f"how a program runs the members of the sweep: at once (vmap) or one after another (sequential); {by_preset(rank_mnist.PRESETS, 'strategy')}",
     ["auto", "vmap", "sequential"],
 )
 define_data("the data set of the task")
 define_path(
     "data",
-    "with --task=mnist, a file of other arrays in its place, mine.npz: x [N, ...] and y [N], perhaps x_test and y_test; by default MNIST",
+    "with --task=mnist: a file of your own arrays, mine.npz, with x [N, ...] and y [N], and optionally x_test and y_test; by default MNIST",
 )
-define_list("old_classes", "with --task=mnist, classes that the base knows; by default all but the new ones")
-define_list("new_classes", "with --task=mnist, classes that it does not know; by default 8,9, or all but the old ones")
+define_list("old_classes", "with --task=mnist: classes that the base learns; by default all but the new ones")
+define_list(
+    "new_classes", "with --task=mnist: classes that only fine-tuning adds; by default 8,9, or all but the old ones"
+)
 define_bert(
     **{
         field: f"with --task=sst2 {by_preset(sst2.PRESETS, field)}"

@@ -2,7 +2,7 @@
 
 python experiments/rate_against_rank.py                     # MNIST, digits turned by a quarter; writes runs/best_rate_mnist-*/
 python experiments/rate_against_rank.py --problem=linear    # a linear teacher
-python experiments/rate_against_rank.py --problem=sst2      # the encoder of BERT-tiny, its classifier trained before
+python experiments/rate_against_rank.py --problem=sst2      # the encoder of BERT-tiny, with a classifier trained beforehand
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from experiments.best_rate.settings import PRESETS
 from experiments.common.flags import define_enum, define_integers
 from experiments.common.options import by_task, define_common, define_data
 
-define_enum("problem", "what is learned", list(PRESETS), default="mnist")
+define_enum("problem", "which problem to learn", list(PRESETS), default="mnist")
 define_common(by_task("--problem", PRESETS, "seeds"))
 define_integers("ranks", f"ranks of the sweep; {by_task('--problem', PRESETS, 'ranks')}")
 define_data("the problem's data")

@@ -1,8 +1,8 @@
-"""Runs what is missing of the studies and writes the ledger of claims.
+"""Runs the studies that have no results yet, and writes the ledger of claims.
 
 python experiments/reproduce.py --preset=full    # the reference: writes experiments/results/
-python experiments/reproduce.py --preset=smoke   # to see it work: writes runs/claims-smoke/
-python experiments/reproduce.py --from_results=experiments/results    # runs nothing: verdicts anew from the summaries there
+python experiments/reproduce.py --preset=smoke   # shows that it works: writes runs/claims-smoke/
+python experiments/reproduce.py --from_results=experiments/results    # runs nothing: draws verdicts from the summaries there
 """
 
 import pathlib
@@ -20,20 +20,18 @@ from experiments.common.flags import define_path
 from experiments.common.options import define_common, define_data
 from experiments.lm.options import define_texts
 
-define_common("by default what each study's preset says, see the --help of its own entry")
+define_common("by default each study's own (see the --help of its entry)")
 define_data("the data sets")
 flags.DEFINE_multi_enum(
     "only",
     None,
     ["s0", "s1", "s2", "sst2", "minilm", "s3", "s4", "smollm2", "rate", "rate_linear", "rate_sst2", "rank"],
-    "studies to run, given once for each; by default all",
+    "which studies to run; by default all",
 )
 define_path(
-    "from_results", "run nothing; draw the verdicts anew from the summaries kept in this folder; by default all is run"
+    "from_results", "run nothing, and draw the verdicts from the summaries in this folder; by default the studies run"
 )
-flags.DEFINE_bool(
-    "redraw", False, "with --from_results: draw the figures of what is kept anew, as --figure_format and --dpi say"
-)
+flags.DEFINE_bool("redraw", False, "with --from_results: also draw the figures again, in --figure_format and --dpi")
 define_texts()
 
 

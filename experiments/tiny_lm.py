@@ -1,9 +1,9 @@
-"""S4: a small causal language model from raw text; and whether LoRA teaches such models to follow instructions, with verdicts.
+"""S4: trains a small causal language model from raw text, and studies whether LoRA teaches such models to follow instructions.
 
 python experiments/tiny_lm.py --job=pretrain --corpus=books.jsonl.gz,more.txt      # without --corpus: docstrings installed here
-python experiments/tiny_lm.py --job=study --preset=quick                           # LoRA against full
+python experiments/tiny_lm.py --job=study --preset=quick                           # LoRA against full fine-tuning
 
-What pretrain leaves is fine-tuned and talked to as any model is:
+To fine-tune the model that pretrain writes, and to chat with it, use finetune_lm.py:
 python experiments/finetune_lm.py --model=runs/tiny_lm_pretrain-1234/model --data=alpaca_data.json
 """
 
@@ -26,23 +26,31 @@ from experiments.lm.options import define_texts
 
 FLAGS = flags.FLAGS
 define_enum(
-    "job", "what to do; fine-tuning and talking are finetune_lm.py's", ["pretrain", "study"], default="pretrain"
+    "job",
+    "pretrain a model, or run the study; finetune_lm.py fine-tunes and chats",
+    ["pretrain", "study"],
+    default="pretrain",
 )
 define_common(f"with --job=study {by_preset(following.PRESETS, 'seeds')}")
 define_texts()
 define_enum(
-    "size", f"of the model; {by_preset(lm_pretraining.PRESETS, 'size')}", lm_pretraining.SIZES, case_sensitive=False
+    "size",
+    f"number of parameters, roughly; {by_preset(lm_pretraining.PRESETS, 'size')}",
+    lm_pretraining.SIZES,
+    case_sensitive=False,
 )
 define_integer(
-    "tokens", f"how much of the corpus is pretrained on; {by_preset(lm_pretraining.PRESETS, 'tokens')}", most=2**53
+    "tokens", f"how many tokens of the corpus to pretrain on; {by_preset(lm_pretraining.PRESETS, 'tokens')}", most=2**53
 )
 define_integer("length", f"tokens in a row; {by_preset(lm_pretraining.PRESETS, 'length')}", least=2)
 define_integer("batch_size", f"rows in a batch; {by_preset(lm_pretraining.PRESETS, 'batch_size')}")
 define_integer(
-    "epochs", f"how often the corpus is seen; {by_preset(lm_pretraining.PRESETS, 'epochs')}", most=MOST_EPOCHS
+    "epochs", f"number of passes over the corpus; {by_preset(lm_pretraining.PRESETS, 'epochs')}", most=MOST_EPOCHS
 )
-define_number("learning_rate", by_preset(lm_pretraining.PRESETS, "learning_rate"))
-define_integer("seed", f"of the training; {by_preset(lm_pretraining.PRESETS, 'seed')}", least=0, most=MOST_SEED)
+define_number("learning_rate", f"peak learning rate; {by_preset(lm_pretraining.PRESETS, 'learning_rate')}")
+define_integer(
+    "seed", f"random seed of the training; {by_preset(lm_pretraining.PRESETS, 'seed')}", least=0, most=MOST_SEED
+)
 
 
 def run() -> None:

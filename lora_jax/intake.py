@@ -231,7 +231,7 @@ def require_key(key: Any, where: str) -> None:
     """
     keys = list(key.values()) if isinstance(key, Mapping) else [key]
     if not keys or not all(map(is_key, keys)):
-        raise TreeError(f"{where}: the key is {described(key)}; a PRNG key comes first, jax.random.key(0) say.")
+        raise TreeError(f"{where}: the key is {described(key)}; a PRNG key comes first, for example jax.random.key(0).")
 
 
 def require_inputs(call: Any, model: Any, args: tuple, kwargs: Mapping[str, Any], where: str) -> None:

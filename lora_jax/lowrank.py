@@ -33,7 +33,7 @@ def side_path(
     """`x @ (scale * a @ b)` without ever forming the [D, K] product, in the dtype of `x`.
 
     The leading axes are flattened first: a gradient that contracts two axes at once takes a slow path in XLA on
-    CPU (BUILD_NOTES.md has the measurement). The scale multiplies the narrow [B, R] array.
+    CPU. The scale multiplies the narrow [B, R] array.
 
     >>> side_path(jnp.ones((5, 7, 3)), jnp.ones((3, 2)), jnp.ones((2, 4)), jnp.asarray(0.5)).shape
     (5, 7, 4)

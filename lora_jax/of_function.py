@@ -98,12 +98,12 @@ def _require_plain(params: Any, path: str = "") -> None:
         if odd is not None or not params:
             what = "is empty" if not params else f"has the key {odd!r}, which is no string"
             raise TreeError(
-                f"{where} {what}: the function would not get it back so; pass the tree as LoRA(fn, config, like=params)."
+                f"{where} {what}: the function would get another tree than you gave; pass yours as LoRA(fn, config, like=params)."
             )
         for key, value in params.items():
             _require_plain(value, f"{path}/{key}".lstrip("/"))
     elif not isinstance(params, ARRAYS) and not is_box(params):
         raise TreeError(
-            f"{where} is {type(params).__name__}, no dict and no array: the function would not get it back so; pass the tree as LoRA(fn, config, "
-            "like=params), or let the function hold what is no parameter."
+            f"{where} is {type(params).__name__}, no dict and no array: the function would get another tree than you gave; pass yours as "
+            "LoRA(fn, config, like=params), or let the function close over what is no parameter."
         )

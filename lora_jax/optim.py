@@ -68,7 +68,7 @@ def require_transformation(tx: Any, where: str) -> None:
     """
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
         raise OptimizerError(
-            f"{where} is given {described(tx)} for its optimiser; it takes an optax transformation, optax.adamw(1e-3) say."
+            f"{where} is given {described(tx)} for its optimiser; it takes an optax transformation, for example optax.adamw(1e-3)."
         )
 
 
@@ -94,7 +94,7 @@ def lora_plus(ratio: int | float, layout: Mapping[str, Site] | None = None) -> o
     """
     require_sites(layout or {}, "lora_plus")
     if (number(ratio) or 0) <= 0:
-        raise OptimizerError(f"lora_plus: the ratio is {ratio!r}; it must be positive, 16 say.")
+        raise OptimizerError(f"lora_plus: the ratio is {ratio!r}; it must be positive, for example 16.")
 
     zero_is_a = {path for path, site in (layout or {}).items() if site.is_lookup or site.is_transposed}
 

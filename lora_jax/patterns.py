@@ -50,7 +50,7 @@ def _require_regex(pattern: str, field: str) -> None:
 def _require_quick(expression: str, pattern: Any, field: str) -> None:
     if is_endless(expression):
         raise ConfigError(
-            f"{field} holds {shown(pattern)}, a repeat of what is repeated itself, which takes forever on a long name; write it with one repeat."
+            f"{field} holds {shown(pattern)}, which repeats a part that itself repeats, so that a long name takes forever; write it with one repeat."
         )
 
 

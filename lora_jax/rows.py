@@ -27,7 +27,7 @@ def count(data: Any, where: str) -> int:
     sizes = {shape[0] if shape else None for shape in shapes.values()}
     if len(sizes) != 1 or not all(sizes):
         told = ", ".join(f"{name or 'it'} {shape}" for name, shape in list(shapes.items())[:4]) or "nothing"
-        raise TreeError(f"{where}: the data has no one number of rows for all its arrays: {told}.")
+        raise TreeError(f"{where}: the arrays of the data must have the same number of rows, 1 or more: {told}.")
     return sizes.pop()
 
 

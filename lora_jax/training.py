@@ -125,7 +125,9 @@ def _in_parts(differentiated: Callable, parts: int, weight: Callable[[Any], jax.
     def of_batch(trainable: Params, frozen: Params, batch: Any, key: jax.Array):
         size = rows.count(batch, "make_step")
         if size % parts:
-            raise ConfigError(f"parts is {parts}, and a batch has {size} rows, which are not so many equal parts.")
+            raise ConfigError(
+                f"parts is {parts}, and a batch has {size} rows, which do not divide into so many equal parts."
+            )
         # Every parts-th row, so that a batch that is shared out to devices stays so.
         cut = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
         weights = jnp.ones(parts) if weight is None else jax.vmap(weight)(cut).astype(jnp.float32)

@@ -108,7 +108,7 @@ def verify(
     way = _way(model, collections or {}, args, kwargs)
     if not (isinstance(tolerance, (int, float)) and 0 <= tolerance < 1) or isinstance(tolerance, bool):
         raise TreeError(
-            f"verify: the tolerance is {tolerance!r}; it is a share of the largest entry, 1e-4 say, below 1."
+            f"verify: the tolerance is {tolerance!r}; it is a share of the largest entry, a number below 1 such as 1e-4."
         )
     leaves = adapted(params, "verify: params")
     require_norms(leaves, "verify")

@@ -89,7 +89,7 @@ def test_a_head_width_of_qwen2s_own():
 
 
 def test_a_gemma_of_exact_gelu_has_no_word():
-    with pytest.raises(ModelError, match="hidden_act 'gelu', for which GemmaForCausalLM of transformers has no word"):
+    with pytest.raises(ModelError, match="hidden_act 'gelu', for which GemmaForCausalLM of transformers has no field"):
         values_of(dataclasses.replace(config("gemma"), hidden_act="gelu"))
 
 

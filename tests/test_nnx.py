@@ -271,7 +271,7 @@ def test_a_stack_of_layers_takes_dropout():
         (lambda: lora_nnx.LoRA(masked(), LoRAConfig(rank=2, targets="*")), "of kernel: it reaches mul in"),
         (
             lambda: lora_nnx.LoRA(Odd(nnx.Rngs(0)), LoRAConfig(rank=2, excludes="masked")).init(jax.random.key(0)),
-            "'all-linear' may speak of late/kernel.*give an example input",
+            "'all-linear' may select late/kernel.*give an example input",
         ),
         (lambda: one_class_on_three(), r"kernel \(4, 3\) does not fit lora_a \(4, 2\), lora_b \(2, 1\)"),
         (lambda: misspelt("lora_A"), "lora_b and no lora_a beside it"),

@@ -431,7 +431,7 @@ def no_input(targets, excludes=()):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: no_input("qkv"), "'qkv' may speak of qkv/w, and only a run.*give an example input"),
+        (lambda: no_input("qkv"), "'qkv' may select qkv/w, and only a run.*give an example input"),
         (lambda: no_input("all-linear"), "give an example input"),
         (lambda: no_input("qvk"), "closest to 'qvk': qkv"),
         (lambda: adapted_to("table"), "'table' matches no layer that LoRA can adapt"),

@@ -98,7 +98,7 @@ def test_a_hub_name_without_the_hub_s_package_says_what_to_install(tmp_path):
             print(error)
     """)
     assert python(code) == (
-        "owner/model: there is no such folder here, and the Hugging Face hub is asked only where huggingface_hub is: "
+        "owner/model: there is no such folder here, and without huggingface_hub the Hugging Face hub is not asked: "
         "pip install huggingface_hub.\n"
     )
 

@@ -447,7 +447,7 @@ def test_c6_rows_that_may_be_meant_for_two_layers_are_told(tmp_path):
     reset(folder, trainable_token_indices=[1, 5])
     with pytest.warns(
         UserWarning,
-        match="lm_head.weight is equal to model.embed_tokens.weight: where torch's two are one, PEFT means both",
+        match="lm_head.weight equals model.embed_tokens.weight; if torch ties the two, PEFT means the rows of both",
     ):
         peft.load(folder, lora_jax.tree.nested(leaves), m.layout, names_of=m.names_of)
 

@@ -188,7 +188,7 @@ def test_options_that_cannot_be(tmp_path, options, part, as_users_run_it):
 
 def test_a_config_that_transformers_has_no_word_for_is_not_written(tmp_path):
     model = CausalLM(dataclasses.replace(SIZES, sliding_window=4))
-    with pytest.raises(LoRAError, match="sliding_window 4, for which LlamaForCausalLM of transformers has no word"):
+    with pytest.raises(LoRAError, match="sliding_window 4, for which LlamaForCausalLM of transformers has no field"):
         save_pretrained(tmp_path, model, random_of(model))
 
 

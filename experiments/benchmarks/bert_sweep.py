@@ -13,7 +13,7 @@ STRATEGIES = ("vmap", "sequential")
 def strategies(steps: int, rounds: int) -> dict[str, Any]:
     """Time per member step, each member on its own batches, as seeds are, or all on the same, as rates of a seed are.
 
-    This decides the default for transformers on one device; a device per core is another matter (BUILD_NOTES). The two
+    This decides the default for transformers on one device; a device per core is another matter (docs/decisions/sweeps.md). The two
     kinds of batches differ: on common ones `vmap` computes once for all members what comes before the first adapter.
     """
     kinds = {"own batches": (MEMBERS, steps, bert_setting.BATCH), "common batches": (steps, bert_setting.BATCH)}

@@ -1,8 +1,8 @@
 """How far from the floor: the time that a program's FLOPs, or its bytes, take at the rates that the device reaches, measured beside it.
 
-On a CPU the FLOPs are a floor, at the rate of float32 products: small models' bytes stay in its caches (BUILD_NOTES.md). Of a large model that is
-read again and again, the bytes are one too, at the rate of reading. On an accelerator products run in bfloat16, and what a program is given and
-gives back passes through memory once.
+On a CPU the FLOPs are a floor, at the rate of float32 products: small models' bytes stay in its caches (docs/decisions/performance.md).
+Of a large model that is read again and again, the bytes are one too, at the rate of reading. On an accelerator products run in bfloat16, and
+what a program is given and gives back passes through memory once.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """What a student BERT is distilled from: a teacher's vectors for words and sentences, computed once, kept in files.
 
 A word's vector is the mean over its pieces of the teacher's hidden states in the middle layer, so the student may cut words
-in its own way. The last layer of a teacher of sentences has lost what a fine-tuning needs (BUILD_NOTES has the comparison);
+in its own way. The last layer of a teacher of sentences has lost what a fine-tuning needs (compared in docs/decisions/data-and-sst2.md);
 a sentence's vector is the mean of its states there. Both kinds are reduced to the student's width by PCA.
 Letters: B examples, T tokens, W words.
 """

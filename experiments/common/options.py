@@ -54,43 +54,53 @@ def define_common(seeds: str) -> None:
       seeds: what is said of the default of --seeds.
     """
     define_enum(
-        "preset", "how much to run: smoke (seconds, to see it work), quick (minutes), full (the reference)", PRESETS, default="quick"
+        "preset", "how much to run: smoke takes seconds and shows that it works, quick takes minutes, full is the reference", PRESETS, default="quick"
     )  # fmt: skip
     define_integer("seeds", f"number of seeds; {seeds}")
-    define_path("workdir", "folder for records, figures and saved state", default="runs")
+    define_path("workdir", "folder that holds the runs: records, figures and saved state", default="runs")
     define_accelerator()
-    define_text("mesh", "devices along members, data and model, e.g. members:4,data:2; by default all along members")
     define_text(
-        "coordinator", "host:port of process 0, where several processes run together; by default one process runs alone"
+        "mesh",
+        "how many devices share the members, the data and the model, e.g. members:4,data:2; by default all share the members",
     )
-    define_integer("num_processes", "how many processes run together; by default 1, or what a scheduler says")
-    define_integer("process_id", "which of them this is, from 0; by default what a scheduler says", least=0)
-    define_integer("join_timeout", "seconds to wait for the others", default=300, most=MOST_WAIT_S)
+    define_text(
+        "coordinator", "host:port of process 0, when several processes run together; by default one process runs alone"
+    )
+    define_integer(
+        "num_processes", "how many processes run together; by default 1, or as many as the scheduler started"
+    )
+    define_integer("process_id", "number of this process, counted from 0; by default the scheduler gives it", least=0)
+    define_integer("join_timeout", "seconds to wait for the other processes", default=300, most=MOST_WAIT_S)
     define_figures()
     flags.DEFINE_bool(
-        "profile", False, "trace one block of each phase into the run's folder, for TensorBoard and Perfetto"
+        "profile", False, "write a trace of one block of each phase into the run's folder, for TensorBoard and Perfetto"
     )
 
 
 def define_figures() -> None:
     """--figure_format and --dpi; a complete run that is called again draws its figures anew."""
-    define_choices("figure_format", "png, svg, pdf, or several of them; by default png", ("png", "svg", "pdf"))
-    define_integer("dpi", "dots per inch of png; by default 110", least=30, most=1200)
+    define_choices(
+        "figure_format",
+        "file format of figures: png, svg, pdf, or several of them; by default png",
+        ("png", "svg", "pdf"),
+    )
+    define_integer("dpi", "dots per inch of png figures; by default 110", least=30, most=1200)
 
 
 def define_accelerator() -> None:
     """--accelerator."""
     define_enum(
-        "accelerator", "where to compute; one that is absent is an error", ["auto", "cpu", "gpu", "tpu"], default="auto"
+        "accelerator",
+        "device to compute on; a device that this machine lacks is an error",
+        ["auto", "cpu", "gpu", "tpu"],
+        default="auto",
     )
 
 
 def define_data(name: str = "mnist", *, is_mnist: bool = True) -> None:
     """--data_dir, --download."""
-    or_file = "; of MNIST also a file mnist.npz" if is_mnist else ""
-    define_path(
-        "data_dir", f"folder of TensorFlow Datasets that holds {name}, prepared; by default $TFDS_DATA_DIR{or_file}"
-    )
+    or_file = ", or for MNIST a file mnist.npz" if is_mnist else ""
+    define_path("data_dir", f"folder where TensorFlow Datasets has prepared {name}{or_file}; by default $TFDS_DATA_DIR")
     flags.DEFINE_bool(
-        "download", False, f"prepare {name} in --data_dir first; needs the internet and the extra `prepare`"
+        "download", False, f"first prepare {name} in --data_dir; this needs the internet and the extra `prepare`"
     )

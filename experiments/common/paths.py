@@ -42,7 +42,7 @@ def _require_utf8(folder: str) -> None:
         folder.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"the folder it starts from, {folder!a}, has a name that is not UTF-8; start elsewhere"
+            f"the folder it starts from, {folder!a}, has a name that is not UTF-8; start the program in another folder"
         ) from None
 
 
@@ -50,7 +50,7 @@ def _in_bucket(text: str, scheme: str) -> str:
     library = LIBRARIES.get(scheme)
     if library is None or not text.startswith(f"{scheme}://"):
         known = ", ".join(f"{name}://" for name in LIBRARIES)
-        raise ValueError(f"{scheme}: is read by nothing here; name a path on this machine, or a bucket's ({known})")
+        raise ValueError(f"nothing here reads {scheme}: paths; name a path on this machine, or in a bucket ({known})")
     if not has_library(library):
         extra = "pip install -e '.[gcs]'" if scheme == "gs" else f"pip install {library}"
         raise ValueError(f"{scheme}:// needs the package {library}, which is not installed: {extra}")

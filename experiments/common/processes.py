@@ -32,7 +32,7 @@ def join(coordinator: str | None, number: int | None, index: int | None, *, on_t
     if not all(given):
         raise UserError("--coordinator, --num_processes and --process_id belong together; give all three, or none.")
     if not 0 <= index < number:
-        raise UserError(f"--process_id={index} is none of --num_processes={number}; they are counted from 0.")
+        raise UserError(f"--process_id={index} is not below --num_processes={number}; processes are counted from 0.")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) <= MOST_PORTS:
         raise UserError(f"--coordinator={coordinator}: expected host:port of process 0, such as 10.0.0.2:8476.")

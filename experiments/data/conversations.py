@@ -135,7 +135,7 @@ def split(of: Conversations, held_out: int, limit: int | None) -> tuple[Conversa
     count = min(held_out, max(1, len(unique) // 10))
     if len(unique) < 2:
         left_out = f" ({questions.reasons(of.left_out)} left out)" if of.left_out else ""
-        raise UserError(f"{FLAG}: {of.source} has 1 different question{left_out}; at least 2 are needed.")
+        raise UserError(f"{FLAG}: {of.source} has 1 different question{left_out}; give at least 2.")
     left_out = dict(of.left_out)
     if len(of.found) > len(unique):
         left_out["asked before"] = len(of.found) - len(unique)

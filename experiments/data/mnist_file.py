@@ -84,7 +84,7 @@ def write(path: str, train: Images, test: Images) -> None:
       UserError: for another ending than .npz, or a place that cannot be written to.
     """
     if not is_file(path):
-        raise UserError(f"{path}: name a file that ends in {ENDING}, as --data_dir knows it by.")
+        raise UserError(f"{path}: name a file that ends in {ENDING}, by which --data_dir knows it.")
     content = io.BytesIO()
     np.savez_compressed(content, **dict(zip(NAMES, (*train, *test), strict=True)))
     try:

@@ -126,9 +126,9 @@ def _require_model(name: str, path: epath.Path) -> None:
     """UserError for a folder that holds what was made of a model, and no model."""
     if (path / recording.SUMMARY).is_file():
         inside = f", or --model={path / MODEL}" if (path / MODEL).is_dir() else ""
-        raise UserError(f"--model={name}: it is the folder of a run, and no model; write --adapter={name}{inside}.")
+        raise UserError(f"--model={name}: it is the folder of a run and not a model; write --adapter={name}{inside}.")
     if (path / PEFT_CONFIG).is_file() and not (path / "config.json").is_file():
-        raise UserError(f"--model={name}: it is an adapter of PEFT, and no model; write --adapter={name}.")
+        raise UserError(f"--model={name}: it is an adapter of PEFT and not a model; write --adapter={name}.")
 
 
 def _smollm2() -> epath.Path:

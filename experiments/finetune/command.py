@@ -84,10 +84,10 @@ def _merge() -> None:
     main.refuse((*OF_TRAINING, *OF_DATA, *SAMPLING_FLAGS, "system", "max_new_tokens", "profile"), "with --job=merge")
     for name in ("adapter", "out"):
         if not FLAGS[name].value:
-            raise UserError(f"--{name} is missing, which --job=merge needs.")
+            raise UserError(f"--job=merge needs --{name}; give it.")
     out = epath.Path(FLAGS.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={FLAGS.out}: there is something already; name a folder that is new or empty.")
+        raise UserError(f"--out={FLAGS.out} exists and is not empty; name a folder that is new or empty.")
     base, voices, _ = _of_adapter()
     params = saved.merged(voices["adapter"])
     if processes.is_first():

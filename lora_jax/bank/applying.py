@@ -96,8 +96,8 @@ def _by_example(kwargs: Mapping[str, Any], count: int) -> tuple[list, Callable]:
     for path, leaf in leaves:
         if _is_array(leaf) and leaf.shape[0] != count:
             raise TreeError(
-                f"{jax.tree_util.keystr(path, simple=True, separator='/')} is an array {leaf.shape} and there are {count} examples; arrays by "
-                "keyword have an entry for each, too: repeat it, or close over what they share in a function as method=."
+                f"{jax.tree_util.keystr(path, simple=True, separator='/')} is an array {leaf.shape} and there are {count} examples; an array "
+                "passed by keyword needs an entry for each: repeat it, or pass as method= a function that closes over what they share."
             )
 
     def joined(arrays: list) -> dict[str, Any]:

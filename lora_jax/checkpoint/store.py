@@ -332,7 +332,7 @@ def require_config(saved: Saved, config: LoRAConfig | None) -> None:
         return
     if there is None or here is None:
         raise CheckpointError(
-            f"{saved.where} was saved {'with' if there else 'without'} a LoRA config; this call is the other way."
+            f"{saved.where} was saved {'with' if there else 'without'} a LoRA config, and this call {'gives none' if there else 'gives one'}."
         )
     old, new = there.to_dict(), here.to_dict()
     fields = [f"{name} is {old[name]!r} there and {new[name]!r} here" for name in new if old[name] != new[name]]

@@ -56,7 +56,7 @@ def within_documents(
     rule = rule or Rule(q.shape[-1] ** -0.5)
     if not on_accelerator():
         # One row at a time, a few queries at a time: the scores then stay in the cache, those of later keys are never
-        # computed, and they are computed again in the backward pass rather than kept. BUILD_NOTES.md has the measurement.
+        # computed, and they are computed again in the backward pass rather than kept (measured in docs/decisions/performance.md).
         row = jax.checkpoint(functools.partial(_attend_row, rule=rule, queries=QUERIES))
         return jax.lax.map(lambda row_of: row(*row_of, window=window), (q, k, v, segments))
     if rule.soft_cap is None:
@@ -181,7 +181,7 @@ def _weights(scores, seen, rule: Rule):
 def put(cache: jax.Array, new: jax.Array, positions: jax.Array) -> jax.Array:
     """`cache` [L, B, G, K, S] with `new` [L, B, T, G, K] from slot `positions[:, 0]` on; all must fit into S.
 
-    Row by row: as one scatter it takes a third of a generated token's time on a CPU (BUILD_NOTES.md).
+    Row by row: as one scatter it takes a third of a generated token's time on a CPU (docs/decisions/performance.md).
     """
     new = jnp.moveaxis(new, 2, -1)  # [L, B, G, K, T]
 

@@ -239,7 +239,7 @@ class CausalLM(nn.Module):
     def _attended(self, hidden: jax.Array) -> jax.Array:
         if attention.on_accelerator() or hidden.size > FEW * hidden.shape[-1]:
             return self.model.embed_tokens.attend(hidden)
-        # One row: XLA on a CPU walks over the table by rows in this order only, a third of the time (BUILD_NOTES.md).
+        # One row: XLA on a CPU walks over the table by rows in this order only, which is faster.
         table, rows = nn.dtypes.promote_dtype(self.model.embed_tokens.embedding, hidden, dtype=self.dtype)
         return jnp.moveaxis(jnp.tensordot(table, rows, axes=(1, -1)), 0, -1)
 

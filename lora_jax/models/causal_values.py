@@ -192,7 +192,7 @@ def _require_same(config: CausalLMConfig, read: CausalLMConfig) -> None:
         before, after = (_meant(of, field.name) for of in (config, read))
         if before != after:
             raise ModelError(
-                f"the config has {field.name} {before!r}, for which {config.family.architecture} of transformers has no word."
+                f"the config has {field.name} {before!r}, for which {config.family.architecture} of transformers has no field."
             )
 
 

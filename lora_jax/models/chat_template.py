@@ -30,7 +30,7 @@ def require_variables(variables: Mapping[str, Any]) -> None:
     odd = [name for name in variables if name in OTHERS]
     if odd:
         raise ModelError(
-            f"{odd[0]} is no variable of a chat template but an argument of transformers' apply_chat_template, which is not there here; leave it out."
+            f"{odd[0]} is no variable of a chat template but an argument of transformers' apply_chat_template, which is not here; leave it out."
         )
     for name in ("tools", "documents"):
         value = variables.get(name)

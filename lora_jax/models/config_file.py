@@ -32,7 +32,7 @@ def read(folder: epath.Path) -> tuple[epath.Path, dict[str, Any]]:
         )
     for name, value in values.items():
         if isinstance(value, int) and abs(value) > MAX_SIZE:
-            raise ModelError(f"{file}: {name} is {value:,}; at most {MAX_SIZE:,} can be.")
+            raise ModelError(f"{file}: {name} is {value:,}; it must be at most {MAX_SIZE:,}.")
     return file, values
 
 

@@ -87,7 +87,7 @@ def _require_values(ids: np.ndarray, lengths: np.ndarray, vocabulary: int) -> No
     for row, length in enumerate(lengths.tolist()):
         if not 1 <= length <= t:
             raise ModelError(
-                f"generate: prompt {row} has the length {length}; 1 to {t} can be, which is how wide prompts are."
+                f"generate: prompt {row} has the length {length}; a length is from 1 to {t}, the width of prompts."
             )
     odd = (np.arange(t)[None] < lengths[:, None]) & ((ids < 0) | (ids >= vocabulary))
     if odd.any():

@@ -188,7 +188,7 @@ def save_pretrained(
     """
     folder = require_path(folder, ModelError)
     if not str(folder):
-        raise ModelError("save_pretrained: the folder's name is empty; write '.' for the one that you are in.")
+        raise ModelError("save_pretrained: the folder's name is empty; write '.' for the current folder.")
     if words is not None and not isinstance(words, Tokenizer):
         raise ModelError(
             f"save_pretrained: words are {shown(words)}; expected the Tokenizer that from_pretrained gives, or None."

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Jaxpr, Var
 
-CHUNK = 512  # rows; their logits then stay in a CPU's cache (BUILD_NOTES.md has the measurement)
+CHUNK = 512  # rows; their logits then stay in a CPU's cache (measured in docs/decisions/performance.md)
 
 
 def token_losses(

@@ -48,7 +48,7 @@ def locate(name: str | os.PathLike) -> epath.Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError:
         raise ModelError(
-            f"{name}: there is no such folder here, and the Hugging Face hub is asked only where huggingface_hub is: pip install huggingface_hub."
+            f"{name}: there is no such folder here, and without huggingface_hub the Hugging Face hub is not asked: pip install huggingface_hub."
         ) from None
     try:
         return _fetched(str(name))
@@ -112,7 +112,7 @@ def _read_pickled(file: epath.Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError:
         raise ModelError(
-            f"{file} needs torch to be read; pip install torch, or convert it where torch is: "
+            f"{file} needs torch to be read; pip install torch, or convert it on a machine with torch: "
             f"model.save_pretrained(folder, safe_serialization=True) writes {SAFE}."
         ) from None
     try:

@@ -32,7 +32,7 @@ def require_known(config: LoRAConfig, others: Iterable[Site]) -> None:
         asks = [p for p in config.targets if p == targets.ALL_LINEAR or selects(p, site)]
         if asks and not any(selects(pattern, site) for pattern in config.excludes):
             raise TargetError(
-                f"targets: {asks[0]!r} may speak of {site.path}, and only a run of the model tells what multiplies it; {_EXAMPLE}, or exclude it."
+                f"targets: {asks[0]!r} may select {site.path}, and only a run of the model tells what multiplies it; {_EXAMPLE}, or exclude it."
             )
 
 

@@ -84,7 +84,7 @@ def warn_of_ties(rows: Mapping[str, np.ndarray], known: Mapping[str, Place], lea
                 continue
             if np.array_equal(*(_weight(each.path, leaves, layout) for each in (own, place))):
                 warnings.warn(
-                    f"the rows of {path} are read into it alone, and {key} is equal to {path}.weight: where torch's two are one, PEFT means both.",
+                    f"the rows go into {path} alone, though {key} equals {path}.weight; if torch ties the two, PEFT means the rows of both.",
                     stacklevel=3,
                 )
 

@@ -171,8 +171,8 @@ def _selected(marked: set[str], known: Mapping[str, Any], slots: Mapping[str, Sl
 def _require_no_dropout(config: LoRAConfig, marked: set[str]) -> None:
     if marked and config.dropout:
         raise PeftError(
-            f"{min(marked)} is a parameter for torch, and PEFT has no dropout there: pass dataclasses.replace(config, dropout=0), which says that "
-            "PEFT trains on without."
+            f"{min(marked)} is a parameter for torch, and PEFT has no dropout there: pass dataclasses.replace(config, dropout=0), and PEFT "
+            "then trains on without dropout."
         )
 
 

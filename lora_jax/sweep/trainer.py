@@ -24,7 +24,7 @@ from lora_jax.sweep.values import rate_of, seed_of
 from lora_jax.tree import Params
 
 # Measured by experiments/benchmark.py on a CPU with small MLPs over one base, where one wide product beats many narrow ones
-# (BUILD_NOTES.md); for accelerators from design, not yet measured.
+# (docs/decisions/sweeps.md); for accelerators from design, not yet measured.
 DEFAULT_STRATEGY = {"cpu": "vmap", "gpu": "vmap", "tpu": "vmap"}
 STRATEGIES = ("auto", "vmap", "sequential")
 
@@ -73,8 +73,8 @@ class Sweep:
             raise ConfigError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}.")
         if not callable(self.optimizer):
             raise ConfigError(
-                f"Sweep is given {described(self.optimizer)} for its optimiser; it takes a function of the learning rate, optax.adamw say, and not "
-                "what that gives."
+                f"Sweep is given {described(self.optimizer)} for its optimiser; it takes a function of the learning rate, as optax.adamw "
+                "is, and not the transformation that this makes."
             )
 
     def start(

@@ -38,7 +38,7 @@ def rate_of(value: Any, *, zero: bool = False) -> float:
     """
     rate = number(value)
     if rate is None or not (1e-30 < rate < 3e38 or (zero and rate == 0)):
-        raise ConfigError(f"learning_rates has {value!r}; a learning rate is a positive number, 1e-3 say.")
+        raise ConfigError(f"learning_rates has {value!r}; a learning rate is a positive number, for example 1e-3.")
     return float(rate)
 
 

@@ -83,7 +83,7 @@ def test_e1_help_shows_every_flag_with_its_default_and_loads_nothing_heavy(entry
     source = (entries.FOLDER / entry).read_text()
     assert {"workdir", "preset", "accelerator"} <= heads and "experiments/" + entry in done.stdout
     assert all(
-        "default" in " ".join(part.split()) or "given" in part or "no meaning" in " ".join(part.split())
+        "default" in " ".join(part.split()) or "required" in part or "not for this entry" in " ".join(part.split())
         for part in shown
     ), shown
     assert "prepared of the" not in done.stdout and source.count("define_") > 2
@@ -241,7 +241,8 @@ def test_e3_home_is_expanded_in_every_path(started, monkeypatch):
 
 
 PATHS = [
-    ("http://host/x", "http: is read by nothing here"), ("file:///tmp/x", "file: is read by nothing here"), ("gs:/bucket", "gs: is read by nothing"),
+    ("http://host/x", "nothing here reads http: paths"), ("file:///tmp/x", "nothing here reads file: paths"),
+    ("gs:/bucket", "nothing here reads gs: paths"),
     ("~nobody-here/x", "there is no user 'nobody-here'"), ("a" * 300, "a name has at most 255 bytes"), ("a/" * 3000, "a path 4,095"),
     ("  ", "it is empty"), ("gs://bucket/x", "gs:// needs the package gcsfs, which is not installed: pip install -e '.[gcs]'"),
 ]  # fmt: skip

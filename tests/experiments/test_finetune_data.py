@@ -93,9 +93,7 @@ def test_e6_too_few_questions_are_told_with_what_was_left_out():
     found = conversations.Conversations((asked("a", "b"), asked("a", "c")), {"no answer": 5}, "a.jsonl (alpaca)")
     with pytest.raises(UserError) as error:
         conversations.split(found, 3, None)
-    assert_one_sentence(
-        f"error: {error.value}\n", "has 1 different question (5 no answer left out); at least 2 are needed"
-    )
+    assert_one_sentence(f"error: {error.value}\n", "has 1 different question (5 no answer left out); give at least 2")
 
 
 # The split.
@@ -113,7 +111,7 @@ def test_a_conversations_part_is_a_matter_of_its_first_question():
     assert (turned[0].found, turned[1].found) == (train.found, held_out.found)
     assert conversations.split(of, 5, 20)[0].found == train.found[:20]
     assert conversations.split(of, 200, None)[1].found == held_out.found  # a tenth at most
-    with pytest.raises(UserError, match="--data: made has 1 different question; at least 2 are needed"):
+    with pytest.raises(UserError, match="--data: made has 1 different question; give at least 2"):
         conversations.split(conversations.Conversations((twice,), {}, "made"), 5, None)
 
 

@@ -135,9 +135,9 @@ def test_smollm2_as_the_extra_has_it():
         (("--job=evaluate", "--max_new_tokens=192"), 2, "--max_new_tokens: 192 is not below 192, the positions of"),
         (("--job=evaluate", "--length=500"), 2, "--length: 500 is not between 8 and 192, the positions of"),
         (("--job=chat", "--max_new_tokens=192"), 2, "--max_new_tokens: 192 is not below 192, the positions of"),
-        (("--job=merge",), 2, "--adapter is missing, which --job=merge needs"),
-        (("--job=merge", "--adapter=x"), 2, "--out is missing, which --job=merge needs"),
-        (("--job=merge", "--adapter=x", "--out=/usr"), 2, "--out=/usr: there is something already; name a folder that is new or empty"),
+        (("--job=merge",), 2, "--job=merge needs --adapter; give it"),
+        (("--job=merge", "--adapter=x"), 2, "--job=merge needs --out; give it"),
+        (("--job=merge", "--adapter=x", "--out=/usr"), 2, "--out=/usr exists and is not empty; name a folder that is new or empty"),
         (("--length=500",), 2, "--length: 500 is not between 8 and 192, the positions of"),
         (("--length=8",), 2, "fits into 8 tokens; take a longer --length"),
         (("--batch_size=1000",), 2, "--batch_size=1,000: the data fills"),
@@ -194,13 +194,13 @@ def test_a_folder_that_is_no_model_says_what_it_is(run, home):
     status, _, stderr = run("--job=chat", f"--model={folder}", model=False)
     assert status == 2
     assert_one_sentence(
-        stderr, f"it is the folder of a run, and no model; write --adapter={folder}, or --model={folder / 'model'}"
+        stderr, f"it is the folder of a run and not a model; write --adapter={folder}, or --model={folder / 'model'}"
     )
     (home / "peft").mkdir()
     (home / "peft" / "adapter_config.json").write_text("{}")
     status, _, stderr = run("--job=chat", f"--model={home / 'peft'}", model=False)
     assert status == 2
-    assert_one_sentence(stderr, "it is an adapter of PEFT, and no model; write --adapter=")
+    assert_one_sentence(stderr, "it is an adapter of PEFT and not a model; write --adapter=")
 
 
 def test_b2_an_adapters_base_is_the_one_it_names(run, home, monkeypatch):

@@ -55,7 +55,7 @@ MISTAKES = [
     (LINEAR, ["--mesh=rows:2"], "'rows:2' is no part of a mesh; give sizes of members, data, model"),
     (LINEAR, ["--num_processes=2"], "--coordinator, --num_processes and --process_id belong together"),
     (LINEAR, ["--coordinator=host", "--num_processes=2", "--process_id=0"], "--coordinator=host: expected host:port"),
-    (LINEAR, ["--coordinator=h:1", "--num_processes=2", "--process_id=2"], "--process_id=2 is none of --num_processes=2"),
+    (LINEAR, ["--coordinator=h:1", "--num_processes=2", "--process_id=2"], "--process_id=2 is not below --num_processes=2"),
     (LINEAR, ["--coordinator=h:99999", "--num_processes=2", "--process_id=0"], "expected host:port of process 0"),
     ("benchmark.py", ["--mesh=data:1"], "--mesh has no meaning here"),
     (NEW, ["--new_digits=8,12"], "'12' is no choice of one to nine digits"),

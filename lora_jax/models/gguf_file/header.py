@@ -143,6 +143,6 @@ class _Cursor:
     def tensor(self) -> Tensor:
         axes = self.number("<I")
         if not 0 < axes <= MAX_AXES:
-            raise ModelError(f"{self.where} is damaged: a tensor of {axes} axes; one to {MAX_AXES} can be.")
+            raise ModelError(f"{self.where} is damaged: a tensor of {axes} axes; a tensor has 1 to {MAX_AXES}.")
         sizes = [self.number("<Q") for _ in range(axes)]
         return Tensor(tuple(reversed(sizes)), self.number("<I"), self.number("<Q"))

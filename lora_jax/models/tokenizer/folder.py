@@ -92,7 +92,7 @@ def _require_nothing_else(folder: epath.Path) -> None:
     found = [name for name in (*FOREIGN, VOCABULARY, MERGES) if (folder / name).is_file()]
     if found:
         raise ModelError(
-            f"{folder}: of its tokenizer only {', '.join(found)} is there, and {WHOLE} is needed; where transformers is, "
+            f"{folder}: of its tokenizer only {', '.join(found)} is there, and {WHOLE} is needed; on a machine with transformers, "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes it."
         )
 
