@@ -3,6 +3,7 @@
 python experiments/benchmark.py                                  # 17 minutes on 2 cores, 21 with PEFT's parts
 python experiments/benchmark.py --peft_python=/path/to/python    # an interpreter that has torch and peft
 python experiments/benchmark.py --only=bert_step --only=bert_sweep
+python experiments/benchmark.py --redraw=experiments/results/benchmark    # measures nothing: the table anew from what is kept there
 
 The same command goes on after the parts that are measured, while code, versions, devices and preset stay the same; remove the
 folder to measure again.
@@ -26,6 +27,10 @@ from experiments.common.options import define_common
 define_common("every sweep that is timed has its own, and the flag has no meaning here")
 define_path("peft_python", "interpreter with torch and peft", default=sys.executable)
 flags.DEFINE_multi_enum("only", None, list(TITLES), "parts to measure, given once for each; by default all")
+define_path(
+    "redraw",
+    "measure nothing; write table.txt anew from this folder's benchmark.json, and docs/performance.md where the repository keeps the folder",
+)
 
 
 def run() -> None:
