@@ -3,12 +3,15 @@
 import doctest
 import json
 import re
+import shutil
 
 import pytest
 
+from experiments.benchmarks import report
 from experiments.common import made
 from experiments.common.errors import UserError
 from experiments.ledger import pages
+from experiments.suite import command
 
 CLAIMS = pages.read()
 BY_PATH = {path.name: path.read_text() for path in pages.pages()}
@@ -126,5 +129,17 @@ def test_pages_are_written_only_where_they_differ(tmp_path, monkeypatch, capsys)
     assert "docs/studies/a.md: the words after 'rests on A.1: not settled'" in capsys.readouterr().out
 
 
-def test_examples():
-    assert doctest.testmod(made).failed == 0
+@pytest.mark.parametrize("is_kept_there", [True, False])
+def test_reproduce_makes_the_pages_of_the_repository_s_ledger_alone(is_kept_there, run_entry, tmp_path, monkeypatch):
+    kept, made_of = tmp_path / "results", []
+    shutil.copytree(pages.RESULTS / "best_rate_linear", kept / "best_rate_linear")
+    monkeypatch.setattr(command, "RESULTS", kept if is_kept_there else tmp_path / "other")
+    monkeypatch.setattr(pages, "write", lambda: made_of.append((kept / "CLAIMS.json").is_file()) or ["docs/a.md"])
+    status, stdout, _ = run_entry("reproduce.py", f"--from_results={kept}")
+    assert status == 0 and made_of == [True] * is_kept_there
+    assert ("page: docs/a.md" in stdout) == is_kept_there
+
+
+@pytest.mark.parametrize("module", [made, report])
+def test_examples(module):
+    assert doctest.testmod(module).failed == 0
