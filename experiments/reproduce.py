@@ -2,7 +2,7 @@
 
 python experiments/reproduce.py --preset=full    # the reference: writes experiments/results/
 python experiments/reproduce.py --preset=smoke   # shows that it works: writes runs/claims-smoke/
-python experiments/reproduce.py --from_results=experiments/results    # runs nothing: draws verdicts from the summaries there
+python experiments/reproduce.py --from_results=experiments/results    # runs nothing: verdicts and docs/studies anew from the summaries there
 """
 
 import pathlib

@@ -37,9 +37,14 @@ def mlp(python: str, step_count: int, turns: int) -> dict[str, Any] | None:
 
 
 def bert(python: str, step_count: int, turns: int) -> dict[str, Any] | None:
-    """BERT-tiny, as a scanned epoch and as a loop of jitted steps, which is the shape of PyTorch's own loop."""
-    rival = bert_setting.lora()
-    works = {"lora_jax": steps.scanned_epoch(rival, step_count), "lora_jax, loop": steps.loop(rival, step_count)}
+    """BERT-tiny, as a scanned epoch, as a loop of jitted steps, which is the shape of PyTorch's own loop, and with the whole of the last layer, which
+    is PEFT's work. The floor is that of the first."""
+    rival, whole = bert_setting.lora(), bert_setting.lora(bert_setting.WholeLastLayer)
+    works = {
+        "lora_jax": steps.scanned_epoch(rival, step_count),
+        "lora_jax, loop": steps.loop(rival, step_count),
+        "lora_jax, whole last layer": steps.scanned_epoch(whole, step_count),
+    }
     return in_turns(python, "bert", works, step_count, turns, operations=floor.of_step(rival))
 
 

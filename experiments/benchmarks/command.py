@@ -1,5 +1,6 @@
 """`benchmark.py`: what is missing of the measurements, and their table."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-from experiments.benchmarks import record
+from experiments.benchmarks import pages, record, report
 from experiments.benchmarks.titles import TITLES
 from experiments.common import devices, locks, main, preemption, smoke
-from experiments.common.recording import make_folder, write_text
+from experiments.common.errors import UserError
+from experiments.common.recording import make_folder, read_json, understood, write_text
 
 NEED_PEFT = ("peft", "bert_peft", "lm_peft", "lm_instructions", "lm_generation", "smollm2", "smollm2_generation")
 STEPS = {"smoke": 10, "quick": 100, "full": 200}
@@ -23,6 +25,9 @@ FLAGS = flags.FLAGS
 
 
 def run() -> None:
+    if FLAGS.redraw is not None:
+        _redraw(epath.Path(FLAGS.redraw))
+        return
     from experiments.benchmarks import against_peft, sweeps
 
     main.refuse(("seeds",), f"here: every sweep that is timed has {sweeps.SEEDS}")
@@ -37,9 +42,23 @@ def run() -> None:
         _measure(folder, chosen, has_peft)
 
 
-def _measure(folder: epath.Path, chosen: list[str], has_peft: bool) -> None:
-    from experiments.benchmarks import report
+def _redraw(folder: epath.Path) -> None:
+    """The table of what is kept; nothing is measured."""
+    main.refuse(
+        ("preset", "workdir", "accelerator", "only", "peft_python", "seeds", "mesh", "profile"), "with --redraw"
+    )
+    found = read_json(folder / pages.FILE)
+    if found is None:
+        raise UserError(f"--redraw={folder} has no {pages.FILE}; name a folder that a run without this flag wrote.")
+    with understood(folder / pages.FILE, "name a folder that a run without --redraw wrote"):
+        table = report.table(found["results"])
+    write_text(folder / "table.txt", table + "\n")
+    print(table)
+    if os.path.realpath(folder.parent) == os.path.realpath(pages.RESULTS) and pages.write():
+        print(f"page: {pages.PAGE}")
 
+
+def _measure(folder: epath.Path, chosen: list[str], has_peft: bool) -> None:
     found = record.Record(folder / "benchmark.json", record.conditions(FLAGS.preset))
     measure_missing(chosen, found, has_peft)
     table = smoke.noted(report.table(found.of([TITLES[name] for name in chosen])))

@@ -1,8 +1,10 @@
 """What was measured, as text."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.benchmarks import report
+from experiments.benchmarks import pairs, report
+from experiments.benchmarks.pairs import Pair
 from experiments.common.statistics import text
 from experiments.gpu import headline, instructions, parts
 
@@ -11,25 +13,41 @@ TITLES = {
     **{name: part.title for name, part in parts.PARTS.items()},
     instructions.NAME: instructions.TITLE,
 }
+PAIRS: dict[str, Callable[[Mapping[str, Any]], list[Pair]]] = {
+    "lm26": lambda result: [*pairs.against_full(result), Pair("LoRA, base in float32", "LoRA")],
+    "smollm2": lambda result: [*pairs.against_full(result), Pair("LoRA, attention by XLA", "LoRA")],
+    "attention": lambda result: _attention(result["rows"]),
+    "lm26_peft": pairs.peft(),
+    "smollm2_peft": pairs.peft(),
+    **{name: pairs.PAIRS[name] for name in ("sweep", "many_adapters", "mixed_batch", "bert_peft")},
+}
 SMOKE = "A smoke test: it shows that every part runs, and says nothing about speed."
 
 
 def table(about: dict[str, Any], found: dict[str, Any]) -> str:
     """Of each part its rows, ratios and checks, or why it is not there."""
-    lines = [f"{about['device_kind']}, {about['devices']} device(s)"]
+    lines = [f"{about['device_kind']}, {about['devices']} device(s)", *report.LEGEND.split("\n")]
     lines += [SMOKE] if about["preset"] == "smoke" else []
     for name, title in TITLES.items():
-        lines += ["", *_part(title, found.get(name))]
+        lines += ["", *_part(name, title, found.get(name))]
     return "\n".join(lines)
 
 
-def _part(title: str, part: dict[str, Any] | None) -> list[str]:
+def _attention(rows: pairs.Rows) -> list[Pair]:
+    """Each other implementation against ours, at each length."""
+    at = [name.rpartition(", ")[0] for name in rows if name.endswith(", lora_jax")]
+    return [Pair(f"{length}, {peer}", f"{length}, lora_jax") for length in at for peer in ("XLA", "cuDNN")]
+
+
+def _part(name: str, title: str, part: dict[str, Any] | None) -> list[str]:
     if part is None:
         return [title, "  not measured yet"]
     if "failed" in part:
         return [title, f"  not measured: {part['failed']}"]
     result = {"rows": {}, "ratio": {}, **part["result"]}
-    said = report.table({title: result}).split("\n")
+    said = [title, *report.rows(result["rows"])]
+    if found := pairs.there(PAIRS.get(name, lambda result: [])(result), result["rows"]):
+        said += report.part(result, found)
     said += [f"  {name}: {_accuracy(row)}" for name, row in result.get("accuracies", {}).items()]
     said += [_difference(name, row) for name, row in result.get("apart", {}).items()]
     said += [_check(name, found) for name, found in result.get("checks", {}).items()]

@@ -11,6 +11,7 @@ from experiments.ledger.inference import Fact
 from experiments.ledger.table import FAILS, HOLDS, Claim
 
 Facts = dict[str, bool | None]  # None: not settled
+OUTCOMES = ('"by_seed"', '"units"')  # fields of what a summary keeps of each seed, or of each base
 FIRST, ANY, ALL = "first", "any", "all"  # which of its facts a claim needs
 SETTLED = {True: "yes", False: "no", None: "not settled"}
 

@@ -1,5 +1,6 @@
-"""`reproduce.py`: what is missing of the studies, and the ledger of claims."""
+"""`reproduce.py`: what is missing of the studies, the ledger of claims, and the pages that are made from it."""
 
+import os
 from typing import Any
 
 from absl import flags
@@ -9,6 +10,7 @@ from experiments.common import devices, locks, main, smoke
 from experiments.common.errors import UserError
 from experiments.common.recording import environment, make_folder
 from experiments.data import by_flags
+from experiments.ledger import pages
 from experiments.ledger import table as ledger
 from experiments.lm import runs as lm
 from experiments.lm.options import TEXT_FLAGS
@@ -38,6 +40,9 @@ def _reproduce(chosen: dict[str, Study], folder: epath.Path, data: Data | None) 
     preset = FLAGS.preset if FLAGS.from_results is None else "full"
     for path in ledger.write(claims, about, folder, preset, of_before) if FLAGS.only is None else []:
         print(f"ledger: {path}")
+    if FLAGS.only is None and os.path.realpath(folder) == os.path.realpath(RESULTS):
+        for page in pages.write():
+            print(f"page: {page}")
     if smoke.is_on():
         print(smoke.NOTE)
     for claim in claims:

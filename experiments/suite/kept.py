@@ -11,11 +11,11 @@ from etils import epath
 from experiments.common.errors import UserError
 from experiments.common.figures import style
 from experiments.common.recording import copy, make_folder, understood, write_json
+from experiments.ledger.facts import OUTCOMES
 from experiments.ledger.table import Claim
 from lora_jax import files
 
 FLAGS = flags.FLAGS
-OUTCOMES = ('"by_seed"', '"units"')  # fields of what a summary keeps of each seed, or of each base
 ADVICE = "name a folder that a run without --from_results wrote"
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import shutil
 import sys
 import time
 
@@ -23,6 +24,8 @@ from experiments.benchmarks import (
     lm_setting,
     lm_steps,
     many_adapters,
+    pages,
+    pairs,
     peft_steps,
     record,
     report,
@@ -33,7 +36,8 @@ from experiments.benchmarks import (
     tracing,
     variants,
 )
-from experiments.common import preemption, recording
+from experiments.benchmarks.titles import TITLES
+from experiments.common import made, preemption, recording
 from lora_jax.models import bert
 from lora_jax.models.causal_lm import CausalLMConfig
 
@@ -136,7 +140,12 @@ def test_all_parts(tiny, two_buckets, worker, run_entry, monkeypatch, tmp_path):
     assert both["flops"] == floor.of_step(setting.lora()) - shared / 2
     against = results["BERT-tiny: LoRA training against PEFT, per step"]
     assert against["rows"]["PEFT"]["median_ms"] == 1000 and against["trainable"] == 9
-    assert list(against["ratio"]) == ["PEFT / lora_jax", "PEFT / lora_jax, loop"]
+    assert list(against["ratio"]) == [
+        "PEFT / lora_jax",
+        "PEFT / lora_jax, loop",
+        "PEFT / lora_jax, whole last layer",
+    ]
+    assert f"  work: {pairs.FIRST_TOKEN}\n    PEFT / lora_jax, time" in stdout
     large = results["SmolLM2-135M: LoRA training against PEFT, per step"]
     assert large["rows"]["PEFT"]["peak_rss_bytes"] == 600 and large["ratio"]["PEFT / lora_jax, peak_rss_bytes"] == 2
     made = results["SmolLM2-135M: generation against transformers, per token"]["rows"]
@@ -261,24 +270,137 @@ def test_sigterm_ends_it_between_parts(measured, benchmark, monkeypatch):
     assert benchmark()[0] == 0 and measured == ["step", "scan", "peft"]
 
 
+def row(median: float, **more: float) -> dict:
+    return {"median_ms": median, "quartile_low_ms": median / 2, "quartile_high_ms": 2 * median, "n": 3, **more}
+
+
 def test_table():
-    row = {"median_ms": 1.0, "quartile_low_ms": 0.5, "quartile_high_ms": 2000.0, "n": 3}
-    results = {
-        "one": {"rows": {"a": row | {"flops": 12345678, "members": 6}}, "ratio": {"a / b": 0.5, "bytes": 0.00193}},
-        "two": {"rows": {"a name of some length": row, "b": row}, "ratio": {}},
-        "three": None,
+    """More is better for ours in every ratio, and each kind of work has its line."""
+    step = {
+        "LoRA": row(2.0, flops=1e9, times_the_floor=1.5, optimizer_bytes=1000.0),
+        "full": row(3.0, flops=2e9, times_the_floor=2.0, optimizer_bytes=500_000.0),
     }
-    assert report.table(results).splitlines() == [
-        "one",
-        "  a            1.000 ms [0.500, 2000.000], n = 3  flops 1.235e+07",
-        "  a / b: 0.50",
-        "  bytes: 0.0019",
-        "two",
-        "  a name of some length 1.000 ms [0.500, 2000.000], n = 3  ",
-        "  b                     1.000 ms [0.500, 2000.000], n = 3  ",
-        "three",
+    results = {
+        TITLES["step"]: {"rows": step, "ratio": {"median_ms": 2 / 3}},
+        TITLES["peft"]: None,
+        "a part of another version": {"rows": {"a": row(1.0, flops=12345678)}, "ratio": {"a / b": 0.5}},
+    }
+    assert report.table(results).splitlines()[len(report.LEGEND.splitlines()) :] == [
+        "",
+        TITLES["step"],
+        "  work: the same batch; full fine-tuning moves all parameters",
+        "    full / LoRA, time              1.50  3.00 ms [1.50, 6.00] / 2.00 ms [1.00, 4.00], n = 3; 2.0 / 1.5 times the floor",
+        "    full / LoRA, FLOPs             2.00  2.00 GFLOP / 1.00 GFLOP",
+        "    full / LoRA, optimiser state    500  500 kB / 1.00 kB",
+        "",
+        TITLES["peft"],
         f"  not measured: {report.NOT_MEASURED}",
+        "",
+        "a part of another version",
+        "  a            1.000 ms [0.500, 2.000], n = 3  flops 1.235e+07",
     ]
+
+
+def of_bert(**more: dict) -> dict:
+    return {TITLES["bert_peft"]: {"rows": {"lora_jax": row(20.0), "PEFT": row(60.0), **more}, "ratio": {}}}
+
+
+WHOLE = {"LoRA": row(10.0), "LoRA, whole last layer": row(15.0)}
+
+
+@pytest.mark.parametrize(
+    ("results", "ours"),
+    [
+        (of_bert(**{"lora_jax, whole last layer": row(30.0)}), "30.0 ms [15.0, 60.0], n = 3"),
+        (of_bert() | {TITLES["bert_step"]: {"rows": WHOLE, "ratio": {}}}, "30.0 ms, an estimate, n = 3"),
+    ],
+)
+def test_peft_s_bert_is_compared_on_unequal_and_on_equal_work(results, ours):
+    """Where equal work was not measured, it is estimated from another part, and says so."""
+    lines = report.table(results).splitlines()
+    at = lines.index(f"  work: {pairs.FIRST_TOKEN}")
+    assert lines[at + 1].startswith("    PEFT / lora_jax, time                     3.00  60.0 ms")
+    assert lines[at + 2] == f"  work: {pairs.ALL_TOKENS}"
+    assert lines[at + 3].startswith("    PEFT / lora_jax, whole last layer, time   2.00") and lines[at + 3].endswith(
+        ours
+    )
+
+
+def test_generation_by_adapters_there_and_by_a_base_here_is_unequal_work():
+    rows = {
+        "lora_jax, batch 1": row(1.0),
+        "PEFT, batch 1": row(8.0),
+        "lora_jax, batch 16": row(1.0),
+        "PEFT, batch 16": row(3.0),
+    }
+    for trainable, work in ((9, pairs.ADAPTERS_THERE), (0, pairs.SAME)):
+        found = pairs.there(pairs.of(TITLES["lm_generation"], {"rows": rows, "trainable": trainable}), rows)
+        assert [(pair.peer, pair.ours, pair.work) for pair in found] == [
+            (f"PEFT, batch {batch}", f"lora_jax, batch {batch}", work) for batch in (1, 16)
+        ]
+
+
+def test_every_part_says_what_it_compares():
+    assert list(pairs.PAIRS) == list(TITLES)
+
+
+# What the repository keeps
+
+KEPT = sorted(pages.RESULTS.glob("benchmark*"))
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_a_kept_table_is_what_its_record_gives(folder):
+    """Else: python experiments/benchmark.py --redraw=experiments/results/benchmark (and so on)."""
+    results = json.loads((folder / "benchmark.json").read_text())["results"]
+    assert (folder / "table.txt").read_text() == report.table(results) + "\n"
+    for title, result in results.items():
+        found = pairs.of(title, result)
+        assert found and pairs.there(found, result["rows"])
+
+
+def test_the_page_is_what_the_kept_records_give():
+    """Else: python experiments/benchmark.py --redraw=experiments/results/benchmark."""
+    text = pages.PAGE.read_text()
+    assert pages.filled(text) == text
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_no_other_library_is_faster_on_any_row(folder):
+    """So says the page."""
+    for title, result in json.loads((folder / "benchmark.json").read_text())["results"].items():
+        for peer, ours, key, *_ in pairs.there(pairs.of(title, result), result["rows"]):
+            if peer.startswith(("PEFT", "qwix", "flax")) and key == "median_ms":
+                assert result["rows"][peer][key] > result["rows"][ours][key], (title, peer)
+
+
+def test_the_page_has_every_part_that_is_kept():
+    shown = [part for of in made.asked(pages.PAGE.read_text(), "speed") for part in of.split()[1:]]
+    kept = {title for folder in KEPT for title in json.loads((folder / "benchmark.json").read_text())["results"]}
+    assert sorted(shown) == sorted(name for name, title in TITLES.items() if title in kept)
+
+
+def test_redraw_measures_nothing(run_entry, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "write", lambda: pytest.fail("the page is not of this folder"))
+    shutil.copy(pages.RESULTS / "benchmark_smollm2" / "benchmark.json", tmp_path)
+    status, stdout, _ = run_entry("benchmark.py", f"--redraw={tmp_path}")
+    assert status == 0 and stdout == (tmp_path / "table.txt").read_text()
+    assert stdout == (pages.RESULTS / "benchmark_smollm2" / "table.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "said"),
+    [
+        (None, [], "has no benchmark.json; name a folder that a run without this flag wrote"),
+        ('{"results": [1]}', [], "does not hold what is expected there"),
+        (None, ["--only=scan"], "--only has no meaning with --redraw"),
+    ],
+)
+def test_redraw_of_something_else_is_a_sentence(content, flags, said, run_entry, tmp_path):
+    if content is not None:
+        (tmp_path / "benchmark.json").write_text(content)
+    status, _, stderr = run_entry("benchmark.py", f"--redraw={tmp_path}", *flags)
+    assert status == 2 and said in stderr and "Traceback" not in stderr
 
 
 def test_the_whole_last_layer_has_the_same_logits(tiny):
