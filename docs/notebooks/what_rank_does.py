@@ -343,12 +343,13 @@ axis.legend()
 figure.tight_layout()
 
 # %% [markdown]
-# Accuracy rises with the rank, quickly at first and slowly later. The ranges of neighbours overlap: with 1,000 test images and three
-# seeds you cannot tell 16 from 32.
+# Accuracy rises quickly with the first ranks, and little beyond. After so little training no rank reaches full fine-tuning.
+# The ranges of close ranks overlap: three seeds and 1,000 test images cannot tell 16 from 32.
 
 # %%
 assert len(trainer.traces) == len(full_trainer.traces) == 1
-assert mean[RANKS.index(8)] > mean[0] + 0.02
+assert mean[RANKS.index(8)] > mean[0] + 0.05
+assert mean.max() < of_full.mean()
 assert mean[RANKS.index(8)] - mean[0] > mean[-1] - mean[RANKS.index(8)]
 
 # %% [markdown]
@@ -367,6 +368,10 @@ axis.set_xlabel("learning rate")
 axis.set_ylabel("validation accuracy")
 axis.legend(fontsize=8)
 figure.tight_layout()
+
+at_rate = lora["validation"].mean(axis=-1)  # [ranks, rates]
+assert at_rate[-1, 0] > at_rate[0, 0] + 0.2  # the lowest rate: rank 32 is far ahead of rank 1
+assert at_rate[-1, -1] < at_rate[0, -1]  # the highest: rank 32 is behind
 
 # %% [markdown]
 # ## To try
