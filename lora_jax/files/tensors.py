@@ -15,11 +15,11 @@ MAX_HEADER = 100_000_000  # bytes; the format's own bound
 
 
 def read_safetensors(file: str | epath.PathLike) -> dict[str, np.ndarray]:
-    """All tensors of a file by name. Raises ModelError where it cannot be read, or has a name twice."""
+    """All tensors of a file by name, in the order of the names. Raises ModelError where it cannot be read, or has a name twice."""
     try:
         with local(file) as path:  # `safetensors.numpy.load` of its bytes would know no bfloat16
             _require_header(path)
-            return safetensors.numpy.load_file(path)
+            return dict(sorted(safetensors.numpy.load_file(path).items()))  # it gives them in another order each time
     except ModelError as error:
         raise ModelError(f"{file} cannot be read as safetensors ({str(error).rstrip('.')}); fetch it again.") from error
     except AttributeError as error:  # a dtype that numpy lacks, as float8

@@ -119,3 +119,10 @@ def twice(tmp_path):
 def test_d8_a_tensor_that_is_twice_in_a_file_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r'cannot be read as safetensors \(its header .*"a" is there twice'):
         files.read_safetensors(twice(tmp_path))
+
+
+def test_tensors_come_in_the_order_of_their_names(tmp_path):
+    """The format's own reader gives another order in every process, and a tree's report would follow it."""
+    names = [f"layer.{i:02}" for i in range(50)]
+    safetensors.numpy.save_file({name: np.zeros(1, np.float32) for name in names}, tmp_path / "file.safetensors")
+    assert list(files.read_safetensors(tmp_path / "file.safetensors")) == names
