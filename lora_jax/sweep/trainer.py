@@ -217,7 +217,7 @@ class Sweep:
     def _mesh_of(self, state: SweepState) -> jax.sharding.Mesh | None:
         """The mesh that the members lie on; None where they do not divide evenly, or there is one device."""
         mesh = meshes.make(members=jax.device_count()) if self.mesh is None else self.mesh
-        return None if mesh.size == 1 or len(state.learning_rate) % mesh.shape[MEMBERS] else mesh
+        return None if mesh.size == 1 or len(state.learning_rate) % meshes.size_of(mesh, MEMBERS) else mesh
 
     def _laid(self, tree: Any, state: SweepState, spec: jax.P) -> Any:
         """Under trace: `tree` under one spec of the mesh that `state` lies on."""
