@@ -50,7 +50,24 @@ def sharing_members(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None) 
     >>> sharing_members(None) == jax.device_count()
     True
     """
-    return jax.device_count() if mesh is None else mesh.shape[MEMBERS]
+    return jax.device_count() if mesh is None else size_of(mesh, MEMBERS)
+
+
+def size_of(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, axis: str) -> int:
+    """The size of one of our axes.
+
+    Raises:
+      MeshError: where the mesh has no such axis.
+
+    >>> size_of(make(data=jax.device_count()), "model")
+    1
+    """
+    if axis not in mesh.shape:
+        raise MeshError(
+            f"the mesh has the axes {', '.join(map(repr, mesh.shape)) or '(none)'}, and {axis!r} is asked for; make it by lora_jax.mesh.make, or lay "
+            "arrays on yours by jax.device_put and call without mesh=."
+        )
+    return mesh.shape[axis]
 
 
 def specs(params: Params, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> dict[str, Any]:
@@ -64,7 +81,7 @@ def specs(params: Params, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -
     >>> {name: tuple(spec) for name, spec in specs(dense, mesh).items()}
     {'kernel': (None, 'model'), 'bias': (), 'lora_a': (), 'lora_b': (None, 'model')}
     """
-    leaves, size = tree_of(params, "mesh: params"), mesh.shape[MODEL]
+    leaves, size = tree_of(params, "mesh: params"), size_of(mesh, MODEL)
     found = {}
     for path, leaf in leaves.items():
         module = path.removesuffix(name_of(path))
@@ -166,7 +183,7 @@ def cut(tree: Any, mesh: jax.sharding.Mesh | None, axis: int) -> Any:
     >>> cut(np.ones(3), None, 0).shape
     (3,)
     """
-    if mesh is None or mesh.shape[DATA] == 1:
+    if mesh is None or size_of(mesh, DATA) == 1:
         return tree
     sharding = jax.sharding.NamedSharding(mesh, jax.P(*[None] * axis, DATA))
     return jax.lax.with_sharding_constraint(tree, sharding)

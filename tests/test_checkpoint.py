@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.training import train_state
 
 from lora_jax import (
     LoRA,
@@ -422,3 +423,23 @@ def test_a_mask_of_another_tree_saves_nothing(tmp_path):
     with pytest.raises(LoRAError, match="not of the tree"):
         checkpoint.save_adapter(tmp_path, trained(), CONFIG, mask={"head": {"kernel": True}})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_train_state_of_flax_goes_on_bitwise(tmp_path):
+    """Its step begins as Python's 0, which has no width, and is an int32 after a jitted step."""
+    frozen, trainable = partition(fresh(), trainable_mask(fresh()))
+
+    def start():
+        return train_state.TrainState.create(apply_fn=MODEL.apply, params=trainable, tx=optax.adam(1e-2))
+
+    step = jax.jit(lambda state: state.apply_gradients(grads=jax.tree.map(jnp.sin, state.params)))
+    half = step(step(start()))
+    for number, state in enumerate((start(), half)):
+        checkpoint.save_state(tmp_path, state, frozen, CONFIG, step=number)
+        found = checkpoint.restore_state(tmp_path, start(), frozen, CONFIG)
+        assert int(found.step) == int(state.step)
+        assert_equal(step(found).params, step(state).params)
+    with pytest.raises(CheckpointError, match="mis-shaped step: expected float64"):
+        checkpoint.restore_state(tmp_path, start().replace(step=0.0), frozen, CONFIG)
+    with pytest.raises(CheckpointError, match=r"mis-shaped params/.*: expected int64\[\], found float32"):
+        checkpoint.restore_state(tmp_path, start().replace(params=jax.tree.map(lambda _: 0, trainable)), frozen, CONFIG)

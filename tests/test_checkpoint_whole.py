@@ -466,5 +466,8 @@ def test_b3_batch_statistics_of_an_nnx_model_are_saved_and_come_back(tmp_path):
     old = found.model.inject(found.params)
     old.eval()
     assert np.abs(old(X) - model(X)).max() > 1e-2
+    wrapper.params_of(model, statistics=statistics)  # they are kept: no word
+    with pytest.warns(UnsavedStateWarning, match=r"norm/mean has changed .* params_of\(model, statistics=statistics\)"):
+        wrapper.params_of(model, statistics=jax.tree.map(jnp.zeros_like, statistics))
     with pytest.raises(TreeError, match="the statistics are not this model's: missing norm/var"):
         found.model.inject(found.params, statistics={"norm": {"mean": statistics["norm"]["mean"]}})

@@ -132,3 +132,18 @@ def test_a_mesh_that_does_not_match_the_devices():
 def test_what_is_no_mesh(text):
     with pytest.raises(MeshError, match="is no part of a mesh; give sizes of members, data, model"):
         mesh.parse(text)
+
+
+def test_a_mesh_of_a_user_s_own_axes_is_told_which_one_is_missing():
+    own = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("fsdp",))
+    fours = jax.sharding.AbstractMesh((4,), ("fsdp",))
+    for call, axis in (
+        (lambda: mesh.specs({"kernel": np.ones((4, 8))}, fours), "model"),
+        (lambda: mesh.place({"kernel": np.ones((4, 8))}, own), "model"),
+        (lambda: mesh.cut(np.ones(4), own, 0), "data"),
+        (lambda: mesh.sharing_members(fours), "members"),
+    ):
+        with pytest.raises(
+            MeshError, match=f"has the axes 'fsdp', and '{axis}' is asked for; make it by lora_jax.mesh.make"
+        ):
+            call()

@@ -233,6 +233,22 @@ def test_the_heads_of_members_train_apart_and_the_shared_base_stays():
     np.testing.assert_array_equal(strip(member)["hidden_0"]["kernel"], before["hidden_0"]["kernel"])
 
 
+def test_a_head_that_is_in_the_base_and_the_members_is_one_sentence():
+    head = {"classifier": base_params()["classifier"]}
+    own = combine(stacked(), sweep.broadcast(head, len(MEMBERS)))
+    trainer = Sweep(loss_fn, adamw)
+    state = trainer.start(own, trainable_mask(own, train="classifier"), members=MEMBERS)
+    evaluate = trainer.evaluation(lambda params, batch: {"ones": jnp.ones(len(batch["y"]))}, 20)
+    told = r"classifier/\w+ is in the base that the members share, and is each member's own; give the base without it"
+    for call in (
+        lambda: trainer.run(state, base_params(), DATA, ORDER),
+        lambda: evaluate(state, base_params(), DATA),
+        lambda: sweep.member(state, base_params(), MEMBERS, 0),
+    ):
+        with pytest.raises(LoRAError, match=told):
+            call()
+
+
 @pytest.mark.parametrize("strategy", ["sequential", "vmap"])
 def test_evaluation_is_that_of_each_member(strategy):
     runner, state, _, _ = swept(strategy)

@@ -70,12 +70,22 @@ def restore_state(
     saved = store.read(directory, step)
     store.require_config(saved, config)
     store.require_run(saved, run)
-    store.require_leaves(saved, leaves_of(like))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    named = {name: leaf for name, (_, leaf) in zip(names_of(leaves), leaves, strict=True)}
+    store.require_leaves(saved, {**leaves_of(like), **_numbers(named, saved)})
     store.require_base(saved, fingerprint(frozen))
     _require_keys(saved, _keys(like))
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    values = [_as_leaf(saved.arrays[name], leaf) for name, (_, leaf) in zip(names_of(leaves), leaves, strict=True)]
+    values = [_as_leaf(saved.arrays[name], leaf) for name, leaf in named.items()]
     return jax.tree_util.tree_unflatten(structure, values)
+
+
+def _numbers(named: dict[str, Any], saved: store.Saved) -> dict[str, np.ndarray]:
+    """Python's own numbers, in the width of the saved ones of their kind: the step of a `TrainState` begins as 0, and is an int32 later."""
+    kinds = {
+        name: np.asarray(leaf).dtype.kind for name, leaf in named.items() if type(leaf) in (bool, int, float, complex)
+    }
+    found = {name: saved.arrays[name] for name in kinds if name in saved.arrays}
+    return {name: np.zeros((), array.dtype) for name, array in found.items() if array.dtype.kind == kinds[name]}
 
 
 def _as_leaf(value: np.ndarray, like: Any) -> Any:

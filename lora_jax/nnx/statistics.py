@@ -42,16 +42,18 @@ def put_statistics(model: nnx.Module, statistics: Params) -> None:
     nnx.update(model, nnx.from_flat_state(changed))
 
 
-def warn_of_changed(model: nnx.Module, before: Any) -> None:
-    """Warns where the statistics are no longer those of before: they are no parameters, and a tree of these is without them."""
+def warn_of_changed(model: nnx.Module, before: Any, kept: Params | None = None) -> None:
+    """Warns where the statistics are no longer those of before, nor kept: they are no parameters, and a tree of these is without them."""
     then = {named(path): value_of(leaf) for path, leaf in nnx.to_flat_state(before) if isinstance(leaf, nnx.BatchStat)}
+    then |= flat(kept or {})
     now = flat(statistics_of(model))
     changed = [path for path in then if path in now and not _is_same(then[path], now[path])]
     if changed:
         warnings.warn(
             UnsavedStateWarning(
-                f"{changed[0]} has changed in training and is no parameter: keep lora_jax.nnx.statistics_of(model) too, save it by "
-                "save_adapter(..., collections={'batch_stats': ...}), and give it back by inject(params, statistics=...)."
+                f"{changed[0]} has changed in training and is no parameter: keep statistics = lora_jax.nnx.statistics_of(model) too, say "
+                "so by params_of(model, statistics=statistics), save it by save_adapter(..., collections={'batch_stats': statistics}), and give it "
+                "back by inject(params, statistics=statistics)."
             ),
             stacklevel=3,
         )

@@ -248,11 +248,14 @@ class LoRA:
             found.setdefault(self._variables[kernel][0], []).append((told[1] if told else "", adapter))
         return found
 
-    def params_of(self, model: nnx.Module) -> dict:
+    def params_of(self, model: nnx.Module, *, statistics: Params | None = None) -> dict:
         """The tree of a model from `inject`, after training say: the inverse of `inject`. Batch statistics are not in it (`statistics_of`).
 
+        Args:
+          statistics: those that you keep beside the tree, `lora_jax.nnx.statistics_of(model)`.
+
         Raises:
-          UnsavedStateWarning: where batch statistics are others than the wrapped model's.
+          UnsavedStateWarning: where the model's batch statistics are others than the wrapped model's, and than these.
 
         >>> import jax.numpy as jnp
         >>> model = LoRA(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2, targets="*"))
@@ -260,7 +263,7 @@ class LoRA:
         >>> bool(jnp.array_equal(model.params_of(model.inject(params))["lora_a"], params["lora_a"]))
         True
         """
-        warn_of_changed(model, self._rest)
+        warn_of_changed(model, self._rest, statistics)
         return injection.extracted(model)
 
     def apply(

@@ -180,6 +180,7 @@ class Sweep:
 
         def run(state: SweepState, shared: Params, data: Any, order: jax.Array):
             self.traces.append(f"members={len(state.learning_rate)} order={order.shape}")
+            _require_apart(shared, state)
             order = meshes.cut(order, self._mesh_of(state), order.ndim - 1)
             state, metrics = self._over_devices(
                 some, state, shared, data, order, by_member=(True, False, False, order.ndim == 3)
@@ -206,8 +207,9 @@ class Sweep:
 
             return self._map(member, False)(state.train, state.own, state.learning_rate, None)
 
-        def evaluate(state: SweepState, *args: Any):
-            sums = self._over_devices(some, state, *args, by_member=(True, False, False))
+        def evaluate(state: SweepState, shared: Params, data: Any):
+            _require_apart(shared, state)
+            sums = self._over_devices(some, state, shared, data, by_member=(True, False, False))
             return self._laid(sums, state, jax.P())
 
         return jax.jit(evaluate)
@@ -215,7 +217,7 @@ class Sweep:
     def _mesh_of(self, state: SweepState) -> jax.sharding.Mesh | None:
         """The mesh that the members lie on; None where they do not divide evenly, or there is one device."""
         mesh = meshes.make(members=jax.device_count()) if self.mesh is None else self.mesh
-        return None if mesh.size == 1 or len(state.learning_rate) % mesh.shape[MEMBERS] else mesh
+        return None if mesh.size == 1 or len(state.learning_rate) % meshes.size_of(mesh, MEMBERS) else mesh
 
     def _laid(self, tree: Any, state: SweepState, spec: jax.P) -> Any:
         """Under trace: `tree` under one spec of the mesh that `state` lies on."""
@@ -271,6 +273,20 @@ def _told(members: Any, rates: Any, seeds: Any) -> tuple[list[float], list[int]]
     return [rate_of(rate, zero=zero) for rate in rates], [seed_of(seed) for seed in seeds]
 
 
+def _require_apart(shared: Params, state: SweepState) -> None:
+    """Raises TreeError for a leaf of the base that each member has, too."""
+    own = {
+        **tree_of(state.own, "the state's own leaves"),
+        **tree_of(state.train.trainable, "the state's trainable leaves"),
+    }
+    twice = next((path for path in tree_of(shared, "the sweep's base") if path in own), None)
+    if twice is not None:
+        raise TreeError(
+            f"{twice} is in the base that the members share, and is each member's own; give the base without it, the frozen part of "
+            "lora_jax.partition(base_params, lora_jax.trainable_mask(base_params, train=...))."
+        )
+
+
 def member_params(state: SweepState, shared: Params, index: int) -> dict:
     """The whole parameter tree of one member, adapters still padded: of one shape for all; `member` gives it as it would be alone.
 
@@ -279,5 +295,6 @@ def member_params(state: SweepState, shared: Params, index: int) -> dict:
     >>> {name: float(leaf) for name, leaf in member_params(state, {"base": jnp.ones(())}, 1).items()}
     {'base': 1.0, 'w': 2.0}
     """
+    _require_apart(shared, state)
     own, trainable = jax.tree.map(lambda leaf: leaf[index], everywhere((state.own, state.train.trainable)))
     return combine(shared, own, trainable)
