@@ -1,0 +1,2 @@
+# %% [markdown]
+# # Llm on a laptop

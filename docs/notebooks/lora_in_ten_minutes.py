@@ -1,0 +1,2 @@
+# %% [markdown]
+# # Lora in ten minutes

@@ -1,0 +1,2 @@
+# %% [markdown]
+# # Peft and back

@@ -1,0 +1,2 @@
+# %% [markdown]
+# # What rank does
