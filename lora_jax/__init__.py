@@ -30,7 +30,7 @@ from lora_jax.report import report
 from lora_jax.spectrum import spectrum
 from lora_jax.verify import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # pyproject.toml reads it here
 
 __all__ = [
     "LoRA",

@@ -1,5 +1,6 @@
 """Is the package what pyproject.toml says: the library alone, light, typed, and enough for the README's first block?"""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -160,6 +161,13 @@ def test_the_wheel_has_the_library_alone(clean):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"lora_jax"}
     assert "lora_jax/py.typed" in names and "lora_jax/peft/fields.py" in names
+
+
+def test_the_wheel_s_page_renders(clean):
+    if not importlib.util.find_spec("twine"):
+        pytest.skip('twine is not installed: pip install -e ".[docs]"')
+    (wheel,) = clean.parents[2].glob("*.whl")
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", str(wheel)], check=True)
 
 
 def test_a_clean_environment_is_light_and_runs_the_first_block(clean, tmp_path):
