@@ -35,7 +35,7 @@ define_common(f"with --job=study {by_preset(following.PRESETS, 'seeds')}")
 define_texts()
 define_enum(
     "size",
-    f"number of parameters, roughly; {by_preset(lm_pretraining.PRESETS, 'size')}",
+    f"number of parameters, roughly; {by_preset(lm_pretraining.PRESETS, 'size')}; with --job=study 1M, or 26M",
     lm_pretraining.SIZES,
     case_sensitive=False,
 )

@@ -102,7 +102,9 @@ def test_bits_per_byte_are_those_of_the_held_out_bytes(model, home):
         (("--job=finetune",), 1, "--job=finetune: value should be one of <pretrain|study>"),
         (("--job=pretrain", "--medical=x"), 2, "--medical has no meaning with --job=pretrain"),
         (("--job=pretrain", "--seeds=2"), 2, "--seeds has no meaning with --job=pretrain"),
-        (("--job=study", "--size=1M"), 2, "--size has no meaning with --job=study"),
+        (("--job=study", "--size=3M"), 2, "--size=3M: --job=study is of 1M or 26M"),
+        (("--job=study", "--tokens=9"), 2, "--tokens has no meaning with --job=study"),
+        (("--job=study", "--medical=x.json"), 2, "--medical has no meaning with --preset=smoke"),
     ],
 )
 def test_bad_flags(run, arguments, status, sentence):
