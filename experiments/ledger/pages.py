@@ -92,7 +92,7 @@ def _verdicts(claims: list[Kept]) -> str:
         ]
         for c in claims
     ]
-    return made.table(["", "claim", "the study said", "n", "verdict"], rows) + f"\n\nn counts: {_units(claims)}."
+    return made.table(["id", "claim", "the study said", "n", "verdict"], rows) + f"\n\nn counts: {_units(claims)}."
 
 
 def _units(claims: list[Kept]) -> str:
@@ -107,7 +107,7 @@ def _units(claims: list[Kept]) -> str:
 
 def _facts(claims: list[Kept]) -> str:
     rows = [[claim["id"], *cells] for claim in claims for cells in _facts_of(claim)]
-    return made.table(["", "asked", "measured", "answer"], rows) if rows else NONE_YET
+    return made.table(["id", "asked", "measured", "answer"], rows) if rows else NONE_YET
 
 
 def _facts_of(claim: Kept) -> list[list[str]]:
