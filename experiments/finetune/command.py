@@ -31,7 +31,7 @@ NEW_TOKENS = 128  # of an answer in a talk
 
 
 def run() -> None:
-    main.refuse(("seeds",), "where one model is trained; --seed is that one's")
+    main.refuse(("seeds",), "here: this entry trains one model, and --seed gives its seed")
     jobs = {"finetune": _finetune, "chat": _chat, "evaluate": _evaluate, "merge": _merge}
     jobs[FLAGS.job]()
 

@@ -122,7 +122,7 @@ def test_smollm2_as_the_extra_has_it():
         (("--regime=qlora",), 1, "--regime=qlora: value should be one of <lora|full|head>"),
         (("--regime=full", "--rank=2"), 2, "--rank has no meaning with --regime=full"),
         (("--regime=head", "--dora"), 2, "--dora has no meaning with --regime=head"),
-        (("--seeds=2",), 2, "--seeds has no meaning where one model is trained; --seed is that one's"),
+        (("--seeds=2",), 2, "--seeds has no meaning here: this entry trains one model, and --seed gives its seed"),
         (("--temperature=1",), 2, "--temperature has no meaning with --job=finetune"),
         (("--adapter=x",), 2, "--adapter has no meaning with --job=finetune"),
         (("--steps=2", "--epochs=2"), 2, "--epochs has no meaning with --steps"),
