@@ -44,7 +44,7 @@ def rank_axis(axis, ranks):
 
 
 # %% [markdown]
-# # Part 1: a linear teacher
+# ## Part 1: a linear teacher
 #
 # The student begins at a matrix $W_0$. The teacher is $W_0 + E$. The student sees inputs $x$ and the teacher's outputs, and may change its
 # matrix by an adapter alone.
@@ -69,7 +69,7 @@ inputs = np.sqrt(D) * rotation()  # white: X^T X / D = I
 data = {"x": jnp.asarray(inputs, jnp.float32), "y": jnp.asarray(inputs @ (start + update), jnp.float32)}
 
 # %% [markdown]
-# ## What is possible
+# ### What is possible
 #
 # Eckart and Young (1936): of all matrices of rank $r$, the one nearest to $E$ keeps its $r$ largest singular values. What is left over is
 #
@@ -86,7 +86,7 @@ def bound(rank):
 
 
 # %% [markdown]
-# ## The sweep
+# ### The sweep
 #
 # `sweep.grid` makes one member of each rank, learning rate and seed. `init_adapters` draws their adapters. Smaller ranks are padded with
 # zeros to the largest, and the zeros stay zeros. `Sweep` then trains all members in one program over one shared base.
@@ -160,7 +160,7 @@ assert np.all(errors > 0.999 * bounds[:, None, None])
 assert len(trainer.traces) == 1
 
 # %% [markdown]
-# ## What an adapter learns
+# ### What an adapter learns
 #
 # Let us look at the adapter of rank 8. If it has found the best matrix, its singular values are the teacher's first eight.
 # `sweep.member` takes one member out of the sweep, and `spectrum` gives the singular values of its update.
@@ -197,7 +197,7 @@ assert np.allclose(learned[:8], singular_values[:8], rtol=0.1)
 # singular values of the change fall quickly, a small rank does nearly all of it.
 
 # %% [markdown]
-# # Part 2: real digits
+# ## Part 2: real digits
 #
 # Now a network with two hidden layers, and 5,000 real images of MNIST. The base learns to read upright digits. The task is to read them lying on
 # their side. Adapters sit on the hidden layers. The classifier stays.
@@ -258,7 +258,7 @@ for name, images in (("upright", upright), ("turned", turned)):
     print(f"the base reads {right / 1000:.1%} of the {name} test images")
 
 # %% [markdown]
-# ## The sweep
+# ### The sweep
 #
 # The same few lines as before, and again the scale is constant. A seed draws the adapters and the order of the batches: `run` takes
 # an order for each member.
@@ -306,7 +306,7 @@ full_state, _ = full_trainer.run(full_state, classifier, turned["train"], orders
 full = accuracies(full_trainer, network, full_state, classifier, (len(FULL_RATES), len(SEEDS)))
 
 # %% [markdown]
-# ## Each rank at its own best rate
+# ### Each rank at its own best rate
 #
 # The rate of a rank is the one with the best validation accuracy, over the seeds. The accuracy that we show is that on the test images.
 
@@ -353,7 +353,7 @@ assert mean.max() < of_full.mean()
 assert mean[RANKS.index(8)] - mean[0] > mean[-1] - mean[RANKS.index(8)]
 
 # %% [markdown]
-# ## Why each rank needs its own rate
+# ### Why each rank needs its own rate
 #
 # The figure shows all members. Read along a vertical line: this is what you would have seen with one rate for all ranks.
 # At a low rate more rank looks much better; at a high rate it looks worse. Both are the rate's doing.
