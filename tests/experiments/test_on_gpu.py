@@ -94,7 +94,9 @@ def test_every_part_runs_and_a_killed_run_goes_on(bare, digits, tmp_path):
     assert before == {name: after[name] for name in before} and "measuring: " + headline.TITLE not in done.stderr
     assert set(after) == set(parts.NAMES)
     followed = after[parts.INSTRUCTIONS]["result"]["accuracies"]
-    assert any("full" in name for name in followed) and all(0 <= row["low"] <= row["high"] <= 1 for row in followed.values())
+    assert any("full" in name for name in followed) and all(
+        0 <= row["low"] <= row["high"] <= 1 for row in followed.values()
+    )
     for name in set(after) - set(parts.NEED_PEFT):
         assert all(row["median_ms"] > 0 for row in after[name]["result"].get("rows", {}).values())
         assert all(ratio > 0 for ratio in after[name]["result"].get("ratio", {}).values())
