@@ -33,10 +33,12 @@ def key(request) -> jax.Array:
 
 @pytest.fixture
 def as_users_run_it():
-    """Without the check of annotations, which stands before the library's own in the tests alone."""
+    """Without the check of annotations, which stands before the library's own in the tests alone, and with JAX's own rank promotion."""
     jaxtyping.config.update("jaxtyping_disable", True)
+    jax.config.update("jax_numpy_rank_promotion", "allow")
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ import pytest
 import lora_jax
 from tests.docs import blocks
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("quick_compile", "as_users_run_it")
 README = blocks.ROOT / "README.md"
 
 

@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lora_jax import axes
 from lora_jax.leaves import KERNELS, Adapter
@@ -71,7 +72,9 @@ def term(adapter: Adapter, shape: tuple[int, ...], roles: str) -> Term:
     )
 
 
-def _along(matrix: jax.Array, spanned: tuple[int, ...], shape: tuple[int, ...], roles: str, own: str) -> jax.Array:
+def _along(
+    matrix: jax.Array | np.ndarray, spanned: tuple[int, ...], shape: tuple[int, ...], roles: str, own: str
+) -> jax.Array:
     """[*spanned sizes, R] as [*kernel axes or 1, R]; `own` are the roles spanned, in the order of the matrix's axes."""
     rank = matrix.shape[-1]
     order = [axis for role in own for axis, of in enumerate(roles) if of == role]

@@ -4,7 +4,7 @@ import pytest
 
 from tests.docs import blocks
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("quick_compile", "as_users_run_it")
 PAGES = [page for page in blocks.pages() if page.parent.name != "guide" and blocks.of(page.read_text(), "python")]
 # Page -> why some blocks do not run. A page that is missing here has none.
 NOT_RUN: dict[str, list[str]] = {

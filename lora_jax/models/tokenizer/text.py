@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lora_jax.errors import ModelError
@@ -95,7 +95,7 @@ class Tokenizer:
             )
         return ids
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ids."""
         try:
             return self.backend.decode([int(id) for id in ids], skip_special_tokens=skip_special_tokens)
