@@ -29,7 +29,8 @@ define_path("peft_python", "Python interpreter that has torch and peft", default
 flags.DEFINE_multi_enum("only", None, list(TITLES), "which parts to measure; by default all")
 define_path(
     "redraw",
-    "measure nothing; write table.txt again from benchmark.json in this folder, and docs/performance.md where the repository keeps the folder",
+    "measure nothing; write table.txt again from benchmark.json in this folder, and docs/performance.md where the repository keeps the folder; "
+    "by default parts are measured",
 )
 
 

@@ -42,8 +42,8 @@ def test_variables_in_place_of_parameters():
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"lengths": jnp.asarray([13, 0, 1])}, "prompt 1 has the length 0; 1 to 13 can be"),
-        ({"lengths": jnp.asarray([14, 4, 1])}, "prompt 0 has the length 14; 1 to 13 can be"),
+        ({"lengths": jnp.asarray([13, 0, 1])}, "prompt 1 has the length 0; a length is from 1 to 13"),
+        ({"lengths": jnp.asarray([14, 4, 1])}, "prompt 0 has the length 14; a length is from 1 to 13"),
         ({"lengths": jnp.asarray([13, 4])}, r"prompts are \[3, 13\] and lengths \[2\]"),
         ({"lengths": jnp.asarray([13.0, 4.0, 1.0])}, r"lengths are float32 \[3\]; expected integers \[B\]"),
         ({"lengths": None}, r"lengths are None; expected integers \[B\]"),

@@ -137,7 +137,7 @@ CONFIGS = [
     ("llama", "num_hidden_layers", 1_000_000, "num_hidden_layers is 1000000, and the weights have 2 layers"),
     ("bert", "num_hidden_layers", "2", "num_hidden_layers is \"2\"; expected an integer"),
     ("llama", "num_hidden_layers", True, "num_hidden_layers is true; expected an integer"),
-    ("bert", "hidden_size", 2**40, "hidden_size is 1,099,511,627,776; at most"),
+    ("bert", "hidden_size", 2**40, "hidden_size is 1,099,511,627,776; it must be at most"),
     ("llama", "vocab_size", 2**31 - 1, "the weights do not fit config.json"),
     ("llama", "intermediate_size", 10**400, "at most"),
     ("llama", "rope_parameters", 1, "rope_parameters is 1; expected an object or null"),
