@@ -177,7 +177,10 @@ def saved(folder) -> float:
     tree = {"w": mesh.put(jnp.arange(16.0).reshape(8, 2), mesh.make(model=8), jax.P(MODEL))}
     checkpoint.save_state(folder, tree, BASE, None, step=1)
     again = checkpoint.restore_state(folder, {"w": jnp.zeros((8, 2))}, BASE, None)
-    return apart(again, tree)
+    fresh = mesh.put(jnp.zeros((8, 2)), mesh.make(model=8), jax.P(MODEL))
+    spread = checkpoint.restore_state(folder, {"w": fresh}, BASE, None)
+    assert spread["w"].sharding == fresh.sharding
+    return max(apart(again, tree), apart(spread, tree))
 
 
 def main() -> None:

@@ -43,7 +43,10 @@ def _of_packages(packages: tuple[str, ...]) -> Iterator[Docstring]:
 
 
 def _root(package: str) -> pathlib.Path | None:
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:
+        return None
     places = list(spec.submodule_search_locations or []) if spec else []
     return pathlib.Path(places[0]) if places else None
 

@@ -54,7 +54,8 @@ def restore_state(
     step: int | None = None,
     run: str | None = None,
 ) -> Any:
-    """The training state that `save_state` wrote, in the structure of `like` (a fresh state); training goes on bitwise.
+    """The training state that `save_state` wrote, in the structure of `like` (a fresh state), each leaf laid out over devices as the fresh
+    one is; training goes on bitwise.
 
     Raises:
       CheckpointError: as `restore_adapter`, and where it is another run's.
@@ -89,7 +90,10 @@ def _numbers(named: dict[str, Any], saved: store.Saved) -> dict[str, np.ndarray]
 
 
 def _as_leaf(value: np.ndarray, like: Any) -> Any:
-    return restored(value, str(jax.random.key_impl(like)) if is_key(like) else None)
+    """Laid out over devices as the fresh one is; one that several processes share stays where it is read."""
+    found = restored(value, str(jax.random.key_impl(like)) if is_key(like) else None)
+    spread = isinstance(like, jax.Array) and like.is_fully_addressable and len(like.sharding.device_set) > 1
+    return jax.device_put(found, like.sharding) if spread else found
 
 
 def _keys(state: Any) -> dict[str, str]:
