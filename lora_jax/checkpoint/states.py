@@ -92,8 +92,8 @@ def _numbers(named: dict[str, Any], saved: store.Saved) -> dict[str, np.ndarray]
 def _as_leaf(value: np.ndarray, like: Any) -> Any:
     """Laid out over devices as the fresh one is; one that several processes share stays where it is read."""
     found = restored(value, str(jax.random.key_impl(like)) if is_key(like) else None)
-    spread = isinstance(like, jax.Array) and like.is_fully_addressable and len(like.sharding.device_set) > 1
-    return jax.device_put(found, like.sharding) if spread else found
+    is_laid_out = isinstance(like, jax.Array) and isinstance(like.sharding, jax.sharding.NamedSharding)
+    return jax.device_put(found, like.sharding) if is_laid_out and like.is_fully_addressable else found
 
 
 def _keys(state: Any) -> dict[str, str]:
