@@ -19,6 +19,7 @@ from experiments.following.parts import Part
 from experiments.following.program import Outcome, Program, Recipe
 from experiments.following.settings import BATCH, Settings
 from experiments.lm.speaker import Base, Voice
+from lora_jax.models.causal_lm import CausalLM
 from lora_jax.sweep import Member
 
 GENERAL = "general"
@@ -44,13 +45,13 @@ class Study:
         self.folder, self.settings, self.material = folder, settings, material
         self.tuned: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.outputs: dict[str, list[str]] = {}
-        self._programs: dict[tuple[str, Kind, Recipe], Program] = {}
+        self._programs: dict[tuple[CausalLM, Kind, Recipe], Program] = {}
 
     def program(self, size: str, kind: Kind, recipe: Recipe) -> Program:
-        """One for all bases of a size."""
-        key = (size, kind, recipe)
+        """One for all bases of one model."""
+        key = (self.material.bases[size][0].model, kind, recipe)
         if key not in self._programs:
-            self._programs[key] = Program(self.material.bases[size][0].model, kind, recipe)
+            self._programs[key] = Program(*key)
         return self._programs[key]
 
     # ---- rates
