@@ -150,3 +150,9 @@ def test_b2_values_of_other_types_are_one_sentence_each(tmp_path):
     """In a process of its own: here annotations are checked before any of ours is."""
     done = subprocess.run([sys.executable, "-c", ODD, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_of_peft_is_named_as_one(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="it is a folder of PEFT: read it by lora_jax.peft.load"):
+        checkpoint.load(tmp_path, {"kernel": np.ones((2, 2), np.float32)}, nn.Dense(2))

@@ -42,6 +42,7 @@ PARTS = (
 )  # what is in a step's folder; a folder of a user's that is called by a number has none of them
 COMMITTED = "commit_success.txt"  # what orbax writes last in a bucket
 _TENSORSTORE = re.compile(r": ([^:]+) \[os_error_code=")  # how orbax's writer ends its message
+_OF_PEFT = "adapter_config.json"  # what a folder of PEFT has
 _STEP = re.compile("0|[1-9][0-9]*")
 KEPT = 2  # the newest
 BESIDE_ARRAYS = 100_000  # bytes that a checkpoint takes beside its arrays, at most
@@ -226,6 +227,8 @@ def _below(directory: epath.Path) -> str:
     """What to name instead, where a folder inside this one has checkpoints, or this is a step itself."""
     if _STEP.fullmatch(directory.name) and (directory / "arrays").is_dir():
         return f", as it is a checkpoint itself: name {directory.parent}"
+    if (directory / _OF_PEFT).is_file():
+        return ", as it is a folder of PEFT: read it by lora_jax.peft.load"
     if not directory.is_dir() or is_remote(directory):
         return ""
     inside = next((entry for entry in sorted(directory.iterdir()) if entry.is_dir() and _steps(entry)), None)
