@@ -1,5 +1,6 @@
 """S4.8, from the summary of S4's over-parameterised end: one model is the unit, so items alone are the sample."""
 
+from experiments.following.claims import GATE
 from experiments.following.read import BOTH, Summary, right, row
 from experiments.ledger import declared
 from experiments.ledger.facts import ALL, settled
@@ -8,7 +9,6 @@ from experiments.ledger.table import Claim
 from experiments.smollm2.settings import ARMS
 
 LORA, FULL = ARMS
-GATE = 50.0  # percent of the items, as at 1 M
 
 
 def claims(summary: Summary, command: str) -> list[Claim]:

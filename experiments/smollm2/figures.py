@@ -5,10 +5,10 @@ from etils import epath
 
 from experiments.common import statistics
 from experiments.common.figures import style
+from experiments.following.figures import COLORS
 from experiments.following.read import BOTH, WORDS, Row, Summary, by_kind, right
 
 PARTS = {WORDS: "new words", BOTH: "new words and phrasings"}
-COLORS = {"base": "#2ca02c", "LoRA r=8": "#1f77b4", "full": "#d62728"}
 
 
 def table(summary: Summary) -> str:

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
@@ -145,7 +144,6 @@ def _judged(settings: Settings, voice: Voice, lesson: Taught) -> dict[str, Any]:
     """Which items are right, a bit each; the share; nats a token."""
     measure = Measure(voice.through, settings.batch_size)
     found = {part: measure(voice.params, packed) for part, packed in lesson.judged.items()}
-    jax.block_until_ready(voice.params)
     return {
         "right": {part: bits.packed(np.asarray([of.right])) for part, of in found.items()},
         "share": {part: [float(of.right.mean())] for part, of in found.items()},
