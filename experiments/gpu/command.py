@@ -35,7 +35,7 @@ def run() -> None:
         FLAGS.peft_python, is_named=FLAGS["peft_python"].present > 0
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # children end with this process
-    if FLAGS.preset == "smoke":
+    if FLAGS.preset == "smoke" and FLAGS.accelerator in ("auto", "cpu"):
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of the children: compiling is what a smoke test takes
     deadline = begun + 60 * FLAGS.minutes - CLOSING_S
     about = _about(min(deadline, time.time() + ANSWER_S))
