@@ -17,7 +17,7 @@ from experiments.gpu.record import Record
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
 REFERENCE = EXPERIMENTS / "results" / "rank_sweep_mnist" / "summary.json"
-NAME, TITLE, ABOUT_S = HEADLINE, "rank sweep on MNIST, the headline command", 120
+NAME, TITLE, ABOUT_S = HEADLINE, "rank sweep on MNIST, the headline command", 240
 APART = 3.0  # standard errors of a difference, the largest of all rows; written down before any accelerator was at hand
 
 
