@@ -4,6 +4,7 @@ Parts of the page (`common.made`):
 
     speed benchmark peft bert_peft    of a kept run, what these parts compare
     conditions benchmark              what it ran on
+    gpu NVIDIA_H100_80GB_HBM3         what `on_gpu.py` has measured on such a device
 
 `benchmark.py --redraw=FOLDER` makes them anew.
 """
@@ -31,7 +32,7 @@ def write() -> bool:
 
 def filled(text: str) -> str:
     """The page with its parts made anew."""
-    return made.filled(text, {"speed": _speed, "conditions": _conditions})
+    return made.filled(text, {"speed": _speed, "conditions": _conditions, "gpu": _gpu})
 
 
 def _kept(name: str) -> dict[str, Any]:
@@ -41,6 +42,12 @@ def _kept(name: str) -> dict[str, Any]:
 def _speed(of: str) -> str:
     name, *parts = of.split()
     return report.markdown(_kept(name)["results"], [TITLES[part] for part in parts])
+
+
+def _gpu(device: str) -> str:
+    """Its table without the parts that are not measured."""
+    paragraphs = (RESULTS / "gpu" / device / "table.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    return "\n".join(["```text", "\n\n".join(part for part in paragraphs if "\n  not measured" not in part), "```"])
 
 
 def _conditions(name: str) -> str:

@@ -45,6 +45,12 @@ def _exactness(size: Size) -> dict[str, Any]:
     return exactness.measure(size)
 
 
+def _exactness_bfloat16(size: Size) -> dict[str, Any]:
+    from experiments.gpu import exactness
+
+    return exactness.measure_bfloat16(size)
+
+
 def _lm26(size: Size) -> dict[str, Any]:
     from experiments.gpu import decoder
 
@@ -108,15 +114,16 @@ def _bert_peft(size: Size) -> dict[str, Any] | None:
 
 
 PARTS = {
-    "exactness": Part("exactness on the device", 70, _exactness),
-    "lm26": Part("26 M language model in bfloat16: LoRA against full fine-tuning, per step", 60, _lm26, True),
-    "smollm2": Part("SmolLM2-135M in bfloat16: LoRA against full fine-tuning, attention fused or not, per step", 80, _smollm2, True),
+    "exactness": Part("exactness on the device, in float32", 100, _exactness),
+    "lm26": Part("26 M language model in bfloat16: LoRA against full fine-tuning, per step", 85, _lm26, True),
+    "smollm2": Part("SmolLM2-135M in bfloat16: LoRA against full fine-tuning, attention fused or not, per step", 130, _smollm2, True),
+    "exactness_bfloat16": Part("exactness on the device, in bfloat16", 120, _exactness_bfloat16),
     "sweep": Part("30 members of an MLP: one program against one by one, per member step", 60, _sweep),
     "many_adapters": Part("BERT-tiny, 8 adapters: together against one after another, per member step", 50, _many_adapters),
     "mixed_batch": Part("BERT-tiny, 8 adapters in one batch of 32 sentences, per batch", 20, _mixed_batch),
     "attention": Part("causal attention in bfloat16, forward and backward: XLA against cuDNN, per call", 25, _attention),
-    "lm26_peft": Part("26 M language model in bfloat16: LoRA training against PEFT, per step", 60, _lm26_peft),
-    "smollm2_peft": Part("SmolLM2-135M in bfloat16: LoRA training against PEFT, per step", 70, _smollm2_peft),
+    "lm26_peft": Part("26 M language model in bfloat16: LoRA training against PEFT, per step", 100, _lm26_peft),
+    "smollm2_peft": Part("SmolLM2-135M in bfloat16: LoRA training against PEFT, per step", 120, _smollm2_peft),
     "bert_peft": Part("BERT-tiny: LoRA training against PEFT, per step", 60, _bert_peft),
 }  # fmt: skip
 NEED_PEFT = ("lm26_peft", "smollm2_peft", "bert_peft")
