@@ -106,7 +106,7 @@ PRESETS = {
 # The second base, MiniLM, three times as wide: on a part of the sentences, without controls, and at lower rates. A larger BERT's step is
 # forty times as many products.
 MINILM = Settings(
-    ranks=(1, 8, 32), regimes=("head only", "LoRA", "full"), seeds=5, epochs=3, train_limit=1000, tuning_seeds=2, scaling_seeds=0,
+    ranks=(1, 8, 32), regimes=("head only", "LoRA", "full"), seeds=5, epochs=2, train_limit=1000, tuning_seeds=1, scaling_seeds=0,
     score_limit=1000, measurements=1,
     head_rates=(1e-3, 1.8e-3, 3.2e-3), lora_rates=(5.6e-4, 1e-3, 1.8e-3),
     full_rates=(3.2e-5, 5.8e-5, 1e-4), lengths=(16, 40, 72),
