@@ -3,14 +3,17 @@
 Every public function that takes parameters takes them through `tree_of`, or `adapted` where it reads the adapters' values.
 """
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from flax import nnx
+from flax.errors import ScopeCollectionNotFound
 
 from lora_jax.errors import ModelError, TreeError
 from lora_jax.leaves import (
@@ -250,6 +253,27 @@ def require_inputs(call: Any, model: Any, args: tuple, kwargs: Mapping[str, Any]
         ) from None
     except ValueError:  # it has no signature to look at
         return
+
+
+@contextlib.contextmanager
+def collections_given(where: str) -> Iterator[None]:
+    """Raises TreeError where a linen model, run within, reads a collection that it was not given.
+
+    >>> with collections_given("verify"):
+    ...     nn.Dense(1).apply({"params": nn.Dense(1).init(jax.random.key(0), np.ones((1, 2)))["params"]}, np.ones((1, 2))).shape
+    (1, 1)
+    """
+    try:
+        yield
+    except ScopeCollectionNotFound as error:
+        found = re.search(r'collection "([^"]+)"', str(error))
+        if found is None or found[1] == "params":
+            raise
+        name = found[1]
+        raise TreeError(
+            f'{where}: the model reads the collection {name}, which is not among the collections; pass collections={{"{name}": '
+            f'variables["{name}"]}}.'
+        ) from None
 
 
 def described(value: Any) -> str:

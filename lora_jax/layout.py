@@ -1,5 +1,6 @@
 """The layout of a model: every kernel that LoRA could adapt, with what becomes of it, and what it cannot reach."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -84,7 +85,22 @@ def _of_function(fn: Any, config: LoRAConfig | None, args: tuple, kwargs: dict[s
             "model's layout is that of its wrapper, lora_jax.nnx.LoRA(model, config).layout_of(x)."
         )
     params, *inputs = args
+    _require_fit(fn, params, inputs, kwargs)
     return Layout(find(fn, shapes_of(params), *inputs, **kwargs), config)
+
+
+def _require_fit(fn: Callable, params: Any, inputs: list[Any], kwargs: dict[str, Any]) -> None:
+    """Raises ModelError where a function does not take what it is given."""
+    try:
+        inspect.signature(fn).bind(params, *inputs, **kwargs)
+    except TypeError as error:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise ModelError(
+            f"layout: what is given does not fit {name}: {error}; a function's parameters, or their shapes, come first, then its inputs: "
+            f"layout({name}, params, x)."
+        ) from None
+    except ValueError:  # it has no signature to look at
+        return
 
 
 def _noting(owners: dict[str, nn.Module]) -> Callable:

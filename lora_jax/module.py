@@ -55,6 +55,8 @@ class LoRA(nn.Module):
             require_arguments(cls, base_module, args[0] if args else kwargs.get("config"))
         if callable(base_module) and not isinstance(base_module, (nn.Module, nnx.Module, type)):
             return FunctionLoRA(base_module, *args, **kwargs)
+        if isinstance(base_module, nnx.Module):
+            _require_linen(base_module)
         return super().__new__(cls)
 
     def setup(self):

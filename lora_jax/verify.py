@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lora_jax.errors import TreeError
-from lora_jax.intake import adapted
+from lora_jax.intake import adapted, collections_given
 from lora_jax.keys import plain
 from lora_jax.leaves import MAGNITUDE, A, B, is_adapter_leaf, modules, name_of
 from lora_jax.merge import merge
@@ -119,7 +119,8 @@ def verify(
     def loss(run: Callable) -> Callable:
         return lambda trainable: _projected(run(combine(frozen, trainable)))
 
-    own = flat(jax.jit(jax.grad(loss(way)))(trainable))
+    with collections_given("verify"):
+        own = flat(jax.jit(jax.grad(loss(way)))(trainable))
     merged = flat(jax.jit(jax.grad(loss(lambda params: way(merge(params)))))(trainable))
     rows = _rows(modules(flat(params)), own, merged, tolerance)
     side, plain = jax.jit(way)(params), jax.jit(way)(merge(params))

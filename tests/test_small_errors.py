@@ -220,3 +220,24 @@ def test_b12_a_compiled_regex_names_what_trains():
 
     mask = lora_jax.trainable_mask(PARAMS, train=re.compile("norm/.*"))
     assert mask["norm"] == {"bias": True, "scale": True}
+
+
+def test_a_collection_that_is_not_given_is_named():
+    adapter = lora_jax.adapter_of(PARAMS)
+    for call in (
+        lambda: lora_jax.verify(MODEL, PARAMS, X),
+        lambda: lora_jax.bank.apply(MODEL, BASE, lora_jax.bank.stack(BASE, [adapter]), jnp.array([0]), X),
+    ):
+        refused(call, "batch_stats", 'collections={"batch_stats": variables["batch_stats"]}')
+
+
+def test_layout_says_that_a_function_s_parameters_come_first():
+    def fn(params, x):
+        return x @ params["w"]
+
+    refused(lambda: lora_jax.layout(fn, jnp.ones((2, 8))), "does not fit fn", "layout(fn, params, x)")
+    assert list(lora_jax.layout(fn, {"w": jnp.ones((8, 4))}, jnp.ones((2, 8)))) == ["w:io"]
+
+
+def test_an_nnx_model_is_refused_where_it_is_wrapped():
+    refused(lambda: LoRA(nnx.Linear(8, 4, rngs=nnx.Rngs(0)), LoRAConfig(rank=2)), "lora_jax.nnx.LoRA")

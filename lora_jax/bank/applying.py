@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_jax.bank.slots import settled, slots_of
 from lora_jax.errors import TreeError
-from lora_jax.intake import described, tree_of
+from lora_jax.intake import collections_given, described, tree_of
 from lora_jax.leaves import is_adapter_leaf
 from lora_jax.partition import combine
 from lora_jax.tree import Params, nested
@@ -70,7 +70,8 @@ def apply(
     }
     variables = {**(collections or {}), "params": nested(own_base)}
     own = jax.tree.map(lambda leaf: leaf[ids], bank)
-    return jax.vmap(_one(model, variables, joined))(own, args, arrays, _keys(rngs, len(ids)))
+    with collections_given("bank.apply"):
+        return jax.vmap(_one(model, variables, joined))(own, args, arrays, _keys(rngs, len(ids)))
 
 
 def _one(model: Any, variables: Mapping[str, Any], joined: Callable) -> Callable:

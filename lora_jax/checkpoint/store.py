@@ -302,7 +302,7 @@ def require_base(saved: Saved, base: str) -> None:
     if saved.about["base"] != base:
         raise CheckpointError(
             f"{saved.where} belongs to another base: it was made for {saved.about['base'][:SHOWN]}, this one is "
-            f"{base[:SHOWN]}; load the base it was trained on."
+            f"{base[:SHOWN]}; load the base it was trained on, and give the tree that the save was given: the frozen part, say, and not the whole."
         )
 
 
