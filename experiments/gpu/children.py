@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from experiments.common import tied
@@ -21,21 +21,21 @@ SAVING_S = 15.0  # what a command that is stopped gets, to save
 MEMORY_SHARE = "0.5"  # of the device, for JAX: PyTorch measures beside it
 
 
-def start(command: Sequence[str], **more: Any) -> subprocess.Popen:
-    """A child that gets SIGTERM when this process ends, however it ends, where the system can do that."""
-    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE, **os.environ}
+def start(command: Sequence[str], own: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen:
+    """A child that gets SIGTERM when this process ends, however it ends, where the system can do that; `own` is added to its environment."""
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": MEMORY_SHARE, **os.environ, **(own or {})}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(tied.command(command), env=environment, **more)
 
 
-def command(entry: str, named: Sequence[str], seconds: float) -> bool:
+def command(entry: str, named: Sequence[str], seconds: float, **environment: str) -> bool:
     """Whether an entry of `experiments` ended by itself; one that takes too long is told to save and stop.
 
     Raises:
       UserError: where it failed.
     """
     whole = [sys.executable, str(REPOSITORY / "experiments" / entry), *named]
-    child = start(whole)
+    child = start(whole, environment)
     try:
         status = child.wait(max(1.0, seconds - SAVING_S))
     except subprocess.TimeoutExpired:
