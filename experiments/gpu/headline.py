@@ -1,58 +1,41 @@
 """The headline command on this device, `rank_sweep.py --accelerator=... --preset=full`: seconds, table, and whether it agrees with a CPU."""
 
-import hashlib
 import math
 import pathlib
-import sys
-import time
 from typing import Any
 
 from etils import epath
 from scipy import stats
 
 from experiments.common.recording import read_json, write_bytes
-from experiments.gpu import children
+from experiments.gpu import entries
+from experiments.gpu.entries import Asked, Measured
 from experiments.gpu.parts import HEADLINE
 from experiments.gpu.record import Record
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1]
 REFERENCE = EXPERIMENTS / "results" / "rank_sweep_mnist" / "summary.json"
 NAME, TITLE, ABOUT_S = HEADLINE, "rank sweep on MNIST, the headline command", 240
+LEAST_S, SHARE = float(ABOUT_S), 0.6  # of the time that is left, where that is more than it needs
 APART = 3.0  # standard errors of a difference, the largest of all rows; written down before any accelerator was at hand
 
 
-def measure(
-    found: Record, *, preset: str, data_dir: str | None, seconds: float
-) -> tuple[dict[str, Any], float | None] | None:
-    """(result, seconds) of the command; its figures and table go to the record's folder. The seconds are None where it went on from a save.
-
-    The run lies in that folder, too, by code and data: one of other code, data or another device is never taken for it. None, and a line, where it
-    did not end in time: the next call goes on from what it saved.
-
-    Args:
-      seconds: that it may take.
+def measure(found: Record, asked: Asked, seconds: float) -> Measured | None:
+    """The command's result; its figures and table go to the record's folder. None where it did not end within the seconds.
 
     Raises:
       UserError: when the command fails.
     """
-    about, data = found.about, hashlib.sha256(str(data_dir).encode()).hexdigest()[:8]
-    workdir = found.folder / "headline" / f"{about['sources']}-{data}"
-    named = [f"--accelerator={about['platform']}", f"--preset={preset}", f"--workdir={workdir}"]
-    named += [f"--data_dir={data_dir}"] if data_dir else []
-    is_resumed = workdir.is_dir() and any(workdir.glob("*/metrics.jsonl"))
-    start = time.monotonic()
-    if not children.command("rank_sweep.py", named, seconds):
-        print("rank_sweep was stopped: its time is up; the same command goes on with it.", file=sys.stderr, flush=True)
+    data = [f"--data_dir={asked.data_dir}"] if asked.data_dir else []
+    ran = entries.run(found, NAME, "rank_sweep.py", [f"--preset={asked.preset}"], data, seconds)
+    if ran is None:
         return None
-    (summary_path,) = workdir.glob("rank_sweep_mnist-*/summary.json")
+    (summary_path,) = ran.workdir.glob("rank_sweep_mnist-*/summary.json")
     for path in (summary_path.parent / "table.txt", *sorted(summary_path.parent.glob("*.png"))):
-        write_bytes(found.folder / f"rank_sweep_{path.name}", path.read_bytes())
+        write_bytes(found.folder / f"{NAME}_{path.name}", path.read_bytes())
     summary = read_json(summary_path)
-    taken = (
-        None if is_resumed else time.monotonic() - start
-    )  # one that was taken up says nothing of how long a whole one takes
     result = {"accuracies": _accuracies(summary["rows"]), "data": summary["data"]}
-    return result | agreement(summary, read_json(epath.Path(REFERENCE))), taken
+    return result | agreement(summary, read_json(epath.Path(REFERENCE))), ran.seconds
 
 
 def _accuracies(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,25 +6,24 @@ import time
 from typing import Any, NamedTuple
 
 from experiments.common.errors import UserError
-from experiments.gpu import children, headline, instructions, parts, report
+from experiments.gpu import children, entries, headline, instructions, parts, report
 from experiments.gpu.record import Record
 from experiments.gpu.worker import Order, needed_s
 
-COMMAND_SHARE = 0.6  # of the time that is left, at most
-LEAST_S = 60.0  # for which it pays to go on with a command that will not end in it
 COMMANDS = {module.NAME: module for module in (headline, instructions)}
 
 
 class Asked(NamedTuple):
-    """Of the command line: `python` is an interpreter with torch and peft, `deadline` in seconds since the epoch, `texts` flags for what a language
-    model reads."""
+    """Of the command line: `python` is an interpreter with torch and peft, `deadline` in seconds since the epoch, `of` what entries are asked."""
 
-    preset: str
+    of: entries.Asked
     accelerator: str
     python: str
-    data_dir: str | None
     deadline: float
-    texts: tuple[str, ...] = ()
+
+    @property
+    def preset(self) -> str:
+        return self.of.preset
 
 
 def measure(found: Record, names: list[str], asked: Asked) -> None:
@@ -46,17 +45,14 @@ def measure(found: Record, names: list[str], asked: Asked) -> None:
 
 
 def _command(name: str, found: Record, asked: Asked) -> None:
-    """An entry, which saves and goes on: the headline's gets a share of the time, and what is measured last all that is left."""
-    left, needed = asked.deadline - time.time(), needed_s(COMMANDS[name].ABOUT_S, asked.preset)
-    if left < (needed if name == headline.NAME else min(needed, LEAST_S)):
+    """An entry, which saves and goes on, in its share of the time."""
+    of = COMMANDS[name]
+    left, needed = asked.deadline - time.time(), needed_s(of.ABOUT_S, asked.preset)
+    if left < min(needed, of.LEAST_S):
         return
     _say(name)
     try:
-        if name == headline.NAME:
-            seconds = min(left, max(needed, left * COMMAND_SHARE))
-            measured = headline.measure(found, preset=asked.preset, data_dir=asked.data_dir, seconds=seconds)
-        else:
-            measured = instructions.measure(found, preset=asked.preset, texts=asked.texts, seconds=left)
+        measured = of.measure(found, asked.of, min(left, max(needed, left * of.SHARE)))
     except UserError as error:
         found.add(name, failed=str(error))
         return

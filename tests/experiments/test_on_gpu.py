@@ -18,6 +18,7 @@ from experiments.common.errors import UserError
 from experiments.data import mnist_file
 from experiments.gpu import children, decoder, headline, parts, report, session, worker
 from experiments.gpu.checks import check
+from experiments.gpu.entries import Asked
 from experiments.gpu.record import FILE, Record
 from experiments.gpu.worker import Order
 from lora_jax import training
@@ -240,7 +241,7 @@ def dying(monkeypatch, tmp_path):
 
         monkeypatch.setattr(children, "listen", listen)
         found = Record(epath.Path(tmp_path), ABOUT)
-        session.workers(found, list(names), session.Asked("smoke", "cpu", "", None, time.time() + 60))
+        session.workers(found, list(names), session.Asked(Asked("smoke"), "cpu", "", time.time() + 60))
         return found.parts, orders
 
     return run
