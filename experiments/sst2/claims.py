@@ -19,7 +19,6 @@ from experiments.sst2.contrasts import above, below, lora, right, shape
 SAME = 1.0  # point: "saturates", no rank beyond gains more
 FALL = -0.25  # points a doubling at the largest rank: half a point from r = 8 to 32
 BEND = -0.08  # points a squared doubling: the middle of r = 1 to 32 stands half a point above the line between its ends
-NEAR_OPTIMAL = (8, 16)  # the ranks that S2.6 names
 GOOGLE = 83.2  # test accuracy, %, of Google's BERT-tiny fully fine-tuned (github.com/google-research/bert)
 
 Summary = Mapping[str, Any]
@@ -59,7 +58,7 @@ def _regimes(name: str, summary: Summary, one_rate: Summary | None, command: str
 def _has_ranks(summary: Summary) -> bool:
     """A run of other ranks says nothing about them."""
     ranks = [row["rank"] for row in lora(summary)]
-    return len(ranks) > 2 and min(ranks) < 8 < max(ranks) and set(NEAR_OPTIMAL) <= set(ranks)
+    return len(ranks) > 2 and min(ranks) < 8 < max(ranks) and front.NEEDED in ranks
 
 
 def saturates(id: str, ways: Mapping[str, Summary], command: str) -> Claim:
