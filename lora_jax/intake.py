@@ -245,14 +245,26 @@ def require_inputs(call: Any, model: Any, args: tuple, kwargs: Mapping[str, Any]
 
     >>> require_inputs(nn.Dense.__call__, nn.Dense(3), (np.ones((1, 2)),), {}, "init")
     """
-    try:
-        inspect.signature(call).bind(model, *args, **kwargs)
-    except TypeError as error:
+    why = unfit(call, (model, *args), kwargs)
+    if why:
         raise ModelError(
-            f"{where}: the example input does not fit {type(model).__name__}: {error}; give what the model is called with, after the others."
-        ) from None
+            f"{where}: the example input does not fit {type(model).__name__}: {why}; give what the model is called with, after the others."
+        )
+
+
+def unfit(call: Any, args: tuple, kwargs: Mapping[str, Any]) -> str:
+    """Why a call's signature does not take these arguments; "" where it does, or has none to look at.
+
+    >>> unfit(nn.Dense.__call__, (nn.Dense(3),), {})
+    "missing a required argument: 'inputs'"
+    """
+    try:
+        inspect.signature(call).bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
     except ValueError:  # it has no signature to look at
-        return
+        return ""
+    return ""
 
 
 @contextlib.contextmanager

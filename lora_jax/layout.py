@@ -1,6 +1,5 @@
 """The layout of a model: every kernel that LoRA could adapt, with what becomes of it, and what it cannot reach."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from flax import nnx
 
 from lora_jax.config import LoRAConfig
 from lora_jax.errors import ConfigError, ModelError, closest
-from lora_jax.intake import described, require_inputs
+from lora_jax.intake import described, require_inputs, unfit
 from lora_jax.module import LoRA, function_of
 from lora_jax.of_function import FunctionLoRA
 from lora_jax.products.find import find
@@ -85,22 +84,14 @@ def _of_function(fn: Any, config: LoRAConfig | None, args: tuple, kwargs: dict[s
             "model's layout is that of its wrapper, lora_jax.nnx.LoRA(model, config).layout_of(x)."
         )
     params, *inputs = args
-    _require_fit(fn, params, inputs, kwargs)
-    return Layout(find(fn, shapes_of(params), *inputs, **kwargs), config)
-
-
-def _require_fit(fn: Callable, params: Any, inputs: list[Any], kwargs: dict[str, Any]) -> None:
-    """Raises ModelError where a function does not take what it is given."""
-    try:
-        inspect.signature(fn).bind(params, *inputs, **kwargs)
-    except TypeError as error:
+    why = unfit(fn, args, kwargs)
+    if why:
         name = getattr(fn, "__name__", type(fn).__name__)
         raise ModelError(
-            f"layout: what is given does not fit {name}: {error}; a function's parameters, or their shapes, come first, then its inputs: "
+            f"layout: what is given does not fit {name}: {why}; a function's parameters, or their shapes, come first, then its inputs: "
             f"layout({name}, params, x)."
-        ) from None
-    except ValueError:  # it has no signature to look at
-        return
+        )
+    return Layout(find(fn, shapes_of(params), *inputs, **kwargs), config)
 
 
 def _noting(owners: dict[str, nn.Module]) -> Callable:

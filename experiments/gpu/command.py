@@ -13,7 +13,8 @@ from etils import epath
 from experiments.common import locks, smoke
 from experiments.common.errors import UserError
 from experiments.common.recording import make_folder, slug, write_text
-from experiments.gpu import children, entries, parts, report, session
+from experiments.gpu import children, parts, report, session
+from experiments.gpu.entries import Asked
 from experiments.gpu.record import Record
 from experiments.gpu.worker import Order
 
@@ -55,7 +56,7 @@ def _measure(found: Record, names: list[str], has_peft: bool, platform: str, dea
     able = [name for name in names if has_peft or name not in parts.NEED_PEFT]
     texts = tuple(f"--corpus={path}" for path in FLAGS.corpus or ())
     texts += (f"--questions={FLAGS.questions}",) if FLAGS.questions else ()
-    asked = session.Asked(entries.Asked(FLAGS.preset, FLAGS.data_dir, texts), platform, FLAGS.peft_python, deadline)
+    asked = Asked(FLAGS.preset, platform, FLAGS.peft_python, FLAGS.data_dir, deadline, texts)
     session.measure(found, able, asked)
     _close(found, able)
 

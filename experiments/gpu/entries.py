@@ -13,10 +13,14 @@ from experiments.gpu.record import Record
 
 
 class Asked(NamedTuple):
-    """Of the command line: `data_dir` holds MNIST, `texts` are flags for what a language model reads."""
+    """Of the command line: `python` is an interpreter with torch and peft, `deadline` in seconds since the epoch, `data_dir` holds MNIST, `texts`
+    are flags for what a language model reads."""
 
     preset: str
-    data_dir: str | None = None
+    accelerator: str
+    python: str
+    data_dir: str | None
+    deadline: float
     texts: tuple[str, ...] = ()
 
 

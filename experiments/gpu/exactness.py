@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 def measure(size: Size) -> dict[str, Any]:
     """`checks` by name, in float32 with JAX's highest precision of products; and that training in bfloat16 leaves the base alone."""
-    ranks, steps = _asked(size)
+    ranks, steps = ((2,), 5) if size.is_smoke else (RANKS, STEPS)
     checks: dict[str, Any] = {}
     with jax.default_matmul_precision("highest"):
         for name, case in cases(jnp.float32, size.is_smoke).items():
@@ -62,11 +62,6 @@ def measure_bfloat16(size: Size) -> dict[str, Any]:
     if not size.is_smoke:
         checks["MLP: entries of the base that moved in training"] = check(moved(setting.lora(), STEPS), 0.0)
     return {"checks": checks, "devices": jax.device_count()}
-
-
-def _asked(size: Size) -> tuple[tuple[int, ...], int]:
-    """(ranks, steps)."""
-    return ((2,), 5) if size.is_smoke else (RANKS, STEPS)
 
 
 def cases(dtype: Any, is_smoke: bool) -> dict[str, Case]:

@@ -3,27 +3,15 @@
 import itertools
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.common.errors import UserError
-from experiments.gpu import children, entries, headline, instructions, parts, report
+from experiments.gpu import children, headline, instructions, parts, report
+from experiments.gpu.entries import Asked
 from experiments.gpu.record import Record
 from experiments.gpu.worker import Order, needed_s
 
 COMMANDS = {module.NAME: module for module in (headline, instructions)}
-
-
-class Asked(NamedTuple):
-    """Of the command line: `python` is an interpreter with torch and peft, `deadline` in seconds since the epoch, `of` what entries are asked."""
-
-    of: entries.Asked
-    accelerator: str
-    python: str
-    deadline: float
-
-    @property
-    def preset(self) -> str:
-        return self.of.preset
 
 
 def measure(found: Record, names: list[str], asked: Asked) -> None:
@@ -52,7 +40,7 @@ def _command(name: str, found: Record, asked: Asked) -> None:
         return
     _say(name)
     try:
-        measured = of.measure(found, asked.of, min(left, max(needed, left * of.SHARE)))
+        measured = of.measure(found, asked, min(left, max(needed, left * of.SHARE)))
     except UserError as error:
         found.add(name, failed=str(error))
         return

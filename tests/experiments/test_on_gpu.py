@@ -241,7 +241,7 @@ def dying(monkeypatch, tmp_path):
 
         monkeypatch.setattr(children, "listen", listen)
         found = Record(epath.Path(tmp_path), ABOUT)
-        session.workers(found, list(names), session.Asked(Asked("smoke"), "cpu", "", time.time() + 60))
+        session.workers(found, list(names), Asked("smoke", "cpu", "", None, time.time() + 60))
         return found.parts, orders
 
     return run
