@@ -34,7 +34,7 @@ def scaling(summary: dict[str, Any], path: epath.Path) -> epath.Path:
     axes[0].legend(frameon=False, fontsize=8)
     n = len(found["rows"][0]["right"])
     figure.suptitle(
-        f"Rules for alpha, which agree at r = {REFERENCE_RANK}: {found['examples']:,} sentences, {found['epochs']} epochs; "
+        f"Rules for alpha, which agree at r = {REFERENCE_RANK}: {found['examples']:,} sentences, {found['epochs']} epochs\n"
         f"paired by seed, mean and 95 % interval, n = {n}",
         fontsize=9,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from experiments.common import processes
 from experiments.common.errors import UserError
 from experiments.common.figures import style
 from experiments.common.recording import copy, make_folder, understood, write_json
@@ -63,11 +64,17 @@ def _summary(path: epath.Path) -> dict[str, Any]:
 
 
 def keep(folder: epath.Path, name: str, summary: dict[str, Any], run_path: epath.Path) -> None:
-    """The small files of a run that the repository keeps."""
+    """The small files of a run that the repository keeps; figures that an earlier run drew, and this one did not, go."""
     kept = folder / name
     make_folder(kept)
     write_json(kept / "summary.json", summary)
-    drawn = [
-        path for kind in style.FORMATS for path in run_path.glob(f"*.{kind}") if path.stem != "predictions"
-    ]  # that shows MNIST itself
+    drawn = [path for path in _figures(run_path) if path.stem != "predictions"]  # that shows MNIST itself
+    names = {path.name for path in drawn}
+    for path in _figures(kept) if processes.is_first() else ():
+        if path.name not in names:
+            path.unlink(missing_ok=True)
     copy([*drawn, run_path / "table.txt", run_path / "environment.json"], kept)
+
+
+def _figures(folder: epath.Path) -> list[epath.Path]:
+    return [path for kind in style.FORMATS for path in folder.glob(f"*.{kind}")]

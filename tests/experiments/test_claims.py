@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from etils import epath
 
 from experiments.common.items import packed
 from experiments.common.statistics import estimate
@@ -16,6 +17,7 @@ from experiments.ledger import table as ledger
 from experiments.ledger.table import FAILS, HOLDS, Claim, against, consistent
 from experiments.linear import claims as linear
 from experiments.new_digits import claims as new_digits
+from experiments.suite import kept
 from tests.experiments import entries
 
 RESULTS = entries.FOLDER / "results"
@@ -581,3 +583,18 @@ def test_a_ledger_without_a_summary(damage, run_entry, tmp_path):
 def test_a_ledger_of_nothing(run_entry, tmp_path):
     status, _, stderr = run_entry("reproduce.py", f"--from_results={tmp_path}")
     assert status == 2 and "keeps no study" in stderr
+
+
+def test_a_figure_that_the_run_did_not_draw_is_not_kept_from_an_earlier_one(tmp_path):
+    run = epath.Path(tmp_path / "run")
+    run.mkdir()
+    for name in ("new.png", "predictions.png", "table.txt", "environment.json"):
+        (run / name).write_text(name)
+    before = epath.Path(tmp_path / "results" / "study")
+    before.mkdir(parents=True)
+    for name in ("old.png", "new.png", "notes.md"):
+        (before / name).write_text("earlier")
+    kept.keep(before.parent, "study", {"rows": []}, run)
+    found = {path.name: path.read_text() for path in before.iterdir()}
+    assert set(found) == {"new.png", "notes.md", "table.txt", "environment.json", "summary.json"}
+    assert found["new.png"] == "new.png"
