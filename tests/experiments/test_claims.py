@@ -17,7 +17,7 @@ from experiments.ledger import table as ledger
 from experiments.ledger.table import FAILS, HOLDS, Claim, against, consistent
 from experiments.linear import claims as linear
 from experiments.new_digits import claims as new_digits
-from experiments.suite import kept
+from experiments.suite.kept import keep as keep_run
 from tests.experiments import entries
 
 RESULTS = entries.FOLDER / "results"
@@ -594,7 +594,7 @@ def test_a_figure_that_the_run_did_not_draw_is_not_kept_from_an_earlier_one(tmp_
     before.mkdir(parents=True)
     for name in ("old.png", "new.png", "notes.md"):
         (before / name).write_text("earlier")
-    kept.keep(before.parent, "study", {"rows": []}, run)
+    keep_run(before.parent, "study", {"rows": []}, run)
     found = {path.name: path.read_text() for path in before.iterdir()}
     assert set(found) == {"new.png", "notes.md", "table.txt", "environment.json", "summary.json"}
     assert found["new.png"] == "new.png"
