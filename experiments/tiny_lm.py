@@ -18,7 +18,7 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 from absl import flags
 
-from experiments.common.flags import MOST_SEED, define_enum, define_integer, define_number
+from experiments.common.flags import MOST_SEED, define_choices, define_enum, define_integer, define_number
 from experiments.common.options import MOST_EPOCHS, by_preset, define_common
 from experiments.following import settings as following
 from experiments.lm import pretraining_settings as lm_pretraining
@@ -38,6 +38,11 @@ define_enum(
     f"number of parameters, roughly; {by_preset(lm_pretraining.PRESETS, 'size')}; with --job=study 1M, or 26M",
     lm_pretraining.SIZES,
     case_sensitive=False,
+)
+define_choices(
+    "parts",
+    "with --job=study which parts to run; runs of other parts go on with what is trained; by default all of the preset",
+    following.PARTS,
 )
 define_integer(
     "tokens", f"how many tokens of the corpus to pretrain on; {by_preset(lm_pretraining.PRESETS, 'tokens')}", most=2**53

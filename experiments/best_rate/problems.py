@@ -29,7 +29,7 @@ from lora_jax.partition import trainable_mask
 
 ENCODER = "bert/encoder/*"
 TOKENS = 32
-SENTENCES = {"train": 30_000, "tuning": 1000, "test": 1000}  # at most
+SENTENCES = 30_000  # to learn from, at most
 HEAD_RATE, HEAD_STEPS = 3e-3, 300
 TUNING = 5000  # images held out of training, on which a rate is found best; as many of the test images tell its loss
 DRAWN = 20_000  # inputs of a linear teacher
@@ -126,7 +126,8 @@ def sst2(folder: RunFolder, settings: Settings, inputs: Inputs) -> Problem:
     found = inputs.base.folder
     model = bert.BertForSequenceClassification(found.config.with_dropout(0.0), num_labels=2)
     texts = {"train": inputs.data.train, "tuning": inputs.data.tuning, "test": inputs.data.validation}
-    encoded = {name: _of_one_length(inputs, part, SENTENCES[name]) for name, part in texts.items()}
+    most = {"train": SENTENCES, "tuning": settings.scored, "test": settings.scored}
+    encoded = {name: _of_one_length(inputs, part, most[name]) for name, part in texts.items()}
 
     def logits(model: nn.Module, params, batch):
         return model.apply({"params": params}, batch["x"], batch["x"] != 0)

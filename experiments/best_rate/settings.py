@@ -36,6 +36,7 @@ class Settings:
     tilt: float = -1.0
     full_centre: int = 0
     rounds: int = 3  # of widening, at most
+    scored: int = 1000  # sentences, of SST-2, by which a rate is chosen, and as many that tell its loss
     strategy: str = "auto"
 
     def __post_init__(self):
@@ -86,9 +87,9 @@ _SST2 = Settings(
 def presets(problem: str) -> dict[str, Settings]:
     """Of one problem."""
     full = {"linear": _LINEAR, "mnist": _MNIST, "sst2": _SST2}[problem]
-    quick = dataclasses.replace(full, ranks=full.ranks[::2], seeds=3, steps=(50, 200), base_epochs=1)
+    quick = dataclasses.replace(full, ranks=full.ranks[::2], seeds=3, steps=(50, 120), base_epochs=1)
     if problem == "sst2":  # a step takes ten times as long
-        quick = dataclasses.replace(quick, window=6, seeds=2, steps=(20, 100), rounds=1)
+        quick = dataclasses.replace(quick, window=5, seeds=2, steps=(20, 40), rounds=0, scored=200)
     smoke = dataclasses.replace(full, ranks=(1, 4), window=5, seeds=2, steps=(5, 10), base_epochs=1, rounds=0)
     return {"smoke": smoke, "quick": quick, "full": full}
 

@@ -27,7 +27,7 @@ from lora_jax.models.mlp import MLP
 from lora_jax.tree import flat
 
 VALIDATION = 5000  # training images held out for early stopping
-QUICK_RANKS = (1, 16)  # of S1
+QUICK_RANKS = (1, 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Settings:
         (100, 1),
     )  # (until, every): errors are counted every so many batches until then
     limit: int | None = None  # training images used; None for all
+    scored: int | None = None  # test images that are scored; None for all
     digit: int = DIGIT
     treatments: tuple[Treatment, ...] = ()
     strategy: str = "auto"
@@ -63,11 +64,11 @@ S1 = Settings(
 
 
 def presets(study: Settings) -> dict[str, Settings]:
-    """smoke and quick use fewer seeds; smoke and S1's quick use fewer images, rows and measurements too."""
-    quick = study
+    """smoke and quick use fewer seeds, measurements and rows; smoke and S1's quick use fewer images, too."""
+    few = tuple(row for row in study.treatments if row.kind != "rank" or row.rank in QUICK_RANKS)
+    quick = dataclasses.replace(study, treatments=few, measured=S1.measured)
     if study.study == "s1":
-        few = tuple(row for row in study.treatments if row.rank is None or row.rank in QUICK_RANKS)
-        quick = dataclasses.replace(study, limit=20_000, treatments=few, measured=((4, 1), (20, 4), (100, 20)))
+        quick = dataclasses.replace(quick, limit=10_000, scored=2000, measured=((2, 1), (10, 4), (30, 10), (100, 35)))
     found = {
         "smoke": dataclasses.replace(study, limit=2000, batches=10, measured=((10, 5),), treatments=_sample(study)),
         "quick": quick,
@@ -90,7 +91,8 @@ def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
         "give fewer --seeds",
     )
     train, validation = _split(data.train, settings)
-    splits = {"train": train, "validation": validation, "test": data.test}
+    test = Split(data.test.x[: settings.scored], data.test.y[: settings.scored])
+    splits = {"train": train, "validation": validation, "test": test}
     sets = {name: split.on_device() for name, split in splits.items()}
     model = MLP(settings.hidden)
     bases, _ = train_bases(
@@ -104,7 +106,7 @@ def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
     return {
         "study": settings.study,
         "rows": rows,
-        "test_counts": class_counts(data.test.y).tolist(),
+        "test_counts": class_counts(test.y).tolist(),
         "base_parameters": optax.tree.size(bases) // settings.seeds,
         "base_unchanged": True,
         "data": data.record(),

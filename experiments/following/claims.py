@@ -194,14 +194,20 @@ def _full(summary: Summary, command: str) -> Claim:
         _against(f"full after {full['steps']:,} updates is above the study's LoRA after {last['steps']:,}", summary, full, last),
         _against("and above LoRA r = 8 on all layers at its own rate, after as many", summary, full, tuned),
     ])  # fmt: skip
-    long = [row(summary, "converged", arm) for arm in ("full", "LoRA r=8")]
-    stop = [_stopped(summary, one["arm"]) for one in long]
     shares = ", ".join(f"{of['arm']} {_percent(summary, of)}" for of in (full, tuned, last))
-    told = f"; where tuning items gain no more: full {stop[0]}, LoRA r = 8 {stop[1]}; right: {shares}"
+    told = f"; right: {shares}{_where_it_stops(summary)}"
     return settled(
         "S4.6", "full fine-tuning converged in 2 epochs, LoRA took far longer, and full was clearly better at following instructions", facts,
         len(right(summary, full)), command, more=told,
     )  # fmt: skip
+
+
+def _where_it_stops(summary: Summary) -> str:
+    """Of the arms that were trained for long, where they were."""
+    with contextlib.suppress(NotRun):
+        full, tuned = (_stopped(summary, row(summary, "converged", arm)["arm"]) for arm in ("full", "LoRA r=8"))
+        return f"; where tuning items gain no more: full {full}, LoRA r = 8 {tuned}"
+    return ""
 
 
 def _stopped(summary: Summary, arm: str) -> str:

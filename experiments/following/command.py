@@ -1,10 +1,13 @@
 """`tiny_lm.py --job=study`: S4."""
 
+import dataclasses
+
 from absl import flags
 
 from experiments.common import main
+from experiments.common.errors import UserError
 from experiments.following import runs
-from experiments.following.settings import presets
+from experiments.following.settings import Settings, presets
 from experiments.lm import runs as lm
 from experiments.lm.command import OF_PRETRAINING
 
@@ -13,7 +16,26 @@ FLAGS = flags.FLAGS
 
 def run() -> None:
     main.refuse([name for name in OF_PRETRAINING if name != "size"], "with --job=study; its presets say")
-    settings = main.settings_from_flags(presets(FLAGS["size"].value))
-    if "medical" not in settings.parts:
+    whole = main.settings_from_flags(presets(FLAGS["size"].value))
+    settings, has_medical = _of_parts(whole), "medical" in whole.parts
+    if not has_medical:
         main.refuse(("medical",), f"with --preset={FLAGS.preset}, which has no part on medicine")
-    runs.execute(runs.NAME, settings, lm.sources(medical="medical" in settings.parts))
+    runs.execute(runs.NAME, settings, lm.sources(medical=has_medical), more_to_come=settings != whole)
+
+
+def _of_parts(settings: Settings) -> Settings:
+    """Those of --parts, in the order of the preset.
+
+    Raises:
+      UserError: for one that the preset has not, and for lack of the first, whose rates and gate the others need.
+    """
+    chosen = main.chosen("parts") or settings.parts
+    missing = [part for part in chosen if part not in settings.parts]
+    if missing:
+        raise UserError(
+            f"--parts: --preset={FLAGS.preset} has no part {missing[0]!r}; it has {', '.join(settings.parts)}."
+        )
+    first = settings.parts[0]
+    if first not in chosen:
+        raise UserError(f"--parts: {first} is missing, which has the rates and the gate of all others; name it, too.")
+    return dataclasses.replace(settings, parts=tuple(part for part in settings.parts if part in chosen))

@@ -1,12 +1,13 @@
 """S4 run: bases pretrained where they are missing, material made, the course taken."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from experiments.common import devices, main
+from experiments.common import devices, main, phases
 from experiments.common.errors import UserError
 from experiments.data.questions import Pairs
 from experiments.following import course, figures, material, said
@@ -45,16 +46,21 @@ def _wanted(settings: Settings) -> Iterator[tuple[str, int]]:
     yield from ((size, 0) for size in settings.other_sizes if "sizes" in settings.parts)
 
 
-def execute(name: str, settings: Settings, found: lm.Sources) -> dict[str, Any]:
-    """The summary of the course."""
+def execute(name: str, settings: Settings, found: lm.Sources, *, more_to_come: bool = False) -> dict[str, Any]:
+    """The summary of the course. It trains in a folder that runs of other parts share; what is saved there goes unless there is more to come."""
     devices.settle(with_cores=True)
+    shop = main.run_folder(f"{name}_training", dataclasses.replace(settings, parts=()), found)
 
-    def study(folder) -> dict[str, Any]:
+    def study(_) -> dict[str, Any]:
+        with shop.held():
+            return taught(shop)
+
+    def taught(folder) -> dict[str, Any]:
         trained = bases(settings, found)
         first = trained[settings.size][0]
         pairs = {OPEN: found.pairs[lm.INSTRUCTIONS], MEDICAL: found.pairs.get(lm.MEDICAL)}
         asked = {part: _asked(first, settings, pairs[part], part) for part in (OPEN, MEDICAL) if part in settings.parts}
-        taught = Lessons(
+        of_all = Lessons(
             course.of_items(first.tokenizer, settings),
             functools.partial(course.of_dose, first.tokenizer, settings),
             asked,
@@ -66,9 +72,12 @@ def execute(name: str, settings: Settings, found: lm.Sources) -> dict[str, Any]:
             (*material.shown(), *prompts.INSTRUCTIONS),
         )
         about = {part: {"source": pairs[part].source, "left_out": of.left_out} for part, of in asked.items()}
-        return course.run(folder, settings, made, taught) | {"questions": about, "data": found.record()}
+        return course.run(folder, settings, made, of_all) | {"questions": about, "data": found.record()}
 
-    return main.execute(name, settings, study, figures, data=found)
+    summary = main.execute(name, settings, study, figures, data=found)
+    if not more_to_come:
+        phases.forget_saves(shop)
+    return summary
 
 
 def _asked(base: Base, settings: Settings, pairs: Pairs, part: str) -> material.Asked:

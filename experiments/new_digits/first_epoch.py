@@ -11,7 +11,6 @@ from experiments.new_digits import study
 from experiments.new_digits.recipes import Recipe
 from experiments.new_digits.settings import Settings
 
-ONE_BY_ONE, THEN = 32, 8  # batches between measurements
 EVERY = 5  # of the test images, to be measured often
 
 
@@ -22,7 +21,7 @@ def follow(folder: RunFolder, settings: Settings, recipe: Recipe, bases: Any, da
     begun = study.started(settings, recipe, bases, [recipe.learning_rate] * settings.seeds, seeds)
     evaluate, shown = study.errors_of(begun, study.wrapped(settings, recipe)), some.on_device()
     epoch = study.batches(settings, recipe, parts.train, seeds)[0](0)  # [M, S, B]
-    ends = measured_at(epoch.shape[1])
+    ends = measured_at(epoch.shape[1], settings.one_by_one, settings.then)
     _, history = phases.train(
         folder, f"first epoch, {recipe.name}", begun.sweep, begun.state, {}, parts.train.on_device(),
         order=lambda block: epoch[:, ends[block] : ends[block + 1]], blocks=len(ends) - 1,
@@ -32,11 +31,11 @@ def follow(folder: RunFolder, settings: Settings, recipe: Recipe, bases: Any, da
     return {"name": recipe.name, "batches": ends, **{group: share.tolist() for group, share in found.items()}}
 
 
-def measured_at(steps: int) -> list[int]:
-    """After which batches: each of the first, then every eighth, and the last.
+def measured_at(steps: int, one_by_one: int, then: int) -> list[int]:
+    """After which batches: each of the first `one_by_one`, then every so many, and the last.
 
-    >>> measured_at(45)[30:]
+    >>> measured_at(45, 32, 8)[30:]
     [30, 31, 32, 40, 45]
     """
-    first = min(steps, ONE_BY_ONE)
-    return sorted({*range(first + 1), *range(first, steps, THEN), steps})
+    first = min(steps, one_by_one)
+    return sorted({*range(first + 1), *range(first, steps, then), steps})

@@ -23,6 +23,8 @@ class Settings:
     kept: tuple[float, ...] = (0.4, 1.6)  # the same, always the same images
     most_steps: int = 9200  # of each of these; ratio 4 is then 10 epochs, ratio 0.1 is 46
     epoch_share: float = 1.0  # of the study's epochs
+    one_by_one: int = 32  # the batches of the first epoch after each of which errors are counted,
+    then: int = 8  # and from there on after every so many
     strategy: str = "auto"
 
     @property
@@ -40,7 +42,8 @@ PRESETS = {
         base_epochs=1, seeds=2, held_out=500, rates=(1e-3,), replays=(0.8,), kept=(), most_steps=40, epoch_share=0.2
     ),
     "quick": Settings(
-        base_epochs=2, seeds=3, held_out=500, replays=(0.4, 1.6, 4.0), kept=(1.6,), most_steps=600, epoch_share=0.4
+        base_epochs=2, seeds=3, held_out=500, rates=(1e-3,), replays=(0.4, 1.6), kept=(), most_steps=400, epoch_share=0.4,
+        one_by_one=0, then=16,
     ),
     "full": Settings(),
 }  # fmt: skip

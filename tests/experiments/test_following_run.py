@@ -45,24 +45,53 @@ def home(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def ran(home, quick_compile) -> tuple[str, pathlib.Path]:
-    """What the whole study prints, and its run's folder."""
+    """What the whole study prints after a run of its first part, and its run's folder."""
     patch = pytest.MonkeyPatch()
     patch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
     patch.setitem(PRESETS, "smoke", WHOLE)
     asked = home / "questions.json"
     files = f"--corpus={home / 'text.jsonl'}", f"--questions={asked}"
+    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'runs'}", *files
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
-        status = entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'runs'}", *files)
+        assert entries.execute(*command, "--parts=arms") == 0
+        stdout.truncate(stdout.seek(0))
+        status = entries.execute(*command)
     patch.undo()
     assert status == 0
-    (folder,) = (home / "runs").glob("following-*")
-    return stdout.getvalue(), folder
+    folders = {len(_parts(folder)): folder for folder in (home / "runs").glob("following-*")}
+    assert set(folders) == {1, 5}
+    return stdout.getvalue(), folders[5]
+
+
+def _parts(folder: pathlib.Path) -> set[str]:
+    return {row["part"] for row in json.loads((folder / "summary.json").read_text())["rows"]}
+
+
+def test_a_run_of_more_parts_goes_on_with_what_is_trained(ran):
+    stdout, folder = ran
+    assert "one epoch 0.3M the study's LoRA r=8, base 0: 1 of 1 blocks" in stdout
+    assert "checkable 0.3M LoRA" not in stdout and "tiny_lm_pretrain-" in stdout
+    assert not list(folder.parent.glob("following_training-*/phases/*"))  # what was saved has served
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ("arms,medical", "--preset=smoke has no part 'medical'; it has arms, study"),
+        ("study", "arms is missing"),
+        ("arms,arms", "named 2 times"),
+        ("all", "expected some of arms, study"),
+    ],
+)
+def test_parts_that_make_no_run_are_refused(parts, said, capsys, tmp_path):
+    status = entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", f"--parts={parts}", f"--workdir={tmp_path}")
+    assert status in (1, 2) and said in capsys.readouterr().err
 
 
 def test_every_part_is_in_the_summary_and_in_the_figures(ran):
     stdout, folder = ran
     summary = json.loads((folder / "summary.json").read_text())
-    assert {row["part"] for row in summary["rows"]} == {"arms", "the study's", "doses", "open", "control"}
+    assert _parts(folder) == {"arms", "the study's", "doses", "open", "control"}
     assert {row["size"] for row in summary["rows"] if row["part"] == "control"} == {"no copying"}
     assert all(len(row["units"]) == 2 for row in summary["rows"] if row["part"] == "arms" and row["steps"])
     assert summary["base_unchanged"]
