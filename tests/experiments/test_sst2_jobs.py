@@ -17,6 +17,8 @@ from experiments.data.sst2 import CLASSES, Texts
 from experiments.sst2 import classifier as sst2_classifier
 from experiments.sst2 import jobs as sst2_jobs
 from experiments.sst2.classifier import RATES, Settings
+from experiments.sst2.settings import OF_MINILM, PRESETS
+from experiments.sst2.training import STEPS
 from lora_jax.models import bert_folder
 from lora_jax.models.bert import BertConfig, BertForSequenceClassification
 from lora_jax.tree import flat, nested
@@ -416,6 +418,13 @@ def test_longer_sentences_have_longer_buckets(longest, lengths, home, capsys):
         "" if longest == 512 else f"data: 1 of 2 sentences are cut to {longest} tokens; --max_tokens takes up to 512\n"
     )
     assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("presets", [PRESETS, OF_MINILM])
+def test_every_preset_fills_the_batches_of_one_program(presets):
+    for settings in presets.values():
+        for limit in (settings.train_limit, settings.scaling_limit):
+            assert limit is None or limit >= STEPS * settings.batch_size
 
 
 def test_each_preset_and_regime_has_its_settings():
