@@ -88,6 +88,8 @@ def presets(problem: str) -> dict[str, Settings]:
     """Of one problem."""
     full = {"linear": _LINEAR, "mnist": _MNIST, "sst2": _SST2}[problem]
     quick = dataclasses.replace(full, ranks=full.ranks[::2], seeds=3, steps=(50, 120), base_epochs=1)
+    if problem == "mnist":
+        quick = dataclasses.replace(quick, window=8)
     if problem == "sst2":  # a step takes ten times as long
         quick = dataclasses.replace(quick, window=5, seeds=2, steps=(20, 40), rounds=0, scored=200)
     smoke = dataclasses.replace(full, ranks=(1, 4), window=5, seeds=2, steps=(5, 10), base_epochs=1, rounds=0)

@@ -66,7 +66,7 @@ S1 = Settings(
 def presets(study: Settings) -> dict[str, Settings]:
     """smoke and quick use fewer seeds, measurements and rows; smoke and S1's quick use fewer images, too."""
     few = tuple(row for row in study.treatments if row.kind != "rank" or row.rank in QUICK_RANKS)
-    quick = dataclasses.replace(study, treatments=few, measured=S1.measured)
+    quick = dataclasses.replace(study, treatments=few, measured=((4, 1), (20, 4), (100, 20)))
     if study.study == "s1":
         quick = dataclasses.replace(quick, limit=10_000, scored=2000, measured=((2, 1), (10, 4), (30, 10), (100, 35)))
     found = {

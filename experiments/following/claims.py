@@ -45,11 +45,12 @@ def claims(summary: Summary, command: str) -> list[Claim]:
             rest.append(made(summary, command))
     if gate.verdict == "holds":
         return [gate, *rest]
-    return [gate, *(_closed(claim) for claim in rest)]
+    return [gate, *(not_testable(claim, "the gate, S4.0, is closed") for claim in rest)]
 
 
-def _closed(claim: Claim) -> Claim:
-    return dataclasses.replace(claim, verdict=NOT_TESTABLE, reason=f"the gate, S4.0, is closed; {claim.reason}")
+def not_testable(claim: Claim, why: str) -> Claim:
+    """The claim behind a closed gate."""
+    return dataclasses.replace(claim, verdict=NOT_TESTABLE, reason=f"{why}; {claim.reason}")
 
 
 def _against(said: str, summary: Summary, a: Row, b: Row, bar: float = 0.0) -> Fact:

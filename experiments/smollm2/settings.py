@@ -40,6 +40,6 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(46, 23, 1, length=64, batch_size=2, steps=2, tuning_steps=2, lora_rates=(3e-3,), full_rates=(1e-4,)),
-    "quick": Settings(460, 46, 3, batch_size=4, steps=8, lora_rates=(3e-3,), full_rates=(1e-4,)),
+    "quick": Settings(460, 46, 3, batch_size=4, steps=6, lora_rates=(3e-3,), full_rates=(1e-4,)),
     "full": Settings(),
 }  # fmt: skip
