@@ -93,7 +93,10 @@ def summary(base: float, lora: float, full: float) -> dict:
 
 @pytest.mark.parametrize(
     ("shares", "verdict"),
-    [((0.0, 0.8, 0.81), "holds"), ((0.0, 0.5, 0.8), "does not hold"), ((0.0, 0.3, 0.31), "not testable"), ((0.0, 0.5, 0.52), "not testable"), ((0.0, 0.74, 0.8), "not settled")],
+    [
+        ((0.0, 0.8, 0.81), "holds"), ((0.0, 0.5, 0.8), "does not hold"), ((0.0, 0.74, 0.8), "not settled"),
+        ((0.0, 0.3, 0.31), "not testable"), ((0.0, 0.5, 0.52), "not testable"),
+    ],
 )  # fmt: skip
 def test_where_the_verdict_turns(shares, verdict):
     (claim,) = claims.claims(summary(*shares), "command")
