@@ -117,7 +117,7 @@ OF_MINILM = {
         full_rates=(5e-5,), lengths=(24, 40),
     ),
     "quick": dataclasses.replace(
-        MINILM, seeds=2, epochs=1, train_limit=330, score_limit=109, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
+        MINILM, seeds=2, train_limit=330, score_limit=109, measurements=1, head_rates=(1e-3,), lora_rates=(1e-3,),
         full_rates=(5e-5,), lengths=(40,),
     ),
     "full": MINILM,
