@@ -199,8 +199,8 @@ def test_forgetting_at_equal_gain_is_interpolated_and_may_never_come():
 
 
 def test_the_first_batches_are_measured_one_by_one():
-    assert measured_at(3) == [0, 1, 2, 3]
-    assert measured_at(50) == [*range(33), 40, 48, 50]
+    assert measured_at(3, 32, 8) == [0, 1, 2, 3]
+    assert measured_at(50, 32, 8) == [*range(33), 40, 48, 50]
 
 
 @pytest.mark.parametrize(("recipe", "parameters"), [(STUDY, 41_376), (LATER, 8 * (128 + 10))])
