@@ -41,7 +41,7 @@ define_enum(
 )
 define_choices(
     "parts",
-    "with --job=study which parts to run; runs of other parts go on with what is trained; by default all of the preset",
+    f"with --job=study which parts to run, of {', '.join(following.PARTS)}; the first always; by default all of the preset",
     following.PARTS,
 )
 define_integer(

@@ -301,7 +301,7 @@ def make_evaluation(metric_fn: Callable[[Params, Any], Any], batch_size: int) ->
 
     Args:
       metric_fn: `(params, batch) -> tree of [B, ...]`, one entry per example.
-      batch_size: at most N are taken; the last batch is padded with example 0 and the padding masked out, so every example counts once.
+      batch_size: the last batch is padded with example 0 and the padding masked out, so every example counts once.
 
     >>> evaluate = make_evaluation(lambda params, batch: {"hits": batch > params["w"]}, batch_size=2)
     >>> int(evaluate({"w": 1.5}, jnp.array([1.0, 2.0, 3.0]))["hits"])
@@ -312,9 +312,8 @@ def make_evaluation(metric_fn: Callable[[Params, Any], Any], batch_size: int) ->
 
     def evaluate(params: Params, data: Any):
         size = rows.count(data, "make_evaluation")
-        width = min(batch_size, size)
-        steps = -(-size // width)
-        batches = jnp.arange(steps * width, dtype=jnp.int32).reshape(steps, width)
+        steps = -(-size // batch_size)
+        batches = jnp.arange(steps * batch_size, dtype=jnp.int32).reshape(steps, batch_size)
 
         def one_batch(batch):
             real = batch < size

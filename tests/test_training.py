@@ -246,17 +246,6 @@ def test_evaluation_counts_every_example_once(batch_size):
     np.testing.assert_allclose(got["logits"], logits.sum(axis=0), rtol=1e-5, atol=1e-5)
 
 
-def test_few_examples_are_not_padded_to_a_large_batch():
-    sizes = []
-
-    def metric_fn(params, batch):
-        sizes.append(len(batch))
-        return batch
-
-    assert float(training.make_evaluation(metric_fn, 1000)({}, jnp.arange(3.0))) == 3
-    assert sizes == [3]
-
-
 def test_padding_cannot_spoil_the_sums():
     """Padding repeats example 0: an infinity there must count once, and must not turn into NaN."""
     data = jnp.asarray([jnp.inf, 1.0, 2.0])

@@ -165,7 +165,7 @@ class _Program:
 
     @functools.cached_property
     def evaluate(self):
-        return self.trainer.evaluation(self.problem.score(self.model), EVALUATION_BATCH)
+        return self.trainer.evaluation(self.problem.score(self.model), min(EVALUATION_BATCH, self.settings.scored))
 
     def _optimizer(self, learning_rate: jax.Array):
         """Adam, its rate falling to zero in a line."""

@@ -46,7 +46,6 @@ class Settings:
         (100, 1),
     )  # (until, every): errors are counted every so many batches until then
     limit: int | None = None  # training images used; None for all
-    scored: int | None = None  # test images that are scored; None for all
     digit: int = DIGIT
     treatments: tuple[Treatment, ...] = ()
     strategy: str = "auto"
@@ -66,9 +65,9 @@ S1 = Settings(
 def presets(study: Settings) -> dict[str, Settings]:
     """smoke and quick use fewer seeds, measurements and rows; smoke and S1's quick use fewer images, too."""
     few = tuple(row for row in study.treatments if row.kind != "rank" or row.rank in QUICK_RANKS)
-    quick = dataclasses.replace(study, treatments=few, measured=((4, 1), (20, 4), (100, 20)))
+    quick = dataclasses.replace(study, treatments=few, measured=((4, 1), (20, 4), (100, 10)))
     if study.study == "s1":
-        quick = dataclasses.replace(quick, limit=10_000, scored=2000, measured=((2, 1), (10, 4), (30, 10), (100, 35)))
+        quick = dataclasses.replace(quick, limit=12_000, measured=((2, 2), (10, 8), (50, 40), (100, 50)))
     found = {
         "smoke": dataclasses.replace(study, limit=2000, batches=10, measured=((10, 5),), treatments=_sample(study)),
         "quick": quick,
@@ -91,8 +90,7 @@ def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
         "give fewer --seeds",
     )
     train, validation = _split(data.train, settings)
-    test = Split(data.test.x[: settings.scored], data.test.y[: settings.scored])
-    splits = {"train": train, "validation": validation, "test": test}
+    splits = {"train": train, "validation": validation, "test": data.test}
     sets = {name: split.on_device() for name, split in splits.items()}
     model = MLP(settings.hidden)
     bases, _ = train_bases(
@@ -106,7 +104,7 @@ def run(folder: RunFolder, settings: Settings, data: Mnist) -> dict[str, Any]:
     return {
         "study": settings.study,
         "rows": rows,
-        "test_counts": class_counts(test.y).tolist(),
+        "test_counts": class_counts(data.test.y).tolist(),
         "base_parameters": optax.tree.size(bases) // settings.seeds,
         "base_unchanged": True,
         "data": data.record(),

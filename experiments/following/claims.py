@@ -48,9 +48,9 @@ def claims(summary: Summary, command: str) -> list[Claim]:
     return [gate, *(not_testable(claim, "the gate, S4.0, is closed") for claim in rest)]
 
 
-def not_testable(claim: Claim, why: str) -> Claim:
+def not_testable(claim: Claim, why: str, verdict: str = NOT_TESTABLE) -> Claim:
     """The claim behind a closed gate."""
-    return dataclasses.replace(claim, verdict=NOT_TESTABLE, reason=f"{why}; {claim.reason}")
+    return dataclasses.replace(claim, verdict=verdict, reason=f"{why}; {claim.reason}")
 
 
 def _against(said: str, summary: Summary, a: Row, b: Row, bar: float = 0.0) -> Fact:
@@ -208,7 +208,7 @@ def _where_it_stops(summary: Summary) -> str:
     with contextlib.suppress(NotRun):
         full, tuned = (_stopped(summary, row(summary, "converged", arm)["arm"]) for arm in ("full", "LoRA r=8"))
         return f"; where tuning items gain no more: full {full}, LoRA r = 8 {tuned}"
-    return ""
+    return "; the long runs were not made"
 
 
 def _stopped(summary: Summary, arm: str) -> str:
@@ -241,10 +241,11 @@ def _cause(summary: Summary, command: str) -> Claim:
         more("rate, scale, decay and layers are under half, in points", half, quick, digits=1),
     ])  # fmt: skip
     told = ", ".join(f"{name} {text(estimate(points.tolist()), 1)}" for name, points in found.items())
-    sizes = "; ".join(_by_size(summary))
+    of_sizes = "; ".join(_by_size(summary))
+    sizes = f"; full minus LoRA r = 8, one base a size: {of_sizes}" if of_sizes else ""
     return settled(
         "S4.7", "therefore LoRA depends on over-parameterisation, which a 20 M model lacks", facts, len(whole), command,
-        more=f"; points: {told}, in all {text(estimate(whole.tolist()), 1)}; full minus LoRA r = 8, one base a size: {sizes}",
+        more=f"; points: {told}, in all {text(estimate(whole.tolist()), 1)}{sizes}",
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def _of_parts(settings: Settings) -> Settings:
     missing = [part for part in chosen if part not in settings.parts]
     if missing:
         raise UserError(
-            f"--parts: --preset={FLAGS.preset} has no part {missing[0]!r}; it has {', '.join(settings.parts)}."
+            f"--parts: this preset and size have no part {missing[0]!r}; they have {', '.join(settings.parts)}."
         )
     first = settings.parts[0]
     if first not in chosen:

@@ -49,17 +49,22 @@ def _wanted(settings: Settings) -> Iterator[tuple[str, int]]:
 def execute(name: str, settings: Settings, found: lm.Sources, *, more_to_come: bool = False) -> dict[str, Any]:
     """The summary of the course. It trains in a folder that runs of other parts share; what is saved there goes unless there is more to come."""
     devices.settle(with_cores=True)
-    shop = main.run_folder(f"{name}_training", dataclasses.replace(settings, parts=()), found)
 
     def study(_) -> dict[str, Any]:
+        shop = main.run_folder(f"{name}_training", dataclasses.replace(settings, parts=()), found)
+        print(f"trains in: {shop.path}", flush=True)
         with shop.held():
-            return taught(shop)
+            shop.write_environment(data=found.record())
+            summary = taught(shop)
+            if not more_to_come:
+                phases.forget_saves(shop)
+        return summary
 
     def taught(folder) -> dict[str, Any]:
         trained = bases(settings, found)
         first = trained[settings.size][0]
         pairs = {OPEN: found.pairs[lm.INSTRUCTIONS], MEDICAL: found.pairs.get(lm.MEDICAL)}
-        asked = {part: _asked(first, settings, pairs[part], part) for part in (OPEN, MEDICAL) if part in settings.parts}
+        asked = {part: _asked(first, settings, pairs[part], part) for part in of_questions(settings)}
         of_all = Lessons(
             course.of_items(first.tokenizer, settings),
             functools.partial(course.of_dose, first.tokenizer, settings),
@@ -71,13 +76,19 @@ def execute(name: str, settings: Settings, found: lm.Sources, *, more_to_come: b
             _counted(first, settings, pairs[OPEN]),
             (*material.shown(), *prompts.INSTRUCTIONS),
         )
-        about = {part: {"source": pairs[part].source, "left_out": of.left_out} for part, of in asked.items()}
+        about = {
+            part: {"source": pairs[part].source, "left_out": of.left_out}
+            for part, of in asked.items()
+            if part in settings.parts
+        }
         return course.run(folder, settings, made, of_all) | {"questions": about, "data": found.record()}
 
-    summary = main.execute(name, settings, study, figures, data=found)
-    if not more_to_come:
-        phases.forget_saves(shop)
-    return summary
+    return main.execute(name, settings, study, figures, data=found)
+
+
+def of_questions(settings: Settings) -> tuple[str, ...]:
+    """Beside medical questions open ones are asked, too."""
+    return (OPEN, MEDICAL) if MEDICAL in settings.parts else (OPEN,) if OPEN in settings.parts else ()
 
 
 def _asked(base: Base, settings: Settings, pairs: Pairs, part: str) -> material.Asked:

@@ -89,7 +89,7 @@ PRESETS = {
         steps=16, ranks=(8,), lora_rates=(1e-2,), full_rates=(2e-3,), epochs=(1,), study_ranks=(8,), prompts=4,
     ),
     "quick": Settings(
-        parts=("arms", "study"), controls=False, ships=True, other_sizes=(), bases=1, seeds=2, items=12_000, held_out=40, steps=1000, ranks=(8,),
+        parts=("arms", "study"), controls=False, ships=True, other_sizes=(), bases=1, seeds=2, items=12_000, held_out=40, steps=900, ranks=(8,),
         lora_rates=(1e-2,), full_rates=(2e-3,), epochs=(1,), study_ranks=(8,), prompts=60,
     ),
     "full": Settings(),

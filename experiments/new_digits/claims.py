@@ -109,7 +109,8 @@ def _modular(summary) -> list[Fact]:
 def _on_validation(summary) -> str:
     edges = [method for method, found in summary["tuning"]["rates"].items() if found["at_edge"]]
     rates = f"; the rate of {', '.join(edges)} lies at the edge of what was tried" if edges else ""
-    return f"; replay, epochs and rate chosen on held-out training images, measured on the test images once{rates}"
+    chosen = "replay, epochs and rate" if len(summary["settings"]["rates"]) > 1 else "replay and epochs"
+    return f"; {chosen} chosen on held-out training images, measured on the test images once{rates}"
 
 
 def _whose(summary, study, full) -> list[Fact]:

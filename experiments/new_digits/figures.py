@@ -51,8 +51,9 @@ def table(summary: dict[str, Any]) -> str:
 
 def _tried(summary) -> list[str]:
     """The epoch that leaves the most room to the bars, for each replay."""
+    what = "rate and epoch" if len(summary["settings"]["rates"]) > 1 else "epoch"
     lines = [
-        f"chosen from, on {summary['settings']['held_out']:,} held-out training images: the rate and epoch with the most room to the bars"
+        f"chosen from, on {summary['settings']['held_out']:,} held-out training images: the {what} with the most room to the bars"
     ]
     for line in best_of_each(summary["tuning"]["grid"], summary["bars"]):
         recipe, found = line["recipe"], room(line["validation"], summary["bars"])

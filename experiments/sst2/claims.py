@@ -28,7 +28,7 @@ def claims(summary: Summary, one_rate: Summary, command: str) -> list[Claim]:
     """`one_rate`: the same of LoRA alone, every rank at the same learning rate, and with alpha fixed."""
     if not _has_ranks(summary):
         return []
-    ways = {"at each rank's own learning rate": summary, "at one learning rate for all": one_rate}
+    ways = _at_own(summary) | ({} if _is_given(summary) else {"at one learning rate for all": one_rate})
     return [
         saturates("S2.4", ways, command),
         no_u_shape(summary, one_rate, command),
@@ -40,8 +40,7 @@ def of_minilm(summary: Summary, command: str) -> list[Claim]:
     """The same of the second base, where each rank has its own learning rate, and no rule but alpha = c r is tried."""
     if not _has_ranks(summary):
         return []
-    ways = {"at each rank's own learning rate": summary}
-    return [saturates("S2.4 MiniLM", ways, command), *_regimes(" MiniLM", summary, None, command)]
+    return [saturates("S2.4 MiniLM", _at_own(summary), command), *_regimes(" MiniLM", summary, None, command)]
 
 
 def _regimes(name: str, summary: Summary, one_rate: Summary | None, command: str) -> list[Claim]:
@@ -53,6 +52,17 @@ def _regimes(name: str, summary: Summary, one_rate: Summary | None, command: str
         dynamics.claim(f"S2.7{name}", summary, one_rate, command),
         *([front.subspace(f"S2.9{name}", summary, command)] if summary["truncated"] else []),
     ]
+
+
+def _at_own(summary: Summary) -> dict[str, Summary]:
+    """The run under what it says of learning rates."""
+    return {"at the learning rate given" if _is_given(summary) else "at each rank's own learning rate": summary}
+
+
+def _is_given(summary: Summary) -> bool:
+    """Whether no rank's rate was searched for, so that all have one."""
+    lines = summary.get("tuning", {}).get("LoRA", [])
+    return bool(lines) and all(line["by"] == "given" for line in lines)
 
 
 def _has_ranks(summary: Summary) -> bool:

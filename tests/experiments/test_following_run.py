@@ -1,6 +1,7 @@
 """`tiny_lm.py --job=study`, from text to figures, on a model of 16 dimensions (test_following_study has its parts)."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -77,7 +78,7 @@ def test_a_run_of_more_parts_goes_on_with_what_is_trained(ran):
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ("arms,medical", "--preset=smoke has no part 'medical'; it has arms, study"),
+        ("arms,medical", "this preset and size have no part 'medical'; they have arms, study"),
         ("study", "arms is missing"),
         ("arms,arms", "named 2 times"),
         ("all", "expected some of arms, study"),
@@ -129,6 +130,14 @@ def test_each_arm_is_read_beside_the_others(ran):
         assert said.count(f"- **0.3M, {arm}**:") == len(summary["shown"]) == 33
     row = read.row(summary, "arms", "full")
     assert f"{row['parameters']:,}" in tables.table(summary)
+
+
+@pytest.mark.parametrize(
+    ("parts", "asked"),
+    [(("arms",), ()), (("arms", "open"), ("open",)), (("arms", "medical"), ("open", "medical"))],
+)
+def test_beside_medical_questions_open_ones_are_asked_too(parts, asked):
+    assert runs.of_questions(dataclasses.replace(WHOLE, parts=parts)) == asked
 
 
 def test_the_base_of_the_quick_study_lies_in_the_repository():
