@@ -109,7 +109,8 @@ def _modular(summary) -> list[Fact]:
 def _on_validation(summary) -> str:
     edges = [method for method, found in summary["tuning"]["rates"].items() if found["at_edge"]]
     rates = f"; the rate of {', '.join(edges)} lies at the edge of what was tried" if edges else ""
-    chosen = "replay, epochs and rate" if len(summary["settings"]["rates"]) > 1 else "replay and epochs"
+    tried = max(len(found["rates"]) for found in summary["tuning"]["rates"].values())
+    chosen = "replay, epochs and rate" if tried > 1 else "replay and epochs"
     return f"; {chosen} chosen on held-out training images, measured on the test images once{rates}"
 
 

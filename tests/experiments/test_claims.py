@@ -434,7 +434,7 @@ def new_digits_summary(**changed: tuple[float, float]) -> dict:
         "rows": rows[:6],
         "modular": rows[6:],
         "first_epoch": [{**curve, "name": name, "old": kept()} for name in ("study", "full alone")],
-        "tuning": {"rates": {"LoRA": {"at_edge": False}, "full": {"at_edge": False}}},
+        "tuning": {"rates": {method: {"rates": [3e-4, 1e-3, 3e-3], "at_edge": False} for method in ("LoRA", "full")}},
         "items": ITEMS,
         "bars": {"old": 0.98, "new": 0.95, "overall": 0.98},
         "base_unchanged": True,
@@ -484,6 +484,14 @@ def test_a_rate_at_the_edge_is_said():
     summary = new_digits_summary()
     summary["tuning"]["rates"]["full"]["at_edge"] = True
     assert "the rate of full lies at the edge" in s3(summary)["S3.7"].reason
+
+
+def test_a_rate_that_was_given_is_not_said_to_be_chosen():
+    summary = new_digits_summary()
+    assert "replay, epochs and rate chosen" in s3(summary)["S3.7"].reason
+    for found in summary["tuning"]["rates"].values():
+        found["rates"] = [1e-3]
+    assert "replay and epochs chosen" in s3(summary)["S3.7"].reason
 
 
 def test_s3_a_base_that_moved_or_knew_the_new_digits():
