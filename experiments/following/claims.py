@@ -206,7 +206,7 @@ def _full(summary: Summary, command: str) -> Claim:
 def _where_it_stops(summary: Summary) -> str:
     """Of the arms that were trained for long, where they were."""
     with contextlib.suppress(NotRun):
-        full, tuned = (_stopped(summary, row(summary, "converged", arm)["arm"]) for arm in ("full", "LoRA r=8"))
+        full, tuned = (_stopped(summary, arm) for arm in ("full", "LoRA r=8"))
         return f"; where tuning items gain no more: full {full}, LoRA r = 8 {tuned}"
     return "; the long runs were not made"
 
@@ -214,6 +214,8 @@ def _where_it_stops(summary: Summary) -> str:
 def _stopped(summary: Summary, arm: str) -> str:
     """Each base at its own best measurement of the tuning items."""
     ends = [one for one in summary["rows"] if one["part"] == "converged" and one["arm"] == arm]
+    if not ends:
+        raise NotRun(f"converged: {arm}")
     best = np.asarray(ends[-1]["curves"]["right"])[:, 1:].argmax(axis=1)
     shares = np.stack([right(summary, one).mean(axis=1) for one in ends])  # [ends, U]
     steps = [ends[0]["ends"][0] * (at + 1) for at in best]

@@ -51,13 +51,13 @@ def execute(name: str, settings: Settings, found: lm.Sources, *, more_to_come: b
     devices.settle(with_cores=True)
 
     def study(_) -> dict[str, Any]:
-        shop = main.run_folder(f"{name}_training", dataclasses.replace(settings, parts=()), found)
-        print(f"trains in: {shop.path}", flush=True)
-        with shop.held():
-            shop.write_environment(data=found.record())
-            summary = taught(shop)
+        shared = main.run_folder(f"{name}_training", dataclasses.replace(settings, parts=()), found)
+        print(f"trains in: {shared.path}", flush=True)
+        with shared.held():
+            shared.write_environment(data=found.record())
+            summary = taught(shared)
             if not more_to_come:
-                phases.forget_saves(shop)
+                phases.forget_saves(shared)
         return summary
 
     def taught(folder) -> dict[str, Any]:
@@ -88,7 +88,9 @@ def execute(name: str, settings: Settings, found: lm.Sources, *, more_to_come: b
 
 def of_questions(settings: Settings) -> tuple[str, ...]:
     """Beside medical questions open ones are asked, too."""
-    return (OPEN, MEDICAL) if MEDICAL in settings.parts else (OPEN,) if OPEN in settings.parts else ()
+    if MEDICAL in settings.parts:
+        return OPEN, MEDICAL
+    return (OPEN,) if OPEN in settings.parts else ()
 
 
 def _asked(base: Base, settings: Settings, pairs: Pairs, part: str) -> material.Asked:

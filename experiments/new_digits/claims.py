@@ -12,6 +12,7 @@ from experiments.ledger.facts import ALL, FIRST, settled
 from experiments.ledger.inference import Fact, equivalent, equivalent_over_items, holm, one_run, over_items
 from experiments.ledger.table import Claim
 from experiments.new_digits.equal_gain import at_equal_gain
+from experiments.new_digits.recipes import has_rates
 
 PUBLISHED_PARAMETERS, PRINTED = 41_376, 41_367  # 16 x 2,586
 PUBLISHED_SHARE = 6.8  # percent of base and adapter
@@ -109,8 +110,7 @@ def _modular(summary) -> list[Fact]:
 def _on_validation(summary) -> str:
     edges = [method for method, found in summary["tuning"]["rates"].items() if found["at_edge"]]
     rates = f"; the rate of {', '.join(edges)} lies at the edge of what was tried" if edges else ""
-    tried = max(len(found["rates"]) for found in summary["tuning"]["rates"].values())
-    chosen = "replay, epochs and rate" if tried > 1 else "replay and epochs"
+    chosen = "replay, epochs and rate" if has_rates(summary["tuning"]) else "replay and epochs"
     return f"; {chosen} chosen on held-out training images, measured on the test images once{rates}"
 
 

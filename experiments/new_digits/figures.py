@@ -7,7 +7,7 @@ from etils import epath
 
 from experiments.common.figures import style
 from experiments.common.statistics import estimate, text
-from experiments.new_digits.recipes import best_of_each, room
+from experiments.new_digits.recipes import best_of_each, has_rates, room
 
 GROUPS = {"old": "#1f77b4", "new": "#d62728", "overall": "#2ca02c"}
 METHODS = {"LoRA": "-", "full": "--"}
@@ -51,7 +51,7 @@ def table(summary: dict[str, Any]) -> str:
 
 def _tried(summary) -> list[str]:
     """The epoch that leaves the most room to the bars, for each replay."""
-    what = "rate and epoch" if len(summary["settings"]["rates"]) > 1 else "epoch"
+    what = "rate and epoch" if has_rates(summary["tuning"]) else "epoch"
     lines = [
         f"chosen from, on {summary['settings']['held_out']:,} held-out training images: the {what} with the most room to the bars"
     ]

@@ -64,6 +64,11 @@ def room(curve: dict[str, list], bars: dict[str, float]) -> np.ndarray:
     return np.min([np.asarray(curve[group])[1:].mean(axis=1) - bar for group, bar in bars.items()], axis=0)
 
 
+def has_rates(tuned: dict[str, Any]) -> bool:
+    """Whether a learning rate was chosen from several, and not given."""
+    return any(len(found["rates"]) > 1 for found in tuned["rates"].values())
+
+
 def best_of_each(grid: list[dict[str, Any]], bars: dict[str, float]) -> list[dict[str, Any]]:
     """Of the lines of one replay, which differ in their rates, the one with the most room at its best epoch."""
     found: dict[tuple[float, bool], list[dict[str, Any]]] = {}
