@@ -45,6 +45,10 @@ define_choices(
     following.PARTS,
 )
 define_integer(
+    "bases",
+    f"with --job=study how many bases of the preset's to teach, the first ones; {by_preset(following.PRESETS, 'bases')}",
+)
+define_integer(
     "tokens", f"how many tokens of the corpus to pretrain on; {by_preset(lm_pretraining.PRESETS, 'tokens')}", most=2**53
 )
 define_integer("length", f"tokens in a row; {by_preset(lm_pretraining.PRESETS, 'length')}", least=2)

@@ -17,10 +17,10 @@ FLAGS = flags.FLAGS
 def run() -> None:
     main.refuse([name for name in OF_PRETRAINING if name != "size"], "with --job=study; its presets say")
     whole = main.settings_from_flags(presets(FLAGS["size"].value))
-    settings, has_medical = _of_parts(whole), "medical" in whole.parts
+    settings, has_medical = _of_bases(_of_parts(whole)), "medical" in whole.parts
     if not has_medical:
         main.refuse(("medical",), f"with --preset={FLAGS.preset}, which has no part on medicine")
-    runs.execute(runs.NAME, settings, lm.sources(medical=has_medical), more_to_come=settings != whole)
+    runs.execute(runs.NAME, settings, lm.sources(medical=has_medical), whole=whole)
 
 
 def _of_parts(settings: Settings) -> Settings:
@@ -39,3 +39,17 @@ def _of_parts(settings: Settings) -> Settings:
     if first not in chosen:
         raise UserError(f"--parts: {first} is missing, which has the rates and the gate of all others; name it, too.")
     return dataclasses.replace(settings, parts=tuple(part for part in settings.parts if part in chosen))
+
+
+def _of_bases(settings: Settings) -> Settings:
+    """As many as --bases says.
+
+    Raises:
+      UserError: for more than the preset has, and for a single run.
+    """
+    bases = FLAGS.bases or settings.bases
+    if bases > settings.bases:
+        raise UserError(f"--bases={bases}: this preset and size have {settings.bases}.")
+    if bases * settings.seeds < 2:
+        raise UserError(f"--bases={bases}: a verdict needs at least two runs, and each base has one; name more bases.")
+    return dataclasses.replace(settings, bases=bases, many_bases=min(bases, settings.many_bases))

@@ -46,17 +46,19 @@ def _wanted(settings: Settings) -> Iterator[tuple[str, int]]:
     yield from ((size, 0) for size in settings.other_sizes if "sizes" in settings.parts)
 
 
-def execute(name: str, settings: Settings, found: lm.Sources, *, more_to_come: bool = False) -> dict[str, Any]:
-    """The summary of the course. It trains in a folder that runs of other parts share; what is saved there goes unless there is more to come."""
+def execute(name: str, settings: Settings, found: lm.Sources, *, whole: Settings | None = None) -> dict[str, Any]:
+    """The summary of the course. It trains in a folder that runs of other parts and numbers of bases share; what is saved there goes where this
+    run is the `whole` of them."""
+    whole = whole or settings
     devices.settle(with_cores=True)
 
     def study(_) -> dict[str, Any]:
-        shared = main.run_folder(f"{name}_training", dataclasses.replace(settings, parts=()), found)
+        shared = main.run_folder(f"{name}_training", dataclasses.replace(whole, parts=()), found)
         print(f"trains in: {shared.path}", flush=True)
         with shared.held():
             shared.write_environment(data=found.record())
             summary = taught(shared)
-            if not more_to_come:
+            if settings == whole:
                 phases.forget_saves(shared)
         return summary
 

@@ -22,7 +22,7 @@ PRETRAINING = pretraining_settings.Settings(
     "0.3M", 128, 4, 6000, held_out_tokens=600, vocab_size=1500, list_steps=2, lists=0.1, dialogues=0.1
 )
 WHOLE = Settings(
-    PRETRAINING, parts=("arms", "study", "doses", "open", "control"), controls=False, size="0.3M", other_sizes=(), bases=1, seeds=2, items=230,
+    PRETRAINING, parts=("arms", "study", "doses", "open", "control"), controls=False, size="0.3M", other_sizes=(), bases=2, seeds=2, items=230,
     tuning=46,
     held_out=2, general_rows=2, steps=8, ranks=(1, 8), tuning_seeds=1, widenings=0, lora_rates=(1e-2,), full_rates=(1e-2,), epochs=(1, 2, 3),
     many_bases=1, dose_steps=8, doses=(3,), dose_ranks=(1,), open_pairs=40, open_held_out=12, open_steps=4, prompts=4,
@@ -46,7 +46,7 @@ def home(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def ran(home, quick_compile) -> tuple[str, pathlib.Path]:
-    """What the whole study prints after a run of its first part, and its run's folder."""
+    """What the whole study prints after a run of its first part on one of two bases, and its run's folder."""
     patch = pytest.MonkeyPatch()
     patch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
     patch.setitem(PRESETS, "smoke", WHOLE)
@@ -54,7 +54,7 @@ def ran(home, quick_compile) -> tuple[str, pathlib.Path]:
     files = f"--corpus={home / 'text.jsonl'}", f"--questions={asked}"
     command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'runs'}", *files
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
-        assert entries.execute(*command, "--parts=arms") == 0
+        assert entries.execute(*command, "--parts=arms", "--bases=1") == 0
         stdout.truncate(stdout.seek(0))
         status = entries.execute(*command)
     patch.undo()
@@ -68,10 +68,11 @@ def _parts(folder: pathlib.Path) -> set[str]:
     return {row["part"] for row in json.loads((folder / "summary.json").read_text())["rows"]}
 
 
-def test_a_run_of_more_parts_goes_on_with_what_is_trained(ran):
+def test_a_run_of_more_parts_and_bases_goes_on_with_what_is_trained(ran):
     stdout, folder = ran
     assert "one epoch 0.3M the study's LoRA r=8, base 0: 1 of 1 blocks" in stdout
-    assert "checkable 0.3M LoRA" not in stdout and "tiny_lm_pretrain-" in stdout
+    assert "checkable 0.3M LoRA r=8, base 1" in stdout
+    assert "checkable 0.3M LoRA r=8, base 0" not in stdout and "tiny_lm_pretrain-" in stdout
     assert not list(folder.parent.glob("following_training-*/phases/*"))  # what was saved has served
 
 
@@ -89,12 +90,20 @@ def test_parts_that_make_no_run_are_refused(parts, said, capsys, tmp_path):
     assert status in (1, 2) and said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("bases", "said"), [(3, "--bases=3: this preset and size have 2"), (1, "each base has one"), (0, "an integer from 1")]
+)
+def test_bases_that_make_no_run_are_refused(bases, said, capsys, tmp_path):
+    status = entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", f"--bases={bases}", f"--workdir={tmp_path}")
+    assert status in (1, 2) and said in capsys.readouterr().err
+
+
 def test_every_part_is_in_the_summary_and_in_the_figures(ran):
     stdout, folder = ran
     summary = json.loads((folder / "summary.json").read_text())
     assert _parts(folder) == {"arms", "the study's", "doses", "open", "control"}
     assert {row["size"] for row in summary["rows"] if row["part"] == "control"} == {"no copying"}
-    assert all(len(row["units"]) == 2 for row in summary["rows"] if row["part"] == "arms" and row["steps"])
+    assert all(len(row["units"]) == 4 for row in summary["rows"] if row["part"] == "arms" and row["steps"])
     assert summary["base_unchanged"]
     assert {path.name for path in folder.glob("*.png")} == {
         "what_trains.png",
