@@ -30,7 +30,7 @@ from lora_jax import (
     trainable_mask,
     training,
 )
-from lora_jax.checkpoint import store
+from lora_jax.checkpoint import record, store
 from lora_jax.checkpoint.fingerprints import arrays_of
 from lora_jax.errors import CheckpointError
 from lora_jax.models.mlp import MLP
@@ -137,7 +137,7 @@ def write_unchecked(folder, params):
     """What `save_adapter` would refuse to write."""
     arrays = arrays_of({path: leaf for path, leaf in flat(params).items() if "lora_" in path})
     base = {path: leaf for path, leaf in flat(params).items() if path not in arrays}
-    store.write(folder, 0, arrays, store.about(arrays, CONFIG, checkpoint.fingerprint(base), None), overwrite=False)
+    store.write(folder, 0, arrays, record.about(arrays, CONFIG, checkpoint.fingerprint(base), None), overwrite=False)
 
 
 @pytest.mark.parametrize("spoils", [[drop], [add], [transpose], [recast], [drop, add, transpose, recast]])

@@ -9,7 +9,7 @@ arrays themselves.
 from lora_jax.checkpoint.adapters import Loaded, load, read_config, restore_adapter, save_adapter
 from lora_jax.checkpoint.fingerprints import fingerprint
 from lora_jax.checkpoint.states import restore_state, save_state
-from lora_jax.checkpoint.store import latest_step, steps
+from lora_jax.checkpoint.step_folders import latest_step, steps
 
 __all__ = [
     "Loaded",

@@ -9,7 +9,7 @@ from etils import epath
 from flax import nnx
 
 from lora_jax import known, targets
-from lora_jax.checkpoint import store
+from lora_jax.checkpoint import record, store
 from lora_jax.checkpoint.fingerprints import arrays_of, fingerprint, keys_of, restored
 from lora_jax.config import LoRAConfig, require_a_config
 from lora_jax.errors import CheckpointError, TreeError, UnsavedStateWarning
@@ -78,7 +78,7 @@ def save_adapter(
     >>> params, config = {"kernel": np.ones((3, 2)), **adapter}, LoRAConfig(rank=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_adapter(folder, params, config, mask=None, step=7)
-    ...     store.latest_step(folder)
+    ...     step_folders.latest_step(folder)
     7
     """
     leaves = adapted(params, "save_adapter: params")
@@ -90,7 +90,7 @@ def save_adapter(
     _require_nothing_lost(leaves, base, collections)
     beside = _named(collections or {})
     arrays = arrays_of({**saved, **beside})
-    about = store.about(arrays, config, fingerprint(base), run, keys_of(beside))
+    about = record.about(arrays, config, fingerprint(base), run, keys_of(beside))
     store.write(directory, step, arrays, about, overwrite=overwrite)
 
 
@@ -137,9 +137,9 @@ def restore_adapter(
         _config(saved)
     else:
         require_a_config(config, "restore_adapter")
-        store.require_config(saved, config)
+        record.require_config(saved, config)
     _require_an_adapter(saved)
-    store.require_run(saved, run)
+    record.require_run(saved, run)
     if any(name.startswith(BESIDE) for name in saved.arrays):
         raise CheckpointError(
             f"{saved.where} holds {', '.join(_collections(saved))} beside the adapter; read it by checkpoint.load(folder, base_params, model), "
@@ -149,8 +149,8 @@ def restore_adapter(
         {path for path in saved.arrays if not is_adapter_leaf(path)} if mask is None else trainable_paths(mask, params)
     )
     expected = {path: leaf for path, leaf in leaves.items() if is_adapter_leaf(path) or path in heads}
-    store.require_leaves(saved, expected)
-    store.require_base(saved, fingerprint({path: leaf for path, leaf in leaves.items() if path not in expected}))
+    record.require_leaves(saved, expected)
+    record.require_base(saved, fingerprint({path: leaf for path, leaf in leaves.items() if path not in expected}))
     return nested({**leaves, **{path: reboxed(leaves[path], restored(leaf)) for path, leaf in saved.arrays.items()}})
 
 
@@ -188,7 +188,7 @@ def load(
     saved = store.read(directory, step)
     config = _config(saved)
     _require_an_adapter(saved)
-    store.require_run(saved, run)
+    record.require_run(saved, run)
     base = {path: leaf for path, leaf in _tree(base_params).items() if not is_adapter_leaf(path)}
     own = {name: leaf for name, leaf in saved.arrays.items() if not name.startswith(BESIDE)}
     heads = {path: leaf for path, leaf in own.items() if not is_adapter_leaf(path)}
@@ -201,7 +201,7 @@ def load(
         raise CheckpointError(f"{saved.where} does not fit: {'; '.join(problems[:3])}.")
     params = {**base, **{path: reboxed(base.get(path), restored(leaf)) for path, leaf in own.items()}}
     _require_places(saved, params)
-    store.require_base(saved, fingerprint({path: leaf for path, leaf in base.items() if path not in heads}))
+    record.require_base(saved, fingerprint({path: leaf for path, leaf in base.items() if path not in heads}))
     train = tuple(targets.exactly(path, base) for path in sorted(heads))
     return Loaded(config, nested(params), train, _collections(saved), _wrapped(model, config), saved.step)
 
@@ -222,14 +222,14 @@ def read_config(directory: str | epath.PathLike, *, step: int | None = None) -> 
     return _config(store.read(directory, step))
 
 
-def _config(saved: store.Saved) -> LoRAConfig:
-    config = store.config_of(saved)
+def _config(saved: record.Saved) -> LoRAConfig:
+    config = record.config_of(saved)
     if config is None:
         raise CheckpointError(f"{saved.where} was saved without a LoRA config; it is a training state of save_state.")
     return config
 
 
-def _require_an_adapter(saved: store.Saved) -> None:
+def _require_an_adapter(saved: record.Saved) -> None:
     """Raises CheckpointError for a training state, which has a config too."""
     if {"key", "step"} <= saved.arrays.keys() and any(name.startswith("trainable/") for name in saved.arrays):
         raise CheckpointError(
@@ -287,7 +287,7 @@ def _named(collections: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{BESIDE}{escaped(name)}/{path}": leaf for name, tree in trees.items() for path, leaf in tree.items()}
 
 
-def _collections(saved: store.Saved) -> dict[str, Any]:
+def _collections(saved: record.Saved) -> dict[str, Any]:
     found = {
         name.removeprefix(BESIDE): restored(leaf, saved.about.get("keys", {}).get(name))
         for name, leaf in saved.arrays.items()
@@ -304,7 +304,7 @@ def _has(base: Mapping[str, Any], path: str, leaf: np.ndarray) -> bool:
     return path in base and np.shape(opened(base[path])) == leaf.shape
 
 
-def _require_places(saved: store.Saved, leaves: Mapping[str, Any]) -> None:
+def _require_places(saved: record.Saved, leaves: Mapping[str, Any]) -> None:
     """Raises CheckpointError where an adapter has no kernel in this base, or one of another shape."""
     try:
         require_whole(leaves)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from lora_jax.checkpoint import store
+from lora_jax.checkpoint import record, store
 from lora_jax.checkpoint.fingerprints import fingerprint, keys_of, leaves_of, names_of, restored
 from lora_jax.config import LoRAConfig, require_a_config
 from lora_jax.errors import CheckpointError
@@ -35,13 +35,13 @@ def save_state(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_state(folder, {"lora_b": np.ones(2), "key": jax.random.key(3)}, {"kernel": np.ones(2)}, None, step=1)
-    ...     store.latest_step(folder)
+    ...     step_folders.latest_step(folder)
     1
     """
     if config is not None:
         require_a_config(config, "save_state")
     leaves = leaves_of(state)
-    about = store.about(leaves, config, fingerprint(frozen), run, _keys(state))
+    about = record.about(leaves, config, fingerprint(frozen), run, _keys(state))
     store.write(directory, step, leaves, about, overwrite=overwrite)
 
 
@@ -69,18 +69,18 @@ def restore_state(
     ([5.0, 5.0], True)
     """
     saved = store.read(directory, step)
-    store.require_config(saved, config)
-    store.require_run(saved, run)
+    record.require_config(saved, config)
+    record.require_run(saved, run)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     named = {name: leaf for name, (_, leaf) in zip(names_of(leaves), leaves, strict=True)}
-    store.require_leaves(saved, {**leaves_of(like), **_numbers(named, saved)})
-    store.require_base(saved, fingerprint(frozen))
+    record.require_leaves(saved, {**leaves_of(like), **_numbers(named, saved)})
+    record.require_base(saved, fingerprint(frozen))
     _require_keys(saved, _keys(like))
     values = [_as_leaf(saved.arrays[name], leaf) for name, leaf in named.items()]
     return jax.tree_util.tree_unflatten(structure, values)
 
 
-def _numbers(named: dict[str, Any], saved: store.Saved) -> dict[str, np.ndarray]:
+def _numbers(named: dict[str, Any], saved: record.Saved) -> dict[str, np.ndarray]:
     """Python's own numbers, in the width of the saved ones of their kind: the step of a `TrainState` begins as 0, and is an int32 later."""
     kinds = {
         name: np.asarray(leaf).dtype.kind for name, leaf in named.items() if type(leaf) in (bool, int, float, complex)
@@ -101,7 +101,7 @@ def _keys(state: Any) -> dict[str, str]:
     return keys_of({name: leaf for name, (_, leaf) in zip(names_of(leaves), leaves, strict=True)})
 
 
-def _require_keys(saved: store.Saved, own: dict[str, str]) -> None:
+def _require_keys(saved: record.Saved, own: dict[str, str]) -> None:
     """Raises CheckpointError for a PRNG key of another algorithm than the saved one's; what was saved before they were noted says none."""
     there = saved.about.get("keys", own)
     for path in sorted(there.keys() | own.keys()):
