@@ -28,6 +28,7 @@ from lora_jax.partition import combine, partition, trainable_mask
 from lora_jax.products.function import lora
 from lora_jax.report import report
 from lora_jax.spectrum import spectrum
+from lora_jax.tree_config import config_of
 from lora_jax.verify import verify
 
 __version__ = "0.2.0"  # pyproject.toml reads it here
@@ -42,6 +43,7 @@ __all__ = [
     "bank",
     "checkpoint",
     "combine",
+    "config_of",
     "eva",
     "initializers",
     "layout",

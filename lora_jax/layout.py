@@ -34,9 +34,10 @@ class Layout(dict[str, Site]):
 
 
 def _is_missed(site: Site) -> bool:
-    """A matrix, and no stack of biases or norms."""
+    """A matrix, and no stack of biases or norms, nor a bias of several axes, as attention's is of heads."""
     is_stack_of_vectors = bool(site.vectors) and not site.dense
-    return not site.is_adaptable and not is_stack_of_vectors and sum(size > 1 for size in site.shape) >= 2
+    is_vector = is_stack_of_vectors or (site.leaf == "bias" and not site.uses)
+    return not site.is_adaptable and not is_vector and sum(size > 1 for size in site.shape) >= 2
 
 
 def layout(base_module: Any, *args: Any, **kwargs: Any) -> Layout:

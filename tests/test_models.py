@@ -389,3 +389,19 @@ def test_every_row_trains_something():
     for row in ROWS:
         names = {path.rpartition("/")[2] for path in flat(adapter_of(row.fresh()))}
         assert names & set(TRAINABLE)
+
+
+class Positions(nn.Module):
+    """Attention, whose biases have an axis of heads, and a table that is only added."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = x + self.param("table", nn.initializers.normal(), (5, 4))
+        return nn.MultiHeadDotProductAttention(2, name="attention")(x)
+
+
+def test_biases_of_heads_are_no_matrices_without_an_adapter_and_an_added_table_is_one():
+    base, x = Positions(), jnp.ones((1, 5, 4))
+    params = base.init(jax.random.key(0), x)["params"]
+    assert params["attention"]["query"]["bias"].shape == (2, 2)
+    assert list(layout(base, x).missed) == ["table"]

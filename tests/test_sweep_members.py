@@ -237,3 +237,14 @@ def test_members_that_are_none_are_one_sentence(members):
     trainer = sweep.Sweep(lambda params, batch, key: (0.0, None), optax.adam)
     with pytest.raises(Exception, match=r"members is a list; give the list of members|Type-check error"):
         trainer.start({"w": jnp.zeros(1)}, {"w": True}, members=members)
+
+
+@pytest.mark.parametrize("variant", [{"dora": True}, {"init": "pissa"}])
+def test_members_of_a_function_begin_at_its_first_argument(variant):
+    params, x = {"w": jax.random.normal(jax.random.key(1), (3, 4))}, jnp.ones((2, 3))
+    model = LoRA(lambda params, x: x @ params["w"], LoRAConfig(rank=2, targets="*", **variant))
+    members = sweep.grid(ranks=(2,), learning_rates=(1e-3,), seeds=(0, 5))
+    stacked = sweep.init_adapters(model, members, params, x)
+    for m, member in enumerate(members):
+        alone = lora_jax.adapter_of(lora_jax.adapt(jax.random.key(member.seed), params, model, x))
+        assert_trees_close(jax.tree.map(lambda leaf, m=m: leaf[m], stacked), alone, 1e-6)

@@ -73,7 +73,9 @@ def define_common(seeds: str) -> None:
     define_integer("join_timeout", "seconds to wait for the other processes", default=300, most=MOST_WAIT_S)
     define_figures()
     flags.DEFINE_bool(
-        "profile", False, "write a trace of one block of each phase into the run's folder, for TensorBoard and Perfetto"
+        "profile",
+        False,
+        "write a trace of one block of each phase into the folder that the run trains in, for TensorBoard and Perfetto",
     )
 
 

@@ -68,6 +68,7 @@ def about(
 
 
 def seal(about: Mapping[str, Any]) -> str:
+    """The digest of all else that it says."""
     said = {name: value for name, value in about.items() if name != SEAL}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

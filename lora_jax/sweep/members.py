@@ -19,6 +19,7 @@ from lora_jax.intake import tree_of
 from lora_jax.leaves import PARTNER, A, B, kernel_path, kernel_paths, modules, name_of, owner
 from lora_jax.lowrank import pad_rank
 from lora_jax.mesh import sharing_members
+from lora_jax.of_function import FunctionLoRA
 from lora_jax.sweep.values import alpha_of, each, rank_of, rate_of, seed_of
 from lora_jax.tree import Params, flat, nested
 
@@ -86,7 +87,8 @@ def init_adapters(
     Args:
       model: the LoRA wrapper, of `lora_jax` or `lora_jax.nnx`.
       *args, **kwargs: an example input, as for `model.init`.
-      base_params: the base, for configs whose adapters begin with something of it (DoRA, PiSSA, OLoRA).
+      base_params: the base, for configs whose adapters begin with something of it (DoRA, PiSSA, OLoRA). Of a function it is the first of `args`
+        already, and may be left out.
 
     Raises:
       ConfigError: when there are no members, or such a config has no base.
@@ -100,6 +102,8 @@ def init_adapters(
     """
     if not members:
         raise ConfigError("the sweep has no members; sweep.grid makes some.")
+    if base_params is None and starts.reads_base(model.config) and isinstance(model, FunctionLoRA) and args:
+        base_params = args[0]
     if base_params is None and starts.reads_base(model.config):
         raise ConfigError("these adapters begin at the base's kernels: pass init_adapters(..., base_params=...).")
     base = None if base_params is None else tree_of(base_params, "init_adapters: base_params")
