@@ -396,7 +396,7 @@ class Positions(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = x + self.param("table", nn.initializers.normal(), (5, 4))
+        x = x + self.param("table", nn.initializers.normal(), (1, 5, 4))
         return nn.MultiHeadDotProductAttention(2, name="attention")(x)
 
 
