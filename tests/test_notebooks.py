@@ -19,6 +19,7 @@ MOST_SECONDS = 600  # of a cell, or of the kernel's start, on a machine that doe
 def executed(path: pathlib.Path, at: pathlib.Path, monkeypatch):
     """The notebook after a run in a kernel of its own. Raises CellExecutionError where a cell does: an assertion that fails, say."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # what XLA compiles runs for seconds
     notebook = jupytext.read(path)
     client = nbclient.NotebookClient(
         notebook,

@@ -1,8 +1,10 @@
 """What is trained in each arm of the comparison: adapters on which layers, and which leaves of the base beside them or alone."""
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 import lora_jax
@@ -80,6 +82,12 @@ def applied(model: CausalLM, kind: Kind):
     return lora_jax.LoRA(model, lora_jax.LoRAConfig(rank=1, scaling="constant", alpha=1.0, targets=kind.targets))
 
 
+@functools.lru_cache(maxsize=16)  # one base after the other begins with these
+def _drawn(module, members: tuple[sweep.Member, ...]) -> dict[str, Any]:
+    """Fresh adapters, as arrays of the host: what trains on takes the place of what it was given."""
+    return jax.device_get(sweep.init_adapters(module, members, jnp.ones((1, 8), jnp.int32)))
+
+
 def begun(module, kind: Kind, base: dict[str, Any], members: list[sweep.Member]) -> Begun:
     """Fresh adapters where there are targets, and a copy a member of what trains of the base."""
     mask = flat(lora_jax.trainable_mask(base, train=kind.train)) if kind.train else {}
@@ -87,5 +95,5 @@ def begun(module, kind: Kind, base: dict[str, Any], members: list[sweep.Member])
     stays = {path: leaf for path, leaf in flat(base).items() if path not in moves}
     stacked = flat(sweep.broadcast(nested(moves), len(members))) if moves else {}
     if kind.targets:
-        stacked |= flat(sweep.init_adapters(module, members, jnp.ones((1, 8), jnp.int32)))
+        stacked |= flat(_drawn(module, tuple(members)))
     return Begun(nested(stacked), kind.train, nested(stays))

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.common import devices, groups, phases, scored_tokens
 from experiments.common.recording import RunFolder
@@ -103,11 +104,11 @@ class Program:
 
     @functools.cached_property
     def _measure(self):
-        return self.trainer.evaluation(_sums(self.module), self.recipe.batch)
+        return _measuring(self.module, self.recipe.batch, devices.mesh())
 
     @functools.cached_property
     def _judge(self):
-        return jax.jit(_items(self.module))
+        return _judging(self.module)
 
     def train(
         self,
@@ -203,6 +204,18 @@ class Program:
             of_items[part.owners[real]] = value[:, : part.owners.shape[1]][real]
             ordered.append(of_items)
         return Scored(ordered[0], ordered[1].astype(int), ordered[2].astype(bool))
+
+
+@functools.cache
+def _measuring(module, batch: int, mesh: jax.sharding.Mesh | None):
+    """`Sweep.evaluation` of `_sums`: one program for all recipes."""
+    return sweep.Sweep(scored_tokens.gathered(module), optax.adamw, "sequential", mesh).evaluation(_sums(module), batch)
+
+
+@functools.cache
+def _judging(module):
+    """`_items`, one program for all recipes."""
+    return jax.jit(_items(module))
 
 
 def _items(module):

@@ -101,7 +101,7 @@ _LARGE = dataclasses.replace(
     lora_rates=(1e-3, 1.8e-3, 3.2e-3), full_rates=(1e-4, 1.8e-4, 3.2e-4), epochs=(1, 10), study_ranks=(8,), prompts=100,
 )  # fmt: skip
 PRESETS_OF_LARGE = {
-    "smoke": dataclasses.replace(PRESETS["smoke"], parts=("arms", "study"), bases=1, seeds=2),
+    "smoke": dataclasses.replace(PRESETS["smoke"], parts=("arms",), bases=1, seeds=2),
     "quick": dataclasses.replace(  # a few minutes of a large GPU, most of them its compiler's
         _LARGE, parts=("arms", "study"), tuning_steps=700, epochs=(1,), full_rates=(1.8e-4, 3.2e-4, 5.6e-4), prompts=60
     ),

@@ -112,7 +112,7 @@ def test_accumulated_batches_are_the_big_batch(run):
 
 
 VARIANTS = (
-    ("--dora",), ("--init=pissa", "--rank=3"), ("--rslora", "--alpha=3"), ("--lora_plus=4", "--dropout=0.1"), ("--targets=q_proj,*up_proj",),
+    ("--dora", "--targets=q_proj,*up_proj"), ("--init=pissa", "--rank=3"), ("--rslora", "--alpha=3", "--lora_plus=4", "--dropout=0.1"),
 )  # fmt: skip
 
 

@@ -56,7 +56,8 @@ def bare(tmp_path) -> dict[str, str]:
     """The environment of a machine without those packages, anything installed of this project, or data."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(BLOCK.format(absent=ABSENT))
-    return os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)}
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return os.environ | quick | {"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)}
 
 
 @pytest.fixture
@@ -71,7 +72,23 @@ def digits(tmp_path) -> str:
     return str(tmp_path / "mnist.npz")
 
 
-def test_every_part_runs_and_a_killed_run_goes_on(bare, digits, tmp_path):
+@pytest.fixture
+def words(tmp_path) -> tuple[str, str]:
+    """Flags that name a text and questions of made-up words: reading the docstrings of all packages takes longer than what is asked here."""
+    random = np.random.default_rng(0)
+    made = ["".join(random.choice(list("abdeiklmnorstu"), 6)) for _ in range(800)]
+
+    def sentence() -> str:
+        return " ".join(random.choice(made, 8)).capitalize() + "."
+
+    documents = [" ".join(sentence() for _ in range(10)) for _ in range(1200)]
+    (tmp_path / "text.txt").write_text("\n\n".join(documents))
+    asked = [{"instruction": sentence(), "input": sentence() * (i % 2), "output": made[i % 800]} for i in range(400)]
+    (tmp_path / "questions.json").write_text(json.dumps(asked))
+    return f"--corpus={tmp_path / 'text.txt'}", f"--questions={tmp_path / 'questions.json'}"
+
+
+def test_every_part_runs_and_a_killed_run_goes_on(bare, digits, words, tmp_path):
     command = [
         sys.executable,
         ENTRY,
@@ -79,6 +96,7 @@ def test_every_part_runs_and_a_killed_run_goes_on(bare, digits, tmp_path):
         "--minutes=10",
         f"--workdir={tmp_path / 'runs'}",
         f"--data_dir={digits}",
+        *words,
     ]
     path = tmp_path / "runs" / "on_gpu-cpu-smoke" / FILE
     with subprocess.Popen(
