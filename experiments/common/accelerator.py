@@ -1,12 +1,15 @@
 """The accelerator, settled before JAX starts a backend."""
 
-import contextlib
+import os
 
 import jax
+import jaxlib
 
 from experiments.common.errors import UserError
 
 ABSENT = (RuntimeError, AssertionError)  # which of them JAX 0.10 raises depends on the platform named
+# XLA's YNNPACK fusions, run by several CPU devices, keep some MB of every step of a loop until the program ends (seen in jaxlib 0.11.2 and 0.12.0).
+YNN, HAS_YNN = "xla_cpu_experimental_ynn_fusion_type", (0, 11)
 
 
 def settle(name: str, *, cpu_devices: int = 1) -> str:
@@ -20,13 +23,22 @@ def settle(name: str, *, cpu_devices: int = 1) -> str:
       UserError: when it is absent; asking for one is never answered with another.
     """
     if cpu_devices > 1:
-        with contextlib.suppress(RuntimeError):  # JAX has started
-            jax.config.update("jax_num_cpu_devices", cpu_devices)
+        _share_out(cpu_devices)
     if name == "cpu":
         jax.config.update("jax_platforms", "cpu")
     elif name != "auto":
         _require(name)
     return _default()
+
+
+def _share_out(cpu_devices: int) -> None:
+    try:
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    except RuntimeError:  # JAX has started
+        return
+    asked = os.environ.get("XLA_FLAGS", "")
+    if YNN not in asked and jaxlib.version.__version_info__ >= HAS_YNN:
+        os.environ["XLA_FLAGS"] = f"{asked} --{YNN}=".strip()
 
 
 def _default() -> str:
