@@ -74,11 +74,12 @@ def save_adapter(
       TreeError: for a tree without an adapter, one that is not whole, or one that another config made (another rank say).
 
     >>> import tempfile
+    >>> from lora_jax import checkpoint
     >>> adapter = {"lora_a": np.ones((3, 1), np.float32), "lora_b": np.ones((1, 2), np.float32), "lora_scale": np.ones(())}
     >>> params, config = {"kernel": np.ones((3, 2)), **adapter}, LoRAConfig(rank=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_adapter(folder, params, config, mask=None, step=7)
-    ...     step_folders.latest_step(folder)
+    ...     checkpoint.latest_step(folder)
     7
     """
     leaves = adapted(params, "save_adapter: params")

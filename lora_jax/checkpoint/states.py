@@ -33,9 +33,10 @@ def save_state(
       CheckpointError: as `save_adapter`.
 
     >>> import tempfile
+    >>> from lora_jax import checkpoint
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_state(folder, {"lora_b": np.ones(2), "key": jax.random.key(3)}, {"kernel": np.ones(2)}, None, step=1)
-    ...     step_folders.latest_step(folder)
+    ...     checkpoint.latest_step(folder)
     1
     """
     if config is not None:
