@@ -1,5 +1,6 @@
 """The accelerator, settled before JAX starts a backend."""
 
+import importlib.util
 import os
 
 import jax
@@ -8,8 +9,11 @@ import jaxlib
 from experiments.common.errors import UserError
 
 ABSENT = (RuntimeError, AssertionError)  # which of them JAX 0.10 raises depends on the platform named
-# XLA's YNNPACK fusions, run by several CPU devices, keep some MB of every step of a loop until the program ends (seen in jaxlib 0.11.2 and 0.12.0).
-YNN, HAS_YNN = "xla_cpu_experimental_ynn_fusion_type", (0, 11)
+# XLA's YNNPACK fusions, run by several CPU devices, keep a MB or two of every step of a loop until the program ends (seen in jaxlib 0.11.2 and 0.12.0.1).
+YNN, HAS_YNN = (
+    "xla_cpu_experimental_ynn_fusion_type",
+    (0, 11, 2),
+)  # of older ones nobody knows whether they have the flag
 
 
 def settle(name: str, *, cpu_devices: int = 1) -> str:
@@ -37,7 +41,10 @@ def _share_out(cpu_devices: int) -> None:
     except RuntimeError:  # JAX has started
         return
     asked = os.environ.get("XLA_FLAGS", "")
-    if YNN not in asked and jaxlib.version.__version_info__ >= HAS_YNN:
+    has_another_xla = (
+        importlib.util.find_spec("libtpu") is not None
+    )  # which ends the process on a flag that it does not know
+    if YNN not in asked and not has_another_xla and jaxlib.version.__version_info__ >= HAS_YNN:
         os.environ["XLA_FLAGS"] = f"{asked} --{YNN}=".strip()
 
 
