@@ -9,7 +9,7 @@ import jaxlib
 from experiments.common.errors import UserError
 
 ABSENT = (RuntimeError, AssertionError)  # which of them JAX 0.10 raises depends on the platform named
-# XLA's YNNPACK fusions, run by several CPU devices, keep a MB or two of every step of a loop until the program ends (seen in jaxlib 0.11.2 and 0.12.0.1).
+# XLA's YNNPACK fusions on several CPU devices keep a MB or two of every step of a loop until the program ends (seen in jaxlib 0.11.2 and 0.12.0.1).
 YNN, HAS_YNN = (
     "xla_cpu_experimental_ynn_fusion_type",
     (0, 11, 2),
