@@ -19,7 +19,7 @@ from lora_jax.tree import flat, nested
 from tests.products.functions import CASES, FORMED
 from tests.products.shapes import depending, kernels, sides
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("compiled_alike")
 CONFIG = LoRAConfig(rank=2, alpha=3, targets="*")
 KEY = jax.random.key(0)
 

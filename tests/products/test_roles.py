@@ -15,7 +15,7 @@ from tests.products.test_function import drawn
 from tests.products.test_linen import IDS as TOKENS
 from tests.products.test_linen import Experts, Gemma, X
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("compiled_alike")
 KEY = jax.random.key(0)
 
 TOLD = {
