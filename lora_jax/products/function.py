@@ -4,7 +4,7 @@ import functools
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -169,15 +169,12 @@ def beside(key: jax.Array, leaves: Mapping[str, Any], sites: Mapping[str, Site],
     sites = chosen(config, with_roles(config, sites))
     warn_of_custom(sites)
     made: dict[str, Any] = {}
-    programs: dict[tuple, Callable] = {}  # kernels that are alike share one
     for path, site in sites.items():
-        alike = (site.shape, site.roles, site.is_lookup, site.is_beside, *targets.rank_and_alpha(config, *site.names))
-        begun = programs.setdefault(alike, jax.jit(functools.partial(fresh, path=path, site=site, config=config)))
         kernel = nn.meta.unbox(leaves[path]) if starts.reads_base(config) else None
         if kernel is not None:
             starts.require_finite(path, kernel)
         own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        made |= as_leaves(begun(own, kernel=kernel), places.module_for(path, site.roles))
+        made |= as_leaves(fresh(own, path, site, config, kernel), places.module_for(path, site.roles))
     return nested({**leaves, **made})
 
 
@@ -192,24 +189,48 @@ def shapes_of(params: Any) -> Any:
 
 
 def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any = None) -> Adapter:
-    """The adapter of a leaf, or of each of a stack; `kernel` is the leaf, where the config's start reads it."""
-    stack, d, k = axes.matrices(site.shape, site.roles)
+    """The adapter of a leaf, or of each of a stack; `kernel` is the leaf, where the config's start reads it.
+
+    Leaves that are alike share a program, of one model or of several.
+    """
     rank, alpha = targets.rank_and_alpha(config, *site.names)
-    starts.require_room(path, config, rank, (d, k))
+    starts.require_room(path, config, rank, axes.matrices(site.shape, site.roles)[1:])
+    alike = Alike(
+        tuple(site.shape),
+        site.roles,
+        site.is_lookup,
+        site.is_transposed,
+        is_told=not site.is_beside,
+        config=LoRAConfig(rank, alpha, scaling=config.scaling, init_a=config.init_a, init=config.init, dora=config.dora),
+    )
+    return _begun(key, kernel, alike)
+
+
+class Alike(NamedTuple):
+    """What a fresh adapter depends on; `is_told`: the roles are in the name of its place. The config is of this rank and alpha."""
+
+    shape: tuple[int, ...]
+    roles: str
+    is_lookup: bool
+    is_transposed: bool
+    is_told: bool
+    config: LoRAConfig
+
+
+@functools.partial(jax.jit, static_argnames="alike")
+def _begun(key: jax.Array, kernel: Any, alike: Alike) -> Adapter:
+    config, (stack, d, k) = alike.config, axes.matrices(alike.shape, alike.roles)
 
     def drawn(key):
-        shape, random = ((k, d), "b") if site.is_transposed else ((d, k), "a")
-        return starts.drawn(key, config, shape, rank, random=random, is_embed=site.is_lookup)
+        shape, random = ((k, d), "b") if alike.is_transposed else ((d, k), "a")
+        return starts.drawn(key, config, shape, config.rank, random=random, is_embed=alike.is_lookup)
 
     a, b = drawn(key) if not stack else jax.vmap(drawn)(jax.random.split(key, math.prod(stack)))
-    scale = jnp.full(stack, config.scale(rank=rank, alpha=alpha), jnp.float32)
-    norm = (
-        jnp.ones([1 if role == "i" else size for size, role in zip(site.shape, site.roles, strict=True)])
-        if config.dora
-        else None
-    )
+    scale = jnp.full(stack, config.scale(rank=config.rank, alpha=config.alpha), jnp.float32)
+    sides = [1 if role == "i" else size for size, role in zip(alike.shape, alike.roles, strict=True)]
+    norm = jnp.ones(sides) if config.dora else None
     begun = Adapter(a.reshape(*stack, *a.shape[-2:]), b.reshape(*stack, *b.shape[-2:]), scale, norm=norm)
     if not starts.reads_base(config):
         return begun
-    module = places.module_for(path, site.roles)
+    module = f"w{axes.MARK}{alike.roles}/" if alike.is_told else ""
     return at_place(module, functools.partial(starts.from_base, config))(nn.meta.unbox(kernel), begun)

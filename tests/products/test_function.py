@@ -79,11 +79,8 @@ def test_it_begins_as_the_function_itself(case, like):
 
 def test_it_is_the_merged_function(case, like):
     params = drawn(fresh(case))
-    got, expected, base = (
-        lora(case.fn, like=like)(params, case.input()),
-        merged(case, params),
-        case.fn(case.params(), case.input()),
-    )
+    ways = (lambda params: lora(case.fn, like=like)(params, case.input()), lambda params: merged(case, params))
+    got, expected, base = jax.jit(lambda params: (*(way(params) for way in ways), case.fn(case.params(), case.input())))(params)
     scale = np.abs(expected).max()
     assert np.abs(got - expected).max() <= 1e-5 * scale and np.abs(expected - base).max() > 1e-2 * scale
 
@@ -98,8 +95,8 @@ def test_gradients_are_those_through_the_merged_function(case, like, name):
     def loss(way):
         return lambda trainable: jnp.sum(jnp.sin(way(lora_jax.combine(frozen, trainable))))
 
-    got = jax.grad(loss(lambda params: lora(case.fn, like=like)(params, case.input())))(trainable)
-    expected = jax.grad(loss(lambda params: merged(case, params)))(trainable)
+    ways = (lambda params: lora(case.fn, like=like)(params, case.input()), lambda params: merged(case, params))
+    got, expected = jax.jit(lambda trainable: tuple(jax.grad(loss(way))(trainable) for way in ways))(trainable)
     for path, leaf in flat(got).items():
         wanted = flat(expected)[path]
         np.testing.assert_allclose(leaf, wanted, atol=1e-4 * np.abs(wanted).max(), err_msg=path)
@@ -120,7 +117,8 @@ def test_the_test_of_shapes_sees_what_is_formed():
 
 def test_dropout_is_its_own_in_every_product_and_layer(case, like):
     params = drawn(fresh(case))
-    with_key = lambda seed: lora(case.fn, like=like, dropout=0.5, key=jax.random.key(seed))(params, case.input())  # noqa: E731
+    run = jax.jit(lambda key: lora(case.fn, like=like, dropout=0.5, key=key)(params, case.input()))
+    with_key = lambda seed: run(jax.random.key(seed))  # noqa: E731
     np.testing.assert_array_equal(with_key(1), with_key(1))
     if case.input().dtype == jnp.float32:
         assert np.abs(with_key(1) - with_key(2)).max() > 0
@@ -142,7 +140,7 @@ def test_under_jit_vmap_and_another_scale(case, like, name):
     adapters = lora_jax.adapter_of(params)
     two = jax.tree.map(lambda leaf: jnp.stack([leaf, 0 * leaf]), adapters)
     base = lora_jax.strip(params)
-    both = jax.vmap(lambda adapter: lora(case.fn, like=like)(lora_jax.combine(base, adapter), case.input()))(two)
+    both = jax.jit(jax.vmap(lambda adapter: lora(case.fn, like=like)(lora_jax.combine(base, adapter), case.input())))(two)
     assert np.abs(both[0] - expected).max() <= 1e-5 * scale and np.abs(both[1] - off).max() <= 1e-5 * scale
 
 
