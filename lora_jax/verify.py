@@ -116,14 +116,18 @@ def verify(
     mask = trainable_mask(params)
     frozen, trainable = partition(params, mask)
 
-    def loss(run: Callable) -> Callable:
-        return lambda trainable: _projected(run(combine(frozen, trainable)))
+    def tried(run: Callable) -> tuple[dict[str, Any], Any]:
+        def loss(trainable: Any) -> tuple[jax.Array, Any]:
+            outputs = run(combine(frozen, trainable))
+            return _projected(outputs), outputs
+
+        gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(trainable)
+        return flat(gradients), outputs
 
     with collections_given("verify"):
-        own = flat(jax.jit(jax.grad(loss(way)))(trainable))
-    merged = flat(jax.jit(jax.grad(loss(lambda params: way(merge(params)))))(trainable))
+        own, side = tried(way)
+    merged, plain = tried(lambda params: way(merge(params)))
     rows = _rows(modules(flat(params)), own, merged, tolerance)
-    side, plain = jax.jit(way)(params), jax.jit(way)(merge(params))
     pairs = [
         (one, other)
         for one, other in zip(jax.tree.leaves(side), jax.tree.leaves(plain), strict=True)
@@ -182,7 +186,7 @@ def _row(module: str, own: dict[str, Any], merged: dict[str, Any], tolerance: fl
     paths = [module + name for name in (A, B, MAGNITUDE) if module + name in own]
     return Row(
         path=module.rstrip("/") or "(root)",
-        gradient=min(float(jnp.abs(own[path]).max()) for path in paths),
+        gradient=min(float(np.abs(np.asarray(own[path], np.float64)).max()) for path in paths),
         apart=max(_apart(own[path], merged[path]) for path in paths),
         tolerance=tolerance,
     )
@@ -199,8 +203,12 @@ def _moved(params: dict[str, Any], mask: Any) -> tuple[str, ...]:
     """Leaves of the base that an optimiser of the trainable ones changes, given a gradient for every leaf."""
     params = unboxed(params)
     tx = lora_optimizer(optax.sgd(1.0), mask)
-    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
-    after = flat(optax.apply_updates(params, updates))
+
+    def stepped(params: Any) -> Any:
+        updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    after = flat(jax.jit(stepped)(params))
     base = {path: leaf for path, leaf in flat(params).items() if not is_adapter_leaf(path)}
     return tuple(path for path, leaf in base.items() if _bits(leaf) != _bits(after[path]))
 

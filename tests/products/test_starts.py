@@ -76,7 +76,7 @@ def test_it_is_the_merged_function_with_its_gradients(case, like, start):
 
     def run(way):
         loss = lambda own: (jnp.sum(jnp.sin(y := way(lora_jax.combine(frozen, own)))), y)  # noqa: E731
-        return jax.grad(loss, has_aux=True)(trainable)
+        return jax.jit(jax.grad(loss, has_aux=True))(trainable)
 
     found, got = run(lambda params: lora(case.fn, like=like)(params, case.input()))
     wanted, expected = run(lambda params: merged(case, params))
