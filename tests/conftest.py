@@ -25,6 +25,15 @@ draws.fuse_on_cpu()  # as the entries do: the same bits, and less to compile
 jax.devices()  # starts JAX with one device, before an entry that is tested makes one of each core
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--one-case", action="store_true", help="of each test function one of its cases")
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    if config.getoption("one_case"):
+        items[:] = thrift.one_case(items)
+
+
 @pytest.fixture
 def key(request) -> jax.Array:
     """A key of the test's own, the same in every run."""

@@ -156,10 +156,11 @@ def test_kernels_of_any_class_are_found_and_their_output_is_that_of_the_merged_m
 def test_gradients_are_those_of_the_wrapper_and_of_adapters_alone(name):
     model, params, x = adapted(name)
     loss = lambda m, x: jnp.mean(m(x) ** 2)  # noqa: E731
-    gradient = nnx.grad(loss, argnums=nnx.DiffState(0, nnx.LoRAParam))(model.inject(params), x)
+    gradient = nnx.jit(nnx.grad(loss, argnums=nnx.DiffState(0, nnx.LoRAParam)))(model.inject(params), x)
     found = {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(gradient)}
     base, adapter = strip(params), adapter_of(params)
-    own = jax.grad(lambda adapter: jnp.mean(model.apply({"params": lora_jax.combine(base, adapter)}, x) ** 2))(adapter)
+    loss = lambda adapter: jnp.mean(model.apply({"params": lora_jax.combine(base, adapter)}, x) ** 2)  # noqa: E731
+    own = jax.jit(jax.grad(loss))(adapter)
     expected = {path: leaf for path, leaf in flat(own).items() if not path.endswith("lora_scale")}
     assert found.keys() == expected.keys()
     for path, leaf in expected.items():

@@ -38,3 +38,11 @@ def test_only_the_first_process_asks(monkeypatch):
     xla_flags.use_quick()
     xla_flags.use_quick()  # as a worker does, which inherits the environment
     assert len(asked) == 1 and os.environ["XLA_FLAGS"] == "--mine --quick"
+
+
+def test_one_case_is_of_every_function_and_another_for_each():
+    names = [f"tests/test_a.py::test_{name}" for name in "abcdefgh"]
+    ids = [f"{name}[{i}]" for name in names for i in range(5)] + ["tests/test_a.py::test_alone"]
+    found = thrift.one_case([types.SimpleNamespace(nodeid=one) for one in ids])
+    assert [item.nodeid.partition("[")[0] for item in found] == [*names, "tests/test_a.py::test_alone"]
+    assert len({item.nodeid.partition("[")[2] for item in found[:-1]}) > 2

@@ -201,7 +201,9 @@ def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any
         site.is_lookup,
         site.is_transposed,
         is_told=not site.is_beside,
-        config=LoRAConfig(rank, alpha, scaling=config.scaling, init_a=config.init_a, init=config.init, dora=config.dora),
+        config=LoRAConfig(
+            rank, alpha, scaling=config.scaling, init_a=config.init_a, init=config.init, dora=config.dora
+        ),
     )
     return _begun(key, kernel, alike)
 

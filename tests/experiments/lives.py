@@ -28,7 +28,7 @@ from tests.experiments.one_part import ONE_PART
 
 ENTRY = ("rank_sweep.py", "--task=linear_teacher", "--preset=smoke")
 SETTINGS = linear.Settings(ranks=(2,), seeds=2, steps=60, blocks=6, **ONE_PART)
-KILLS = 20
+KILLS = 8
 
 
 def fork(workdir: pathlib.Path, *more: str, devices: int = 1, signalled: tuple[int, int] | None = None) -> int:

@@ -21,11 +21,12 @@ def facts() -> dict:
     return json.loads(done.stdout)
 
 
-def test_twenty_kills_at_random_moments(facts):
+def test_kills_at_random_moments(facts):
+    """A few; `python -m tests.experiments.kills` has as many as one likes, of every entry."""
     found = facts["killed"]
-    assert found["ends"] == [-9] * lives.KILLS and lives.KILLS == 20
+    assert found["ends"] == [-9] * lives.KILLS
     assert found["results"] == [facts["whole"]] * lives.KILLS  # word for word
-    assert len(set(found["reached"])) > 3  # before the first block, between blocks, after the last one
+    assert len(set(found["reached"])) > 2  # before the first block, between blocks, after the last one
 
 
 @pytest.mark.parametrize("name", ["cut", "missing"])

@@ -80,7 +80,9 @@ def test_it_begins_as_the_function_itself(case, like):
 def test_it_is_the_merged_function(case, like):
     params = drawn(fresh(case))
     ways = (lambda params: lora(case.fn, like=like)(params, case.input()), lambda params: merged(case, params))
-    got, expected, base = jax.jit(lambda params: (*(way(params) for way in ways), case.fn(case.params(), case.input())))(params)
+    got, expected, base = jax.jit(
+        lambda params: (*(way(params) for way in ways), case.fn(case.params(), case.input()))
+    )(params)
     scale = np.abs(expected).max()
     assert np.abs(got - expected).max() <= 1e-5 * scale and np.abs(expected - base).max() > 1e-2 * scale
 
@@ -140,7 +142,9 @@ def test_under_jit_vmap_and_another_scale(case, like, name):
     adapters = lora_jax.adapter_of(params)
     two = jax.tree.map(lambda leaf: jnp.stack([leaf, 0 * leaf]), adapters)
     base = lora_jax.strip(params)
-    both = jax.jit(jax.vmap(lambda adapter: lora(case.fn, like=like)(lora_jax.combine(base, adapter), case.input())))(two)
+    both = jax.jit(jax.vmap(lambda adapter: lora(case.fn, like=like)(lora_jax.combine(base, adapter), case.input())))(
+        two
+    )
     assert np.abs(both[0] - expected).max() <= 1e-5 * scale and np.abs(both[1] - off).max() <= 1e-5 * scale
 
 

@@ -86,7 +86,7 @@ def test_gradients_in_float16_are_those_of_float32(case, params, turn):
 
     def gradient(base, x):
         loss = lambda adapters: jnp.sum(lora(case.fn)(lora_jax.combine(base, adapters), x).astype(jnp.float32))  # noqa: E731
-        return jax.tree_util.tree_leaves_with_path(jax.grad(loss)(adapters))
+        return jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(adapters))
 
     base = lora_jax.strip(params)
     x = case.input() if case.input().dtype == jnp.int32 else case.input(jnp.float16)

@@ -143,9 +143,8 @@ def test_members_of_a_sweep(model, params, x):
     members = lora_jax.sweep.grid(ranks=(1, 2), learning_rates=(1e-2,), seeds=(0,))
     stacked = lora_jax.sweep.init_adapters(model, members, x)
     one = jax.tree.map(lambda leaf: leaf[0], stacked)
-    both = jax.vmap(lambda adapter: model.apply({"params": lora_jax.combine(lora_jax.strip(params), adapter)}, x))(
-        stacked
-    )
+    run = lambda adapter: model.apply({"params": lora_jax.combine(lora_jax.strip(params), adapter)}, x)  # noqa: E731
+    both = jax.jit(jax.vmap(run))(stacked)
     alone = model.apply({"params": lora_jax.combine(lora_jax.strip(params), one)}, x)
     np.testing.assert_allclose(both[0], alone, rtol=1e-5, atol=1e-6)
 
