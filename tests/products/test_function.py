@@ -12,6 +12,7 @@ import pytest
 import lora_jax
 from lora_jax import LoRAConfig
 from lora_jax.errors import CustomDerivativeWarning, TargetError, TreeError
+from lora_jax.products import function
 from lora_jax.products.find import find
 from lora_jax.products.function import adapt, lora
 from lora_jax.products.trees import named
@@ -146,6 +147,22 @@ def test_under_jit_vmap_and_another_scale(case, like, name):
         two
     )
     assert np.abs(both[0] - expected).max() <= 1e-5 * scale and np.abs(both[1] - off).max() <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("more", [{}, {"init": "pissa", "dora": True}])
+def test_kernels_that_are_alike_share_one_program_of_one_model_or_of_several(more):
+    config = LoRAConfig(rank=2, targets="*", **more)
+    fn = lambda params, x: sum(jnp.sum(x @ w) for w in params.values())  # noqa: E731
+    kernels = [jnp.asarray(np.random.default_rng(seed).normal(size=(4, 5)), jnp.float32) for seed in range(3)]
+    function._begun.clear_cache()
+    one = adapt(KEY, dict(zip(("q", "k"), kernels, strict=False)), fn, config, jnp.ones((2, 4)))
+    assert function._begun._cache_size() == 1
+    odd = dataclasses.replace(config, rank_pattern={"odd": 3})
+    other = adapt(KEY, dict(zip(("q", "v", "odd"), kernels, strict=True)), fn, odd, jnp.ones((2, 4)))
+    assert function._begun._cache_size() == 2  # the odd one's rank
+    assert other["odd:io"]["lora_a"].shape == (4, 3)
+    jax.tree.map(np.testing.assert_array_equal, one["q:io"], other["q:io"])
+    assert np.abs(one["q:io"]["lora_a"] - one["k:io"]["lora_a"]).max() > 1e-3
 
 
 # Helpers of the test of shapes
