@@ -9,7 +9,7 @@ import pytest
 from tests.docs import blocks
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "as_users_run_it")
-EIGHT = {"JAX_NUM_CPU_DEVICES": "8"}
+EIGHT = {"JAX_NUM_CPU_DEVICES": "8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 PAGES = [page for page in blocks.pages() if page.parent.name == "guide" and blocks.of(page.read_text(), "python")]
 ON_EIGHT = [page for page in blocks.pages() if "JAX_NUM_CPU_DEVICES=8" in page.read_text()]
 RUN = "import pathlib, sys; from tests.docs import blocks; blocks.run(pathlib.Path(sys.argv[1]))"

@@ -119,8 +119,16 @@ def test_arms_of_low_and_of_high_rank_are_not_padded_to_each_other():
     ]
 
 
-def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(begun, items):
-    rows = course._the_studys(begun, "1M", course.Lessons(lessons.of_items(items), None, {}))
+def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(items):
+    class Planned:
+        """What would be taught: `test_following_run` has what comes of it."""
+
+        settings = SETTINGS
+
+        def taught(self, size, lesson, found, recipe, *, name, **_):
+            return [{"name": name, "rank": arm.rank, "steps": end} for arm in found for end in recipe.asked]
+
+    rows = course._the_studys(Planned(), "1M", course.Lessons(lessons.of_items(items), None, {}))
     count = len(items.train.owners)
     large = [row["steps"] for row in rows if row["name"] == "epochs" and row["rank"] == 8]
     small = [row["steps"] for row in rows if row["name"] == "small batch"]
