@@ -45,11 +45,9 @@ def _of_bases(settings: Settings) -> Settings:
     """As many as --bases says.
 
     Raises:
-      UserError: for more than the preset has, and for a single run.
+      UserError: for more than the preset has.
     """
     bases = FLAGS.bases or settings.bases
     if bases > settings.bases:
         raise UserError(f"--bases={bases}: this preset and size have {settings.bases}.")
-    if bases * settings.seeds < 2:
-        raise UserError(f"--bases={bases}: a verdict needs at least two runs, and each base has one; name more bases.")
     return dataclasses.replace(settings, bases=bases, many_bases=min(bases, settings.many_bases))

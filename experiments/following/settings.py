@@ -69,7 +69,9 @@ class Settings:
 
     def __post_init__(self):
         if self.seeds * self.bases < 2:
-            raise UserError("--seeds: a verdict needs at least two runs.")
+            raise UserError(
+                f"--bases={self.bases} and --seeds={self.seeds} make one run, and a verdict needs at least two; name more of one of them."
+            )
 
     def base(self, size: str, seed: int) -> pretraining_settings.Settings:
         """How a base is pretrained: on as many tokens a parameter, whatever its size; NO_COPYING is the size of the study, in as many updates."""
