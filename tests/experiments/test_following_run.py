@@ -92,7 +92,11 @@ def test_parts_that_make_no_run_are_refused(parts, said, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("bases", "said"),
-    [(3, "--bases=3: this preset and size have 2"), (1, "--bases=1 and --seeds=1 make one run"), (0, "an integer from 1")],
+    [
+        (3, "--bases=3: this preset and size have 2"),
+        (1, "--bases=1 and --seeds=1 make one run"),
+        (0, "an integer from 1"),
+    ],
 )
 def test_bases_that_make_no_run_are_refused(bases, said, capsys, tmp_path):
     status = entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", f"--bases={bases}", f"--workdir={tmp_path}")
