@@ -23,6 +23,7 @@ from experiments.following.read import (
     right,
     row,
 )
+from experiments.following.settings import flags_of
 from experiments.ledger import declared
 from experiments.ledger.facts import ALL, settled
 from experiments.ledger.inference import Fact, equivalent_over_items, holm, less, more, over_items
@@ -39,6 +40,7 @@ STUDY = "the study's LoRA r=8"
 
 def claims(summary: Summary, command: str) -> list[Claim]:
     """The gate first; behind a closed one every verdict is "not testable". Claims about parts that were not run are left out."""
+    command = f"{command} {flags_of(summary['settings'])}".rstrip()
     gate, rest = _gate(summary, command), []
     for made in (_one_epoch, _epochs, _rank, _batch, _medical, _full, _cause):
         with contextlib.suppress(NotRun):

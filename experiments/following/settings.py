@@ -1,6 +1,9 @@
 """Settings of S4."""
 
 import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
 
 from experiments.common.errors import UserError
 from experiments.lm import pretraining_settings
@@ -109,6 +112,27 @@ PRESETS_OF_LARGE = {
     ),
     "full": _LARGE,
 }  # fmt: skip
+
+
+def flags_of(settings: Mapping[str, Any]) -> str:
+    """The flags beside --preset of a run with these settings, as a summary has them: its parts and bases where the preset has others.
+
+    >>> flags_of(as_kept(dataclasses.replace(PRESETS["full"], parts=("arms", "study"), bases=3)))
+    '--parts=arms,study --bases=3'
+    >>> flags_of(as_kept(PRESETS["quick"]))
+    ''
+    """
+    for whole in map(as_kept, PRESETS.values()):
+        other = {name for name, value in whole.items() if settings.get(name) != value}
+        if other <= {"parts", "bases", "many_bases"}:
+            told = {"parts": ",".join(settings["parts"]), "bases": settings["bases"]}
+            return " ".join(f"--{name}={value}" for name, value in told.items() if name in other)
+    return ""
+
+
+def as_kept(settings: Settings) -> dict[str, Any]:
+    """As they are read again from a summary."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
 def presets(size: str | None) -> dict[str, Settings]:

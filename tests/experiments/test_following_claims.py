@@ -6,6 +6,7 @@ import pytest
 from experiments.common.items import packed
 from experiments.following import claims, read
 from experiments.following.read import BOTH, STORED, WORDS
+from experiments.following.settings import PRESETS, as_kept
 
 BASES, EACH = 5, 40
 KINDS = ("first", "last", "nth", "longest", "count", "copy", "s_first", "s_last", "sort", "opposite")
@@ -59,6 +60,7 @@ def summary(
         }
 
     return {
+        "settings": as_kept(PRESETS["full"]),
         "kinds": {name: list(np.repeat(KINDS, EACH)) for name in (WORDS, BOTH, STORED)},
         "rows": [
             row("arms", "base", base, blank=blank), row("arms", "LoRA r=8", r8, 1), row("arms", "LoRA r=8 on q, o", square, 2),
@@ -145,3 +147,12 @@ def test_the_way_from_the_study_to_full_is_whole():
     ).mean(axis=1)
     np.testing.assert_allclose(sum(steps.values()), total)
     assert list(steps) == list(claims.STEPS)
+
+
+def test_the_command_is_that_of_the_parts_that_were_run():
+    found = summary()
+    assert {claim.command for claim in claims.claims(found, "command")} == {"command"}
+    some = found | {"settings": found["settings"] | {"parts": ["arms"], "bases": 3, "many_bases": 2}}
+    assert {claim.command for claim in claims.claims(some, "command")} == {"command --parts=arms --bases=3"}
+    of_its_own = found | {"settings": found["settings"] | {"steps": 7}}
+    assert {claim.command for claim in claims.claims(of_its_own, "command")} == {"command"}
