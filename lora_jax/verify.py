@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -117,13 +117,13 @@ def verify(
     frozen, trainable = partition(params, mask)
 
     def tried(run: Callable) -> tuple[dict[str, Any], Any]:
-        def loss(trainable: Any) -> tuple[jax.Array, Any]:
-            outputs = run(combine(frozen, trainable))
-            return _projected(outputs), outputs
-
-        gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(trainable)
+        """Gradients and outputs, by one program."""
+        whole = lambda trainable: run(combine(frozen, trainable))  # noqa: E731
+        both = jax.jit(lambda trainable: (jax.grad(lambda own: _projected(whole(own)))(trainable), whole(trainable)))
+        gradients, outputs = both(trainable)
         return flat(gradients), outputs
 
+    merge(params)  # refuses values that are not finite, which a traced merge does not see
     with collections_given("verify"):
         own, side = tried(way)
     merged, plain = tried(lambda params: way(merge(params)))
@@ -133,9 +133,7 @@ def verify(
         for one, other in zip(jax.tree.leaves(side), jax.tree.leaves(plain), strict=True)
         if _is_float(other)
     ]
-    return Verification(
-        rows, max((_apart(one, other) for one, other in pairs), default=0.0), tolerance, _moved(params, mask)
-    )
+    return Verification(rows, _largest(_apart(one, other) for one, other in pairs), tolerance, _moved(params, mask))
 
 
 def _way(model: Any, collections: Mapping[str, Any], args: tuple, kwargs: dict[str, Any]) -> Callable:
@@ -186,8 +184,8 @@ def _row(module: str, own: dict[str, Any], merged: dict[str, Any], tolerance: fl
     paths = [module + name for name in (A, B, MAGNITUDE) if module + name in own]
     return Row(
         path=module.rstrip("/") or "(root)",
-        gradient=min(float(np.abs(np.asarray(own[path], np.float64)).max()) for path in paths),
-        apart=max(_apart(own[path], merged[path]) for path in paths),
+        gradient=float(np.min([np.abs(np.asarray(own[path], np.float64)).max() for path in paths])),
+        apart=_largest(_apart(own[path], merged[path]) for path in paths),
         tolerance=tolerance,
     )
 
@@ -199,16 +197,17 @@ def _apart(got: Any, expected: Any) -> float:
     return float(np.abs(got - expected).max(initial=0.0) / (largest if largest > 0 else 1.0))
 
 
+def _largest(values: Iterable[float]) -> float:
+    """nan where one of them is, which Python's own `max` may pass over."""
+    return float(np.max(list(values), initial=0.0))
+
+
 def _moved(params: dict[str, Any], mask: Any) -> tuple[str, ...]:
     """Leaves of the base that an optimiser of the trainable ones changes, given a gradient for every leaf."""
     params = unboxed(params)
     tx = lora_optimizer(optax.sgd(1.0), mask)
-
-    def stepped(params: Any) -> Any:
-        updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
-        return optax.apply_updates(params, updates)
-
-    after = flat(jax.jit(stepped)(params))
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    after = flat(optax.apply_updates(params, updates))
     base = {path: leaf for path, leaf in flat(params).items() if not is_adapter_leaf(path)}
     return tuple(path for path, leaf in base.items() if _bits(leaf) != _bits(after[path]))
 

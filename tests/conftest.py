@@ -26,12 +26,20 @@ jax.devices()  # starts JAX with one device, before an entry that is tested make
 
 
 def pytest_addoption(parser) -> None:
-    parser.addoption("--one-case", action="store_true", help="of each test function one of its cases")
+    parser.addoption("--cases", type=int, metavar="N", help="of each test function no more than N of its cases")
 
 
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "every_case: --cases leaves none of its cases out")
+
+
+@pytest.hookimpl(trylast=True)  # of what -k and -m leave
 def pytest_collection_modifyitems(config, items) -> None:
-    if config.getoption("one_case"):
-        items[:] = thrift.one_case(items)
+    if config.getoption("cases"):
+        found, every = thrift.few_cases(items, config.getoption("cases")), list(items)
+        kept = set(map(id, found))
+        items[:] = found
+        config.hook.pytest_deselected(items=[item for item in every if id(item) not in kept])
 
 
 @pytest.fixture

@@ -40,9 +40,18 @@ def test_only_the_first_process_asks(monkeypatch):
     assert len(asked) == 1 and os.environ["XLA_FLAGS"] == "--mine --quick"
 
 
-def test_one_case_is_of_every_function_and_another_for_each():
+class Item:
+    def __init__(self, nodeid: str, marks: tuple[str, ...] = ()):
+        self.nodeid, self.get_closest_marker = nodeid, lambda name: name in marks
+
+
+def test_few_cases_are_spread_over_each_table():
     names = [f"tests/test_a.py::test_{name}" for name in "abcdefgh"]
-    ids = [f"{name}[{i}]" for name in names for i in range(5)] + ["tests/test_a.py::test_alone"]
-    found = thrift.one_case([types.SimpleNamespace(nodeid=one) for one in ids])
-    assert [item.nodeid.partition("[")[0] for item in found] == [*names, "tests/test_a.py::test_alone"]
-    assert len({item.nodeid.partition("[")[2] for item in found[:-1]}) > 2
+    items = [Item(f"{name}[{i}]") for name in names for i in range(9)] + [Item("tests/test_a.py::test_alone")]
+    every = [Item(f"tests/test_a.py::test_all[{i}]", ("every_case",)) for i in range(9)]
+    found = [item.nodeid for item in thrift.few_cases([*items, *every], 3)]
+    assert found[24] == "tests/test_a.py::test_alone" and found[25:] == [item.nodeid for item in every]
+    chosen = [sorted(int(one[-2]) for one in found[3 * k : 3 * k + 3]) for k in range(len(names))]
+    assert all(b - a == 3 for of_one in chosen for a, b in zip(of_one, of_one[1:], strict=False))
+    assert len({of_one[0] for of_one in chosen}) > 1
+    assert thrift.few_cases(items[:2], 3) == items[:2]

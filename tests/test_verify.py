@@ -5,6 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import lora_jax
@@ -118,6 +119,24 @@ def test_an_adapter_without_effect_is_found():
 def test_a_base_that_moves_is_told():
     found = dataclasses.replace(verify(*_dense()), moved=("kernel",))
     assert not found.holds and "moved at kernel" in str(found)
+
+
+def test_a_base_with_entries_that_are_no_numbers_is_refused_by_name():
+    """Behind an output that is fine, too."""
+    fn = lambda params, x: (x @ params["v"], x @ params["w"])  # noqa: E731
+    base = {name: jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32) for name in "vw"}
+    x = jnp.ones((2, 3))
+    params = lora_jax.products.adapt(jax.random.key(0), base, fn, LoRAConfig(rank=2, targets="*"), x)
+    assert verify(fn, params, x).holds
+    with pytest.raises(TreeError, match="w has non-finite values"):
+        verify(fn, params | {"w": params["w"].at[0, 0].set(jnp.nan)}, x)
+
+
+def test_a_difference_that_is_no_number_does_not_hold():
+    fn = lambda params, x: (x @ params["w"], jnp.log(-jnp.abs(x @ params["w"])))  # noqa: E731
+    x, base = jnp.ones((2, 3)), {"w": jnp.ones((3, 4))}
+    params = lora_jax.products.adapt(jax.random.key(0), base, fn, LoRAConfig(rank=2, targets="*"), x)
+    assert not verify(fn, params, x).holds
 
 
 def test_bfloat16_by_its_own_tolerance():

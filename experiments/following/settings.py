@@ -73,7 +73,7 @@ class Settings:
     def __post_init__(self):
         if self.seeds * self.bases < 2:
             raise UserError(
-                f"--bases={self.bases} and --seeds={self.seeds} make one run, and a verdict needs at least two; name more of one of them."
+                f"--seeds={self.seeds}: of {self.bases} base that is one run, and a verdict needs at least two; name more seeds."
             )
 
     def base(self, size: str, seed: int) -> pretraining_settings.Settings:

@@ -1,5 +1,6 @@
 """LoRA for any function of a parameter tree: the adapters lie beside their kernels, and the function never hears of them."""
 
+import dataclasses
 import functools
 import math
 import zlib
@@ -195,21 +196,16 @@ def fresh(key: jax.Array, path: str, site: Site, config: LoRAConfig, kernel: Any
     """
     rank, alpha = targets.rank_and_alpha(config, *site.names)
     starts.require_room(path, config, rank, axes.matrices(site.shape, site.roles)[1:])
-    alike = Alike(
-        tuple(site.shape),
-        site.roles,
-        site.is_lookup,
-        site.is_transposed,
-        is_told=not site.is_beside,
-        config=LoRAConfig(
-            rank, alpha, scaling=config.scaling, init_a=config.init_a, init=config.init, dora=config.dora
-        ),
-    )
-    return _begun(key, kernel, alike)
+    own = dataclasses.replace(
+        config, rank=rank, alpha=None, targets="all-linear", excludes=(), rank_pattern=(), alpha_pattern=(), roles=(), dropout=0.0
+    )  # fmt: skip
+    is_told = not site.is_beside
+    alike = Alike(tuple(site.shape), site.roles, site.is_lookup, site.is_transposed, is_told, own)
+    return _begun(key, kernel, config.scale(rank=rank, alpha=alpha), alike)
 
 
 class Alike(NamedTuple):
-    """What a fresh adapter depends on; `is_told`: the roles are in the name of its place. The config is of this rank and alpha."""
+    """What a fresh adapter's program depends on; `is_told`: the roles are in the name of its place. The config is of this rank."""
 
     shape: tuple[int, ...]
     roles: str
@@ -220,7 +216,7 @@ class Alike(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="alike")
-def _begun(key: jax.Array, kernel: Any, alike: Alike) -> Adapter:
+def _begun(key: jax.Array, kernel: Any, scale: Any, alike: Alike) -> Adapter:
     config, (stack, d, k) = alike.config, axes.matrices(alike.shape, alike.roles)
 
     def drawn(key):
@@ -228,11 +224,11 @@ def _begun(key: jax.Array, kernel: Any, alike: Alike) -> Adapter:
         return starts.drawn(key, config, shape, config.rank, random=random, is_embed=alike.is_lookup)
 
     a, b = drawn(key) if not stack else jax.vmap(drawn)(jax.random.split(key, math.prod(stack)))
-    scale = jnp.full(stack, config.scale(rank=config.rank, alpha=config.alpha), jnp.float32)
     sides = [1 if role == "i" else size for size, role in zip(alike.shape, alike.roles, strict=True)]
     norm = jnp.ones(sides) if config.dora else None
-    begun = Adapter(a.reshape(*stack, *a.shape[-2:]), b.reshape(*stack, *b.shape[-2:]), scale, norm=norm)
+    scales = jnp.full(stack, scale, jnp.float32)
+    begun = Adapter(a.reshape(*stack, *a.shape[-2:]), b.reshape(*stack, *b.shape[-2:]), scales, norm=norm)
     if not starts.reads_base(config):
         return begun
     module = f"w{axes.MARK}{alike.roles}/" if alike.is_told else ""
-    return at_place(module, functools.partial(starts.from_base, config))(nn.meta.unbox(kernel), begun)
+    return at_place(module, functools.partial(starts.from_base, config))(kernel, begun)

@@ -94,7 +94,7 @@ def test_parts_that_make_no_run_are_refused(parts, said, capsys, tmp_path):
     ("bases", "said"),
     [
         (3, "--bases=3: this preset and size have 2"),
-        (1, "--bases=1 and --seeds=1 make one run"),
+        (1, "--seeds=1: of 1 base that is one run"),
         (0, "an integer from 1"),
     ],
 )

@@ -121,7 +121,7 @@ def test_arms_of_low_and_of_high_rank_are_not_padded_to_each_other():
 
 def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(items):
     class Planned:
-        """What would be taught: `test_following_run` has what comes of it."""
+        """What would be taught, and how long: nothing is trained here."""
 
         settings = SETTINGS
 

@@ -106,6 +106,16 @@ def test_gradients_are_those_through_the_merged_function(case, like, name):
         assert np.abs(wanted).max() > 0 or path.startswith("no:")  # the branch that is not taken
 
 
+@pytest.mark.parametrize("name", ["gemma", "scan over axis 1"])
+def test_gradients_operation_by_operation_are_those_of_one_program(case):
+    params = drawn(fresh(case))
+    frozen, trainable = lora_jax.partition(params, lora_jax.trainable_mask(params))
+    gradient = jax.grad(lambda own: jnp.sum(jnp.sin(lora(case.fn)(lora_jax.combine(frozen, own), case.input()))))
+    for path, leaf in flat(gradient(trainable)).items():
+        wanted = flat(jax.jit(gradient)(trainable))[path]
+        np.testing.assert_allclose(leaf, wanted, atol=1e-5 * np.abs(wanted).max(), err_msg=path)
+
+
 def test_no_array_of_a_weight_s_shape_depends_on_the_adapters(case, like):
     assert not kernel_shaped(case.fn, fresh(case), case.input(), like) & layers(case)
 
