@@ -12,6 +12,7 @@ import numpy as np
 from experiments.common.recording import RunFolder
 from experiments.data.instructions import checkable
 from experiments.following import arms, lessons, material
+from experiments.following.arms import Arm
 from experiments.following.lessons import Lesson
 from experiments.following.material import Asked
 from experiments.following.program import Recipe
@@ -19,7 +20,8 @@ from experiments.following.settings import BATCH, NO_COPYING, SMALL_BATCH, Setti
 from experiments.following.study import Material, Study
 
 OPEN, MEDICAL = "open", "medical"
-NAMES = {"study": "the study's"}  # of parts, where they are not what the settings call them
+NAMES = {"others": "arms", "study": "the study's"}  # of parts in rows, where they are not what the settings call them
+FIRST = (arms.lora(8), arms.FULL)  # the arms that the gate is made of
 ORDER = (
     *checkable.SCORED,
     *(kind for kind in checkable.KINDS if kind not in checkable.SCORED),
@@ -59,18 +61,24 @@ def run(folder: RunFolder, settings: Settings, found: Material, taught: Lessons)
     }
 
 
-def _arms(study: Study, size: str, taught: Lessons) -> Rows:
-    """Every arm after the same number of updates, on all bases."""
-    s, lesson = study.settings, taught.items
+def _every(s: Settings) -> list[Arm]:
     controls = (arms.SQUARE_TUNED, arms.WITH_EMBEDDINGS, arms.EMBEDDINGS_ALONE, arms.ON_PROJECTIONS)
-    every = [*map(arms.lora, s.ranks), *(controls if s.controls else ()), arms.FULL]
-    study.tune(size, lesson, every, min(s.steps, s.tuning_steps))
-    spoken = [arm for arm in every if arm in (arms.lora(8), arms.FULL)]
-    rows = [study.untaught(size, lesson, speaks=True)]
-    others, seeds_of_others = [arm for arm in every if arm not in spoken], 1 if s.controls else s.seeds
-    for of, speaks, seeds in ((spoken, True, s.seeds), (others, False, seeds_of_others)):
-        rows += study.taught(size, lesson, of, Recipe.even(s.steps, BATCH), seeds=seeds, speaks=speaks, shows=True)
-    return rows
+    return [*map(arms.lora, s.ranks), *(controls if s.controls else ()), arms.FULL]
+
+
+def _arms(study: Study, size: str, taught: Lessons) -> Rows:
+    """The rates of every arm; then the bases, LoRA r = 8 and full fine-tuning, all after the same number of updates: what the gate needs."""
+    s, lesson = study.settings, taught.items
+    study.tune(size, lesson, _every(s), min(s.steps, s.tuning_steps))
+    bases, found = study.untaught(size, lesson, speaks=True), [arm for arm in _every(s) if arm in FIRST]
+    return [bases, *study.taught(size, lesson, found, Recipe.even(s.steps, BATCH), seeds=s.seeds, speaks=True)]
+
+
+def _others(study: Study, size: str, taught: Lessons) -> Rows:
+    """The other arms, after as many updates."""
+    s, found = study.settings, [arm for arm in _every(study.settings) if arm not in FIRST]
+    seeds = 1 if s.controls else s.seeds
+    return study.taught(size, taught.items, found, Recipe.even(s.steps, BATCH), seeds=seeds, shows=True)
 
 
 def _the_studys(study: Study, size: str, taught: Lessons) -> Rows:
@@ -156,6 +164,7 @@ def _questions(study: Study, size: str, taught: Lessons, name: str) -> Rows:
 
 _PARTS = {
     "arms": _arms,
+    "others": _others,
     "study": _the_studys,
     "converged": _converged,
     "doses": _doses,

@@ -85,7 +85,7 @@ def _tiny_lm() -> None:
         OF_FOLLOWING, ranks=main.chosen("ranks"), lora_rates=rates, full_rates=rates,
         widenings=0 if rates else None,  # rates that are named are those that are tried
     )  # fmt: skip
-    settings = dataclasses.replace(settings, parts=("arms",), controls=False, other_sizes=())
+    settings = dataclasses.replace(settings, parts=("arms", "others"), controls=False, other_sizes=())
     following.execute("rank_sweep_tiny_lm", settings, lm.sources(medical=False))
 
 

@@ -22,9 +22,8 @@ PRETRAINING = pretraining_settings.Settings(
     "0.3M", 128, 4, 6000, held_out_tokens=600, vocab_size=1500, list_steps=2, lists=0.1, dialogues=0.1
 )
 WHOLE = Settings(
-    PRETRAINING, parts=("arms", "study", "doses", "open", "control"), controls=False, size="0.3M", other_sizes=(), bases=2, seeds=2, items=230,
-    tuning=46,
-    held_out=2, general_rows=2, steps=1, ranks=(1, 8), tuning_seeds=1, widenings=0, lora_rates=(1e-2,), full_rates=(1e-2,), epochs=(1, 2, 3),
+    PRETRAINING, parts=("arms", "others", "study", "doses", "open", "control"), controls=False, size="0.3M", other_sizes=(), bases=2, seeds=2,
+    items=230, tuning=46, held_out=2, general_rows=2, steps=1, ranks=(1, 8), tuning_seeds=1, widenings=0, lora_rates=(1e-2,), full_rates=(1e-2,), epochs=(1, 2, 3),
     many_bases=1, dose_steps=1, doses=(3,), dose_ranks=(1,), open_pairs=40, open_held_out=12, open_steps=1, prompts=4,
 )  # fmt: skip
 
