@@ -81,7 +81,7 @@ def test_a_run_of_more_parts_and_bases_goes_on_with_what_is_trained(ran):
         ("arms,medical", "this preset and size have no part 'medical'; they have arms, study"),
         ("study", "arms is missing"),
         ("arms,arms", "named 2 times"),
-        ("all", "expected some of arms, study"),
+        ("all", "expected some of arms, others, study"),
     ],
 )
 def test_parts_that_make_no_run_are_refused(parts, said, capsys, tmp_path):
