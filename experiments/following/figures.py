@@ -73,8 +73,9 @@ def _what_trains(summary: Summary, path: epath.Path) -> epath.Path:
     axis.axhline(claims.GATE, color="grey", linestyle=":", label="the gate, for full fine-tuning")
     axis.set_xticks(range(len(rows)), names, rotation=35, ha="right", fontsize=8)
     axis.set_ylabel(SCORE)
+    epochs = ", the study's LoRA after its epochs" if len(rows) > len(of_arms) else ""
     axis.set_title(
-        f"Exact match after {of_arms[-1]['steps']:,} updates, the study's LoRA after its epochs ({_n(of_arms[-1])})",
+        f"Exact match after {of_arms[-1]['steps']:,} updates{epochs} ({_n(of_arms[-1])})",
         fontsize=10,
     )
     axis.set_ylim(-3, 100)
