@@ -138,7 +138,7 @@ def _following(folder: epath.Path, data: Data) -> None:
     summary = following.execute(following.NAME, settings, data.language)
     run_path = main.run_folder(following.NAME, settings, data.language).path
     keep(folder, following.NAME, summary, run_path)
-    copy([run_path / following_figures.OUTPUTS], folder)
+    copy([run_path / following_figures.OUTPUTS], folder / following.NAME)
 
 
 def _smollm2(folder: epath.Path, data: Data) -> None:
