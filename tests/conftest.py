@@ -35,11 +35,10 @@ def pytest_configure(config) -> None:
 
 @pytest.hookimpl(trylast=True)  # of what -k and -m leave
 def pytest_collection_modifyitems(config, items) -> None:
-    if config.getoption("cases"):
-        found, every = thrift.few_cases(items, config.getoption("cases")), list(items)
-        kept = set(map(id, found))
-        items[:] = found
-        config.hook.pytest_deselected(items=[item for item in every if id(item) not in kept])
+    if most := config.getoption("cases"):
+        kept = set(thrift.few_cases(items, most))
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def save_time_and_memory() -> None:
 
 
 def few_cases(items: Sequence[Any], most: int) -> list[Any]:
-    """Of each test function no more cases than that, in their order: evenly over its table, beginning elsewhere for each function, and the same in
+    """Of each test function no more cases than that: evenly over its table, beginning elsewhere for each function, and the same in
     every run. Functions that are marked `every_case` keep all."""
     cases: dict[str, list[Any]] = {}
     for item in items:
@@ -33,4 +33,4 @@ def _few(name: str, items: list[Any], most: int) -> list[Any]:
     if len(items) <= most or items[0].get_closest_marker("every_case"):
         return items
     first = zlib.crc32(name.encode())
-    return [items[i] for i in sorted((first + k * len(items) // most) % len(items) for k in range(most))]
+    return [items[(first + k * len(items) // most) % len(items)] for k in range(most)]

@@ -26,7 +26,7 @@ def test_kills_at_random_moments(facts):
     found = facts["killed"]
     assert found["ends"] == [-9] * lives.KILLS
     assert found["results"] == [facts["whole"]] * lives.KILLS  # word for word
-    assert len(set(found["reached"])) > 2  # before the first block, between blocks, after the last one
+    assert len(set(found["reached"])) > 3  # before the first block, between blocks, after the last one
 
 
 @pytest.mark.parametrize("name", ["cut", "missing"])

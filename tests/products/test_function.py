@@ -67,6 +67,11 @@ def merged(case, params):
     return case.fn(nested(found), case.input())
 
 
+def ways(case, like):
+    """The adapted function, and the merged one: (params) -> outputs."""
+    return lambda params: lora(case.fn, like=like)(params, case.input()), lambda params: merged(case, params)
+
+
 def test_roles(case, name):
     sites = find(case.fn, case.params(), case.input())
     assert {path: site.roles for path, site in sites.items() if site.is_adaptable} == case.roles
@@ -80,10 +85,8 @@ def test_it_begins_as_the_function_itself(case, like):
 
 def test_it_is_the_merged_function(case, like):
     params = drawn(fresh(case))
-    ways = (lambda params: lora(case.fn, like=like)(params, case.input()), lambda params: merged(case, params))
-    got, expected, base = jax.jit(
-        lambda params: (*(way(params) for way in ways), case.fn(case.params(), case.input()))
-    )(params)
+    every = (*ways(case, like), lambda _: case.fn(case.params(), case.input()))
+    got, expected, base = jax.jit(lambda params: [way(params) for way in every])(params)
     scale = np.abs(expected).max()
     assert np.abs(got - expected).max() <= 1e-5 * scale and np.abs(expected - base).max() > 1e-2 * scale
 
@@ -98,8 +101,7 @@ def test_gradients_are_those_through_the_merged_function(case, like, name):
     def loss(way):
         return lambda trainable: jnp.sum(jnp.sin(way(lora_jax.combine(frozen, trainable))))
 
-    ways = (lambda params: lora(case.fn, like=like)(params, case.input()), lambda params: merged(case, params))
-    got, expected = jax.jit(lambda trainable: tuple(jax.grad(loss(way))(trainable) for way in ways))(trainable)
+    got, expected = jax.jit(lambda trainable: [jax.grad(loss(way))(trainable) for way in ways(case, like)])(trainable)
     for path, leaf in flat(got).items():
         wanted = flat(expected)[path]
         np.testing.assert_allclose(leaf, wanted, atol=1e-4 * np.abs(wanted).max(), err_msg=path)
