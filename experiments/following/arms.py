@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -68,7 +69,7 @@ def original(rank: int, rate: float = 1e-4) -> Arm:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Begun:
-    """Of one base: the stacked leaves [M, ...] that differ between members, which of them train, and the leaves that all share."""
+    """The stacked leaves [M, ...] that differ between members, which of them train, and the leaves that all share."""
 
     stacked: dict[str, Any]
     train: tuple[str, ...]
@@ -88,12 +89,21 @@ def _drawn(module, members: tuple[sweep.Member, ...]) -> dict[str, Any]:
     return jax.device_get(sweep.init_adapters(module, members, jnp.ones((1, 8), jnp.int32)))
 
 
-def begun(module, kind: Kind, base: dict[str, Any], members: list[sweep.Member]) -> Begun:
-    """Fresh adapters where there are targets, and a copy a member of what trains of the base."""
-    mask = flat(lora_jax.trainable_mask(base, train=kind.train)) if kind.train else {}
-    moves = {path: leaf for path, leaf in flat(base).items() if mask.get(path)}
-    stays = {path: leaf for path, leaf in flat(base).items() if path not in moves}
-    stacked = flat(sweep.broadcast(nested(moves), len(members))) if moves else {}
+def begun(module, kind: Kind, bases: Sequence[dict[str, Any]], members: list[sweep.Member]) -> Begun:
+    """Fresh adapters where there are targets, and of each member's base what trains, or all of it where there are several bases."""
+    first = flat(bases[0])
+    mask = flat(lora_jax.trainable_mask(bases[0], train=kind.train)) if kind.train else {}
+    own = [path for path in first if mask.get(path) or any(base is not bases[0] for base in bases)]
+    stacked = flat(_stacked([_only(base, own) for base in bases])) if own else {}
     if kind.targets:
         stacked |= flat(_drawn(module, tuple(members)))
-    return Begun(nested(stacked), kind.train, nested(stays))
+    return Begun(nested(stacked), kind.train, _only(bases[0], [path for path in first if path not in own]))
+
+
+def _only(base: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    return nested({path: leaf for path, leaf in flat(base).items() if path in paths})
+
+
+@jax.jit  # one program, not one per leaf
+def _stacked(trees: list[dict[str, Any]]) -> dict[str, Any]:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

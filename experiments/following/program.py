@@ -1,4 +1,4 @@
-"""Members of one kind trained on one base after the other by one compiled program, and scored item by item.
+"""Members of one kind trained from their bases by one compiled program, and scored item by item.
 
 Letters: M members, S steps, B rows of a batch, T tokens, P scored places of a row, K the most items of a row, I items.
 """
@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -82,6 +83,21 @@ class Outcome:
     parameters: list[int]
     trees: list[dict[str, Any]]
 
+    def of(self, members: Sequence[int]) -> "Outcome":
+        """Of these members alone."""
+        at = np.asarray(members)
+        return dataclasses.replace(
+            self,
+            curves={name: {what: value[:, at] for what, value in curve.items()} for name, curve in self.curves.items()},
+            judged={
+                end: {name: Scored(*(value[at] for value in vars(scored).values())) for name, scored in parts.items()}
+                for end, parts in self.judged.items()
+            },
+            train_loss=self.train_loss[:, at],
+            parameters=[self.parameters[m] for m in at],
+            trees=[self.trees[m] for m in at],
+        )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
@@ -114,16 +130,17 @@ class Program:
         self,
         folder: RunFolder,
         phase: str,
-        base: dict[str, Any],
+        bases: Sequence[dict[str, Any]],
         members: list[sweep.Member],
         train: Part,
         follow: dict[str, Part],
         judge: dict[str, Part] | None = None,
     ) -> Outcome:
-        """Each member on its seed's order of the rows; `follow` is measured before training and at every end, `judge` item by item."""
+        """Each member from its base, one a member, on its seed's order of the rows; `follow` is measured before training and at every end, `judge`
+        item by item."""
         r, judge, n = self.recipe, judge or {}, len(members)
         padded = sweep.even(members, devices.mesh())
-        begun = arms.begun(self.module, self.kind, base, padded)
+        begun = arms.begun(self.module, self.kind, [*bases, *bases[-1:] * (len(padded) - n)], padded)
         state = groups.start(self.trainer, begun.stacked, begun.train, padded)
         orders = self._orders(padded, len(train.owners))
         shared, rows = self.trainer.share(begun.shared, state), self.trainer.share(train.rows, state)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import tuning
+from experiments.common import devices, tuning
 from experiments.common.recording import RunFolder
 from experiments.following import arms, said
 from experiments.following.arms import Arm, Kind
@@ -19,6 +19,7 @@ from experiments.following.parts import Part
 from experiments.following.program import Outcome, Program, Recipe
 from experiments.following.settings import BATCH, Settings
 from experiments.lm.speaker import Base, Voice
+from lora_jax import sweep
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.sweep import Member
 
@@ -70,7 +71,9 @@ class Study:
                 members = [by_rank[rank].member(rate, seed) for rank, rate in cells for seed in seeds]
                 phase = f"tune {size} {lesson.name} {name}, round {turn}"
                 scores = lesson.scores(
-                    self._train(phase, size, 0, lesson, kind, Recipe((steps,), BATCH), members, judged=False)
+                    self._train(
+                        phase, size, [0] * len(members), lesson, kind, Recipe((steps,), BATCH), members, judged=False
+                    )
                 )
                 return [scores[i : i + len(seeds)] for i in range(0, len(scores), len(seeds))]
 
@@ -90,11 +93,27 @@ class Study:
     # ---- runs
 
     def _train(
-        self, phase: str, size: str, base: int, lesson: Lesson, kind: Kind, recipe: Recipe, members: list[Member], *, judged: bool
+        self, phase: str, size: str, bases: Sequence[int], lesson: Lesson, kind: Kind, recipe: Recipe, members: list[Member], *, judged: bool
     ) -> Outcome:  # fmt: skip
+        """`bases` has the number of each member's."""
         follow = {TUNING: lesson.tuning, GENERAL: self.material.general}
-        params, judge = self.material.bases[size][base].params, dict(lesson.judged) if judged else {}
+        params, judge = (
+            [self.material.bases[size][base].params for base in bases],
+            dict(lesson.judged) if judged else {},
+        )
         return self.program(size, kind, recipe).train(self.folder, phase, params, members, lesson.train, follow, judge)
+
+    def _of_bases(
+        self, phase: str, size: str, count: int, lesson: Lesson, kind: Kind, recipe: Recipe, members: list[Member]
+    ) -> list[Outcome]:
+        """One for each of the first `count` bases; so many train at once that no device is idle."""
+        outs, at_once = [], max(1, _at_once() // len(members))
+        for some in (range(count)[start : start + at_once] for start in range(0, count, at_once)):
+            numbers = [base for base in some for _ in members]
+            name = f"{phase}, {'base' if len(some) == 1 else 'bases'} {' and '.join(map(str, some))}"
+            out = self._train(name, size, numbers, lesson, kind, recipe, members * len(some), judged=True)
+            outs += [out.of(range(at, at + len(members))) for at in range(0, len(numbers), len(members))]
+        return outs
 
     def taught(
         self,
@@ -125,10 +144,7 @@ class Study:
             ]
             phase = f"{name or lesson.name} {size} {_name(together)}"
             count = len(self.material.bases[size]) if bases is None else bases
-            outs = [
-                self._train(f"{phase}, base {base}", size, base, lesson, together[0].kind, recipe, members, judged=True)
-                for base in range(count)
-            ]
+            outs = self._of_bases(phase, size, count, lesson, together[0].kind, recipe, members)
             for number, arm in enumerate(together):
                 of_arm = range(number * seeds, (number + 1) * seeds)
                 more = {
@@ -173,6 +189,11 @@ class Study:
     def _counted(self, size: str, voices: Sequence[Voice]) -> list[dict[str, dict[str, float]]]:
         bases = self.material.bases[size]
         return [said.rates(base, voice, self.material.prompts) for base, voice in zip(bases, voices, strict=False)]
+
+
+def _at_once() -> int:
+    """Members that the devices train at the least: fewer would be padded."""
+    return len(sweep.even([Member(1, None, 1.0, 0)], devices.mesh()))
 
 
 def grouped(found: Sequence[Arm]) -> list[list[Arm]]:

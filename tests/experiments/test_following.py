@@ -63,7 +63,7 @@ def alone(base, module):
 def test_an_arm_trains_what_its_name_says(arm, base):
     """B is drawn at random, so that the adapters have a say."""
     runner = program.Program(base.model, arm.kind, RECIPE)
-    begun = arms.begun(runner.module, arm.kind, base.params, [arm.member(1e-2, seed) for seed in (0, 1)])
+    begun = arms.begun(runner.module, arm.kind, [base.params] * 2, [arm.member(1e-2, seed) for seed in (0, 1)])
     moving, shared = flat(begun.stacked), flat(begun.shared)
     of_base = {path for path in moving if "lora_" not in path}
     expected = {
@@ -83,7 +83,7 @@ def test_an_arm_trains_what_its_name_says(arm, base):
 def test_members_learn_and_are_scored_item_by_item(arm, base, part, folder):
     runner = program.Program(base.model, arm.kind, RECIPE)
     members = [arm.member(3e-2, seed) for seed in (0, 1)]
-    out = runner.train(folder, arm.name, base.params, members, part, {"self": part}, {"items": part})
+    out = runner.train(folder, arm.name, [base.params] * 2, members, part, {"self": part}, {"items": part})
     assert out.train_loss.shape == (2, 2) and out.curves["self"]["nats"].shape == (3, 2)
     assert (out.curves["self"]["nats"][-1] < out.curves["self"]["nats"][0]).all()
     assert not np.allclose(*out.train_loss.T)  # each has an order of its own
@@ -106,7 +106,7 @@ def test_answers_that_are_learned_by_heart_are_right(base, folder):
     """So that a `right` that is always False would be seen."""
     few = parts.packed(base.tokenizer, tiny_lm.pairs(4).pairs, LENGTH)
     runner = program.Program(base.model, arms.FULL.kind, program.Recipe((30, 60), 2))
-    out = runner.train(folder, "few", base.params, [arms.FULL.member(2e-2, 0)], few, {"self": few})
+    out = runner.train(folder, "few", [base.params], [arms.FULL.member(2e-2, 0)], few, {"self": few})
     assert runner.scored(out.trees, few).right.all() and out.curves["self"]["right"][-1] == 1
 
 
@@ -116,7 +116,7 @@ def test_one_program_serves_several_bases(base, part, folder):
     runner = program.Program(base.model, arms.ON_ALL, RECIPE)
     members = [arms.lora(4).member(1e-2, 0)]
     first, second, again = (
-        runner.train(folder, name, params, members, part, {"self": part})
+        runner.train(folder, name, [params], members, part, {"self": part})
         for name, params in (("first", base.params), ("second", other), ("again", base.params))
     )
     assert len(runner.trainer.traces) == 1
@@ -124,11 +124,26 @@ def test_one_program_serves_several_bases(base, part, folder):
     assert not np.allclose(first.train_loss, second.train_loss)
 
 
+@pytest.mark.parametrize("arm", (arms.lora(4), arms.WITH_EMBEDDINGS, arms.FULL), ids=lambda arm: arm.name)
+def test_a_member_learns_the_same_beside_one_of_another_base(arm, base, part, folder):
+    other = jax.tree.map(lambda leaf: leaf[..., ::-1], base.params)
+    runner = program.Program(base.model, arm.kind, RECIPE)
+    member = arm.member(1e-2, 0)
+    both = runner.train(folder, "both", [base.params, other], [member] * 2, part, {"self": part}, {"items": part})
+    for at, params in enumerate((base.params, other)):
+        alone_ = runner.train(folder, f"alone {at}", [params], [member], part, {"self": part}, {"items": part})
+        beside = both.of([at])
+        chex.assert_trees_all_close(beside.trees, alone_.trees, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(beside.train_loss, alone_.train_loss, rtol=1e-5)
+        np.testing.assert_allclose(beside.judged[6]["items"].nats, alone_.judged[6]["items"].nats, rtol=1e-4)
+        assert beside.parameters == alone_.parameters and beside.curves["self"]["nats"].shape == (3, 1)
+
+
 def test_the_study_s_update_is_a_b(base):
     """Without alpha; checked with kernels merged by hand."""
     arm = arms.original(2)
     module = arms.applied(base.model, arm.kind)
-    begun = arms.begun(module, arm.kind, base.params, [arm.member(1e-4, 0)])
+    begun = arms.begun(module, arm.kind, [base.params], [arm.member(1e-4, 0)])
     filled = jax.tree.map(lambda leaf: leaf[0], begun.stacked)
     filled = {**flat(filled)}
     rng = np.random.default_rng(0)
@@ -211,7 +226,7 @@ def test_members_of_a_kind_are_one_program_whatever_their_rank(base, part, folde
     """Those of lower rank learn what they would alone."""
     runner = program.Program(base.model, arms.ON_ALL, RECIPE)
     ranks = [arms.lora(rank).member(1e-2, 0) for rank in (1, 4)]
-    together = runner.train(folder, "both", base.params, ranks, part, {"self": part})
-    single = runner.train(folder, "one", base.params, ranks[:1], part, {"self": part})
+    together = runner.train(folder, "both", [base.params] * 2, ranks, part, {"self": part})
+    single = runner.train(folder, "one", [base.params], ranks[:1], part, {"self": part})
     np.testing.assert_allclose(together.train_loss[:, 0], single.train_loss[:, 0], rtol=1e-4)
     assert together.parameters[1] == 4 * together.parameters[0] and isinstance(ranks[0], sweep.Member)

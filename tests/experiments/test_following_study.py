@@ -77,6 +77,19 @@ def test_rows_are_of_all_bases_and_seeds_at_the_rate_that_tuning_items_prefer(be
     assert json.loads(json.dumps([*rows, of_base]))
 
 
+def test_bases_that_train_at_once_are_those_that_train_one_after_the_other(begun, items, monkeypatch):
+    lesson, arm = lessons.of_items(items), arms.original(2, 1e-2)
+    (alone,) = begun.taught("1M", lesson, [arm], program.Recipe((8,), 7), name="alone")
+    monkeypatch.setattr(study, "_at_once", lambda: 2)
+    (together,) = begun.taught("1M", lesson, [arm], program.Recipe((8,), 7), name="together", speaks=True)
+    assert together["units"] == alone["units"] == [[0, 0], [1, 0]] and len(together["said"]) == 2
+    assert together["nats"]["words"][0] != together["nats"]["words"][1]
+    for what in ("nats", "train_loss", "curves"):
+        for one, other in zip(jax.tree.leaves(together[what]), jax.tree.leaves(alone[what]), strict=True):
+            assert one == pytest.approx(other, abs=2e-4)
+    assert list(begun.folder.records("together 1M the study's LoRA r=2, bases 0 and 1"))
+
+
 def test_open_questions_are_kept_item_by_item(begun, bases):
     few = parts.packed(bases[0].tokenizer, PAIRS[:12], LENGTH)
     asked = Asked(few, few, open_questions.of(bases[0].tokenizer, PAIRS, LENGTH), {})
