@@ -20,7 +20,11 @@ from experiments.following.settings import BATCH, NO_COPYING, SMALL_BATCH, Setti
 from experiments.following.study import Material, Study
 
 OPEN, MEDICAL = "open", "medical"
-NAMES = {"others": "arms", "study": "the study's"}  # of parts in rows, where they are not what the settings call them
+NAMES = {
+    "others": "arms",
+    "study": "the study's",
+    "longer": "the study's",
+}  # of parts in rows, where they are not what the settings call them
 FIRST = (arms.lora(8), arms.FULL)  # the arms that the gate is made of
 ORDER = (
     *checkable.SCORED,
@@ -82,14 +86,8 @@ def _others(study: Study, size: str, taught: Lessons) -> Rows:
 
 
 def _the_studys(study: Study, size: str, taught: Lessons) -> Rows:
-    """Its LoRA at its rate, at each of its ranks, after each number of epochs; with a smaller batch at equal epochs and at equal updates.
-
-    The third number of epochs, and what is beyond, is of fewer bases.
-    """
-    s, lesson, rows = study.settings, taught.items, len(taught.items.train.owners)
-    many = tuple(rows // BATCH * epoch for epoch in s.epochs)
-    ends = many[:2]
-    small = tuple(sorted({*ends[:2], *(rows // SMALL_BATCH * epoch for epoch in s.epochs[:2])}))
+    """Its LoRA at its rate, at each of its ranks, after the first two numbers of epochs."""
+    s, lesson, ends = study.settings, taught.items, _ends(study, taught)[:2]
     first, others = arms.original(s.study_ranks[0]), [arms.original(rank) for rank in s.study_ranks[1:]]
     return [
         *study.taught(size, lesson, [first], Recipe(ends[:1], BATCH), name="one epoch", speaks=True),
@@ -99,17 +97,24 @@ def _the_studys(study: Study, size: str, taught: Lessons) -> Rows:
             else ()
         ),
         *study.taught(size, lesson, others, Recipe(ends, BATCH, ends), name="epochs", shows=True),
-        *(
-            study.taught(size, lesson, [first], Recipe(many, BATCH, many), name="many epochs", bases=s.many_bases)
-            if len(many) > 2
-            else ()
-        ),
-        *(
-            study.taught(size, lesson, [first], Recipe(small, SMALL_BATCH, small), name="small batch")
-            if s.controls
-            else ()
-        ),
     ]
+
+
+def _longer(study: Study, size: str, taught: Lessons) -> Rows:
+    """Its LoRA after every number of epochs, on fewer bases; and with a smaller batch, as many updates and as many rows as with its own."""
+    s, lesson, many = study.settings, taught.items, _ends(study, taught)
+    first, ends = arms.original(s.study_ranks[0]), many[:2]
+    small = (*ends, ends[-1] * BATCH // SMALL_BATCH)
+    return [
+        *study.taught(size, lesson, [first], Recipe(many, BATCH, many), name="many epochs", bases=s.many_bases),
+        *study.taught(size, lesson, [first], Recipe(small, SMALL_BATCH, small), name="small batch"),
+    ]
+
+
+def _ends(study: Study, taught: Lessons) -> tuple[int, ...]:
+    """Updates of each number of epochs."""
+    rows = len(taught.items.train.owners)
+    return tuple(rows // BATCH * epoch for epoch in study.settings.epochs)
 
 
 def _converged(study: Study, size: str, taught: Lessons) -> Rows:
@@ -166,6 +171,7 @@ _PARTS = {
     "arms": _arms,
     "others": _others,
     "study": _the_studys,
+    "longer": _longer,
     "converged": _converged,
     "doses": _doses,
     "control": _control,

@@ -18,7 +18,7 @@ TEXT = {
     "3M": 7_800_000,
     LARGE: 40_000_000,
 }  # tokens, of each size about 2.6 a parameter; LARGE: all there are
-PARTS = ("arms", "others", "study", "open", "medical", "converged", "doses", "control", "sizes")
+PARTS = ("arms", "others", "study", "longer", "open", "medical", "converged", "doses", "control", "sizes")
 NO_COPYING = "no copying"  # a base that was shown nothing said again
 PRETRAINING = pretraining_settings.Settings(
     size="1M", length=128, batch_size=16, tokens=TEXT["1M"], held_out_tokens=100_000, vocab_size=VOCABULARY,
@@ -32,7 +32,7 @@ class Settings:
     with `seeds`, the other arms with one, or with as many where there are no `controls`.
 
     `items` are learned from; `tuning` choose rates, by runs of `tuning_steps`, and are followed; `held_out` of each kind are measured. `steps` are
-    of every arm but the study's own, which sees the items `epochs` times, more than two numbers of them on the first `many_bases` alone;
+    of every arm but the study's own, which sees the items as often as the first two of `epochs` say, as all of them say on the first `many_bases` alone;
     `long_steps` are for the arms that are trained until the tuning items gain no more, `dose_steps` for those that learn some kinds alone.
     `parts` are those of PARTS that are run; without `controls` the arms are LoRA and full fine-tuning alone. Where `ships` the only base is the one
     that lies in the repository.

@@ -24,7 +24,7 @@ PRETRAINING = pretraining_settings.Settings(
 WHOLE = Settings(
     PRETRAINING, parts=("arms", "others", "study", "doses", "open", "control"), controls=False, size="0.3M", other_sizes=(), bases=2, seeds=2,
     items=230, tuning=46, held_out=2, general_rows=2, steps=1, ranks=(1, 8), tuning_seeds=1, widenings=0, lora_rates=(1e-2,), full_rates=(1e-2,),
-    epochs=(1, 2, 3), many_bases=1, dose_steps=1, doses=(3,), dose_ranks=(1,), open_pairs=40, open_held_out=12, open_steps=1, prompts=4,
+    epochs=(1, 2), dose_steps=1, doses=(3,), dose_ranks=(1,), open_pairs=40, open_held_out=12, open_steps=1, prompts=4,
 )  # fmt: skip
 
 

@@ -141,12 +141,12 @@ def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(i
         def taught(self, size, lesson, found, recipe, *, name, **_):
             return [{"name": name, "rank": arm.rank, "steps": end} for arm in found for end in recipe.asked]
 
-    rows = course._the_studys(Planned(), "1M", course.Lessons(lessons.of_items(items), None, {}))
-    count = len(items.train.owners)
-    large = [row["steps"] for row in rows if row["name"] == "epochs" and row["rank"] == 8]
-    small = [row["steps"] for row in rows if row["name"] == "small batch"]
-    assert large == [count // 7, 2 * (count // 7)]
-    assert small == sorted({*large, count // 2, 2 * (count // 2)})
+    lessons_ = course.Lessons(lessons.of_items(items), None, {})
+    few, more = (part(Planned(), "1M", lessons_) for part in (course._the_studys, course._longer))
+    epoch = len(items.train.owners) // 7
+    assert [row["steps"] for row in few if row["name"] == "epochs" and row["rank"] == 8] == [epoch, 2 * epoch]
+    small = [row["steps"] for row in more if row["name"] == "small batch"]
+    assert small == [epoch, 2 * epoch, 7 * epoch] and small[-1] * 2 == 2 * epoch * 7  # as many rows
 
 
 def test_answers_of_a_template_are_left_out():
