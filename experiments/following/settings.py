@@ -33,9 +33,9 @@ class Settings:
 
     `items` are learned from; `tuning` choose rates, by runs of `tuning_steps`, and are followed; `held_out` of each kind are measured. `steps` are
     of every arm but the study's own, which sees the items as often as the first two of `epochs` say, as often as all of them on the first
-    `many_bases` alone; `long_steps` are for the arms that are trained until the tuning items gain no more, `dose_steps` for those that learn some kinds alone.
-    `parts` are those of PARTS that are run; without `controls` the arms are LoRA and full fine-tuning alone. Where `ships` the only base is the one
-    that lies in the repository.
+    `many_bases` alone; `long_steps` are for the arms that are trained until the tuning items gain no more, `dose_steps` for those that learn some
+    kinds alone. `parts` are those of PARTS that are run; without `controls` the arms are LoRA and full fine-tuning alone. Where `ships` the only
+    base is the one that lies in the repository.
     """
 
     pretraining: pretraining_settings.Settings = PRETRAINING
