@@ -5,6 +5,7 @@ says it (`finetune_speaking` counts how often the two agree). Letters: B rows of
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ class Measure:
     """`measure(params, packed) -> Scores`, one compiled program for all rows of a length."""
 
     def __init__(self, through: Any, batch_size: int):
-        self._judge = jax.jit(scored_tokens.judged(through))
+        self._judge = _judging(through)
         self._batch_size = batch_size
 
     def __call__(self, params: dict[str, Any], packed: Packed) -> Scores:
@@ -56,6 +57,12 @@ class Measure:
             found.append(mesh.fetch((nats, hits)))
         nats, hits = (np.concatenate(part)[:size] for part in zip(*found, strict=True))
         return _of_items(nats, hits, packed.owners)
+
+
+@functools.lru_cache(maxsize=8)
+def _judging(through: Any):
+    """One program for all measures of a model."""
+    return jax.jit(scored_tokens.judged(through))
 
 
 def _of_items(nats: np.ndarray, hits: np.ndarray, owners: np.ndarray) -> Scores:

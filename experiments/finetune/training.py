@@ -4,6 +4,7 @@ Letters: S steps of a call, A parts of a batch (gradient accumulation), B rows o
 """
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -23,6 +24,7 @@ from lora_jax import mesh, training
 from lora_jax.tree import flat
 
 MOST_STEPS = 5  # of a call
+PROGRAMS = 4  # that a process keeps
 PHASE = "finetune"
 
 
@@ -87,11 +89,8 @@ def train(folder: RunFolder, settings: Settings, base: Base, start: Voice, data:
     size = next(size for size in range(MOST_STEPS, 0, -1) if steps % size == 0)
     frozen, trainable = lora_jax.partition(start.params, mask_of(settings, base, start.params))
     trainable = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), trainable)
-    tx = _optimizer(settings, steps)
-    loss_fn = scored_tokens.gathered(start.through, dropout=settings.dropout > 0)
-    epoch = training.make_epoch(
-        loss_fn, tx, mesh=devices.mesh(), parts=settings.accumulate, weight=lambda part: part["weights"].sum()
-    )
+    tx = _optimizer(settings.rate, settings.warm_up, settings.lora_plus, steps)
+    epoch = _epoch(start.through, settings.dropout > 0, tx, devices.mesh(), settings.accumulate)
     rows = devices.everywhere(data.rows)
     called: list[int] = []  # blocks, in this process
 
@@ -128,11 +127,19 @@ def _told(values: dict[str, Any]) -> str:
     return f"{values['tokens'] / values['seconds']:,.0f} tokens/s, loss {values['loss'].mean():.3f}"
 
 
-def _optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
+@functools.lru_cache(maxsize=PROGRAMS)
+def _optimizer(rate: float, warm_up: float, lora_plus: float | None, steps: int) -> optax.GradientTransformation:
     """AdamW, clipped at 1; linear warm-up, then linear decay to 0."""
-    rule = groups.adamw(steps, warm_up=settings.warm_up, weight_decay=0.0)(settings.rate)
-    more = () if settings.lora_plus is None else (lora_jax.lora_plus(settings.lora_plus),)
+    rule = groups.adamw(steps, warm_up=warm_up, weight_decay=0.0)(rate)
+    more = () if lora_plus is None else (lora_jax.lora_plus(lora_plus),)
     return optax.chain(optax.clip_by_global_norm(1.0), rule, *more)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _epoch(through: Any, dropout: bool, tx: optax.GradientTransformation, over: jax.sharding.Mesh | None, parts: int):
+    """One program for all runs of a process that differ in data and seed alone."""
+    loss_fn = scored_tokens.gathered(through, dropout=dropout)
+    return training.make_epoch(loss_fn, tx, mesh=over, parts=parts, weight=lambda part: part["weights"].sum())
 
 
 def _order(settings: Settings, rows: int, first: int, count: int) -> np.ndarray:
