@@ -26,11 +26,9 @@ jax.devices()  # starts JAX with one device, before an entry that is tested make
 
 
 def pytest_addoption(parser) -> None:
-    parser.addoption("--cases", type=int, metavar="N", help="of each test function no more than N of its cases")
-
-
-def pytest_configure(config) -> None:
-    config.addinivalue_line("markers", "every_case: --cases leaves none of its cases out")
+    parser.addoption(
+        "--cases", type=int, metavar="N", help="of each test function of the library N of its cases, no more"
+    )
 
 
 @pytest.hookimpl(trylast=True)  # of what -k and -m leave

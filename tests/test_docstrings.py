@@ -19,7 +19,6 @@ WITH_EXAMPLES = {
 }  # fmt: skip
 
 
-@pytest.mark.every_case
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
     module = importlib.import_module(name)

@@ -1,6 +1,7 @@
 """The suite's shortcuts are shortcuts alone: it runs where JAX or XLA has none of what they use."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import types
@@ -41,17 +42,37 @@ def test_only_the_first_process_asks(monkeypatch):
 
 
 class Item:
-    def __init__(self, nodeid: str, marks: tuple[str, ...] = ()):
-        self.nodeid, self.get_closest_marker = nodeid, lambda name: name in marks
+    def __init__(self, nodeid: str):
+        self.nodeid = nodeid
+
+
+def chosen(table: str, functions: int = 1) -> list[list[int]]:
+    """Which 3 of 9 cases of each function are run."""
+    names = [f"{table}::test_{name}" for name in "abcdefgh"[:functions]]
+    found = thrift.few_cases([Item(f"{name}[{i}]") for name in names for i in range(9)], 3)
+    return [sorted(int(one.nodeid[-2]) for one in found if one.nodeid.startswith(name)) for name in names]
 
 
 def test_few_cases_are_spread_over_each_table():
-    names = [f"tests/test_a.py::test_{name}" for name in "abcdefgh"]
-    items = [Item(f"{name}[{i}]") for name in names for i in range(9)] + [Item("tests/test_a.py::test_alone")]
-    every = [Item(f"tests/test_a.py::test_all[{i}]", ("every_case",)) for i in range(9)]
-    found = [item.nodeid for item in thrift.few_cases([*items, *every], 3)]
-    assert found[24] == "tests/test_a.py::test_alone" and found[25:] == [item.nodeid for item in every]
-    chosen = [sorted(int(one[-2]) for one in found[3 * k : 3 * k + 3]) for k in range(len(names))]
-    assert all(b - a == 3 for of_one in chosen for a, b in zip(of_one, of_one[1:], strict=False))
-    assert len({of_one[0] for of_one in chosen}) > 1
-    assert thrift.few_cases(items[:2], 3) == items[:2]
+    of_each = chosen("tests/test_a.py", 8)
+    assert all(b - a == 3 for of_one in of_each for a, b in zip(of_one, of_one[1:], strict=False))
+    assert len({of_one[0] for of_one in of_each}) > 1
+    alone = [
+        Item("tests/test_a.py::test_alone"),
+        Item("tests/test_a.py::test_two[0]"),
+        Item("tests/test_a.py::test_two[1]"),
+    ]
+    assert thrift.few_cases(alone, 3) == alone
+
+
+def test_few_cases_are_others_on_another_python(monkeypatch):
+    found = []
+    for minor in (11, 12, 13):
+        monkeypatch.setattr(sys, "version_info", types.SimpleNamespace(minor=minor))
+        found.append(chosen("tests/test_a.py", 8))
+    assert found[0] != found[1] != found[2]
+
+
+@pytest.mark.parametrize("table", thrift.WHOLE)
+def test_what_is_no_table_of_cases_keeps_them_all(table):
+    assert chosen(table) == [list(range(9))] and (pathlib.Path(__file__).parents[1] / table).exists()

@@ -3,9 +3,18 @@
 import contextlib
 import functools
 import gc
+import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any
+
+WHOLE = (
+    "tests/docs/",
+    "tests/experiments/",
+    "tests/test_docstrings.py",
+    "tests/test_notebooks.py",
+    "tests/test_package.py",
+)
 
 
 def save_time_and_memory() -> None:
@@ -21,8 +30,8 @@ def save_time_and_memory() -> None:
 
 
 def few_cases(items: Sequence[Any], most: int) -> list[Any]:
-    """Of each test function no more cases than that: evenly over its table, beginning elsewhere for each function, and the same in
-    every run. Functions that are marked `every_case` keep all."""
+    """Of each test function of the library no more cases than that: evenly over its table, and beginning elsewhere for each function and each
+    version of Python, the same in every run. What lies in WHOLE keeps all: there each case is a page, an entry or a mistake of its own."""
     cases: dict[str, list[Any]] = {}
     for item in items:
         cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
@@ -30,7 +39,7 @@ def few_cases(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def _few(name: str, items: list[Any], most: int) -> list[Any]:
-    if len(items) <= most or items[0].get_closest_marker("every_case"):
+    if len(items) <= most or name.startswith(WHOLE):
         return items
-    first = zlib.crc32(name.encode())
+    first = zlib.crc32(f"{name} {sys.version_info.minor}".encode())
     return [items[(first + k * len(items) // most) % len(items)] for k in range(most)]
