@@ -24,7 +24,7 @@ NAMES = {
     "others": "arms",
     "study": "the study's",
     "longer": "the study's",
-}  # of parts in rows, where they are not what the settings call them
+}  # of parts, as rows have them
 FIRST = (arms.lora(8), arms.FULL)  # the arms that the gate is made of
 ORDER = (
     *checkable.SCORED,
@@ -100,15 +100,19 @@ def _the_studys(study: Study, size: str, taught: Lessons) -> Rows:
     ]
 
 
+def _smaller_batch(study: Study, size: str, taught: Lessons) -> Rows:
+    """Its LoRA with a smaller batch, after as many updates and as many rows as with its own."""
+    ends = _ends(study, taught)[:2]
+    recipe = (*ends, ends[-1] * BATCH // SMALL_BATCH)
+    first = arms.original(study.settings.study_ranks[0])
+    return study.taught(size, taught.items, [first], Recipe(recipe, SMALL_BATCH, recipe), name="small batch")
+
+
 def _longer(study: Study, size: str, taught: Lessons) -> Rows:
-    """Its LoRA after every number of epochs, on fewer bases; and with a smaller batch, as many updates and as many rows as with its own."""
-    s, lesson, many = study.settings, taught.items, _ends(study, taught)
-    first, ends = arms.original(s.study_ranks[0]), many[:2]
-    small = (*ends, ends[-1] * BATCH // SMALL_BATCH)
-    return [
-        *study.taught(size, lesson, [first], Recipe(many, BATCH, many), name="many epochs", bases=s.many_bases),
-        *study.taught(size, lesson, [first], Recipe(small, SMALL_BATCH, small), name="small batch"),
-    ]
+    """Its LoRA after every number of epochs, on fewer bases."""
+    s, ends = study.settings, _ends(study, taught)
+    first = arms.original(s.study_ranks[0])
+    return study.taught(size, taught.items, [first], Recipe(ends, BATCH, ends), name="many epochs", bases=s.many_bases)
 
 
 def _ends(study: Study, taught: Lessons) -> tuple[int, ...]:
@@ -171,6 +175,7 @@ _PARTS = {
     "arms": _arms,
     "others": _others,
     "study": _the_studys,
+    "batch": _smaller_batch,
     "longer": _longer,
     "converged": _converged,
     "doses": _doses,

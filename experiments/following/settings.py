@@ -18,7 +18,7 @@ TEXT = {
     "3M": 7_800_000,
     LARGE: 40_000_000,
 }  # tokens, of each size about 2.6 a parameter; LARGE: all there are
-PARTS = ("arms", "others", "study", "longer", "open", "medical", "converged", "doses", "control", "sizes")
+PARTS = ("arms", "others", "study", "batch", "longer", "open", "medical", "converged", "doses", "control", "sizes")
 NO_COPYING = "no copying"  # a base that was shown nothing said again
 PRETRAINING = pretraining_settings.Settings(
     size="1M", length=128, batch_size=16, tokens=TEXT["1M"], held_out_tokens=100_000, vocab_size=VOCABULARY,

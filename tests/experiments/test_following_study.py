@@ -142,11 +142,13 @@ def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(i
             return [{"name": name, "rank": arm.rank, "steps": end} for arm in found for end in recipe.asked]
 
     lessons_ = course.Lessons(lessons.of_items(items), None, {})
-    few, more = (part(Planned(), "1M", lessons_) for part in (course._the_studys, course._longer))
+    parts_ = (course._the_studys, course._smaller_batch, course._longer)
+    few, more, long = (part(Planned(), "1M", lessons_) for part in parts_)
     epoch = len(items.train.owners) // 7
     assert [row["steps"] for row in few if row["name"] == "epochs" and row["rank"] == 8] == [epoch, 2 * epoch]
-    small = [row["steps"] for row in more if row["name"] == "small batch"]
+    small = [row["steps"] for row in more]
     assert small == [epoch, 2 * epoch, 7 * epoch] and small[-1] * 2 == 2 * epoch * 7  # as many rows
+    assert [row["steps"] for row in long] == [epoch, 2 * epoch]  # as many as there are epochs
 
 
 def test_answers_of_a_template_are_left_out():
