@@ -3,18 +3,15 @@
 import contextlib
 import functools
 import gc
-import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
+# Where each case is a page, an entry, a room or an edit of its own, not a row of a table.
 WHOLE = (
-    "tests/docs/",
-    "tests/experiments/",
-    "tests/test_docstrings.py",
-    "tests/test_notebooks.py",
-    "tests/test_package.py",
-)
+    "tests/docs/", "tests/experiments/", "tests/test_build_notes.py", "tests/test_docstrings.py", "tests/test_house.py", "tests/test_mutants.py",
+    "tests/test_notebooks.py", "tests/test_package.py",
+)  # fmt: skip
 
 
 def save_time_and_memory() -> None:
@@ -30,8 +27,8 @@ def save_time_and_memory() -> None:
 
 
 def few_cases(items: Sequence[Any], most: int) -> list[Any]:
-    """Of each test function of the library no more cases than that: evenly over its table, and beginning elsewhere for each function and each
-    version of Python, the same in every run. What lies in WHOLE keeps all: there each case is a page, an entry or a mistake of its own."""
+    """Of each test function of the library no more cases than that, evenly over its table and beginning elsewhere for each function; the same in
+    every run. What one asks for lies between what two are. What lies in WHOLE keeps all."""
     cases: dict[str, list[Any]] = {}
     for item in items:
         cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
@@ -39,7 +36,8 @@ def few_cases(items: Sequence[Any], most: int) -> list[Any]:
 
 
 def _few(name: str, items: list[Any], most: int) -> list[Any]:
-    if len(items) <= most or name.startswith(WHOLE):
+    count = len(items)
+    if count <= most or name.startswith(WHOLE):
         return items
-    first = zlib.crc32(f"{name} {sys.version_info.minor}".encode())
-    return [items[(first + k * len(items) // most) % len(items)] for k in range(most)]
+    first = zlib.crc32(name.encode())
+    return [items[(first + (2 * k + 1) * count // (2 * most)) % count] for k in range(most)]

@@ -30,7 +30,7 @@ PHASE = "finetune"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """`losses` in nats a token, one a step; `seconds_per_step` is None where no call was timed but the first of a process, which compiles."""
+    """`losses` in nats a token, one a step; `seconds_per_step` is None where no call was timed but the first of a process, which may compile."""
 
     voice: Voice
     losses: list[float]

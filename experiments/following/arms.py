@@ -93,11 +93,11 @@ def begun(module, kind: Kind, bases: Sequence[dict[str, Any]], members: list[swe
     """Fresh adapters where there are targets, and of each member's base what trains, or all of it where there are several bases."""
     first = flat(bases[0])
     mask = flat(lora_jax.trainable_mask(bases[0], train=kind.train)) if kind.train else {}
-    own = [path for path in first if mask.get(path) or any(base is not bases[0] for base in bases)]
-    stacked = flat(_stacked([_only(base, own) for base in bases])) if own else {}
+    differ = [path for path in first if mask.get(path) or any(base is not bases[0] for base in bases)]
+    stacked = flat(_stacked([_only(base, differ) for base in bases])) if differ else {}
     if kind.targets:
         stacked |= flat(_drawn(module, tuple(members)))
-    return Begun(nested(stacked), kind.train, _only(bases[0], [path for path in first if path not in own]))
+    return Begun(nested(stacked), kind.train, _only(bases[0], [path for path in first if path not in differ]))
 
 
 def _only(base: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:

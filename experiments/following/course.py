@@ -22,9 +22,8 @@ from experiments.following.study import Material, Study
 OPEN, MEDICAL = "open", "medical"
 NAMES = {
     "others": "arms",
-    "study": "the study's",
-    "longer": "the study's",
-}  # of parts, as rows have them
+    **dict.fromkeys(("study", "batch", "longer"), "the study's"),
+}  # of parts in rows, where they are others
 FIRST = (arms.lora(8), arms.FULL)  # the arms that the gate is made of
 ORDER = (
     *checkable.SCORED,
@@ -102,10 +101,9 @@ def _the_studys(study: Study, size: str, taught: Lessons) -> Rows:
 
 def _smaller_batch(study: Study, size: str, taught: Lessons) -> Rows:
     """Its LoRA with a smaller batch, after as many updates and as many rows as with its own."""
-    ends = _ends(study, taught)[:2]
-    recipe = (*ends, ends[-1] * BATCH // SMALL_BATCH)
-    first = arms.original(study.settings.study_ranks[0])
-    return study.taught(size, taught.items, [first], Recipe(recipe, SMALL_BATCH, recipe), name="small batch")
+    few = _ends(study, taught)[:2]
+    ends, first = (*few, few[-1] * BATCH // SMALL_BATCH), arms.original(study.settings.study_ranks[0])
+    return study.taught(size, taught.items, [first], Recipe(ends, SMALL_BATCH, ends), name="small batch")
 
 
 def _longer(study: Study, size: str, taught: Lessons) -> Rows:

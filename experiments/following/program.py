@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from experiments.common import devices, groups, phases, scored_tokens
+from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder
 from experiments.following import arms
 from experiments.following.arms import Kind
@@ -138,11 +139,16 @@ class Program:
     ) -> Outcome:
         """Each member from its base, one a member, on its seed's order of the rows; `follow` is measured before training and at every end, `judge`
         item by item."""
+        if len(bases) != len(members):
+            raise ValueError(f"{len(bases)} bases for {len(members)} members")
         r, judge, n = self.recipe, judge or {}, len(members)
         padded = sweep.even(members, devices.mesh())
         begun = arms.begun(self.module, self.kind, [*bases, *bases[-1:] * (len(padded) - n)], padded)
         state = groups.start(self.trainer, begun.stacked, begun.train, padded)
-        orders = self._orders(padded, len(train.owners))
+        orders, of_bases = (
+            self._orders(padded, len(train.owners)),
+            jax.device_get(state.own),
+        )  # a copy: training takes the state
         shared, rows = self.trainer.share(begun.shared, state), self.trainer.share(train.rows, state)
         followed = {name: self.trainer.share(part.rows, state) for name, part in follow.items()}
 
@@ -177,6 +183,7 @@ class Program:
         state, history = phases.train_blocks(
             folder, phase, state, begun.shared, advance, blocks=len(r.ends), follow=measured, members=n
         )
+        _require_same(of_bases, state.own, f"{phase} in {folder.path}")
         return Outcome(
             r.ends,
             {name: {what: np.stack([line[f"of {name} {what}"] for line in history]) for what in ("nats", "right")} for name in follow},
@@ -221,6 +228,13 @@ class Program:
             of_items[part.owners[real]] = value[:, : part.owners.shape[1]][real]
             ordered.append(of_items)
         return Scored(ordered[0], ordered[1].astype(int), ordered[2].astype(bool))
+
+
+def _require_same(begun: dict[str, Any], ended: dict[str, Any], phase: str) -> None:
+    """UserError where frozen leaves of several bases [M, ...] came from a save of others: a save is bound to what members share alone."""
+    same = jax.tree.map(lambda old, new: np.array_equal(old[: len(new)], new), begun, jax.device_get(ended))
+    if not jax.tree.all(same):
+        raise UserError(f"{phase} was saved with other bases; remove its folder in phases, and it is trained again.")
 
 
 @functools.cache

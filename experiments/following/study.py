@@ -1,6 +1,7 @@
 """S4: full fine-tuning as a positive control, and what LoRA makes of the same lesson, arm by arm.
 
-Every arm of a kind is one program for all ranks, rates, seeds and bases. Rates are found on tuning items of the first base; held-out items choose
+Every arm of a kind is one program for all ranks, rates and seeds, and for bases that train one after the other; a second one where several train
+at once. Rates are found on tuning items of the first base; held-out items choose
 nothing. The base is the unit where a claim is about models.
 """
 
@@ -19,7 +20,7 @@ from experiments.following.parts import Part
 from experiments.following.program import Outcome, Program, Recipe
 from experiments.following.settings import BATCH, Settings
 from experiments.lm.speaker import Base, Voice
-from lora_jax import sweep
+from lora_jax.mesh import sharing_members
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.sweep import Member
 
@@ -106,9 +107,9 @@ class Study:
     def _of_bases(
         self, phase: str, size: str, count: int, lesson: Lesson, kind: Kind, recipe: Recipe, members: list[Member]
     ) -> list[Outcome]:
-        """One for each of the first `count` bases; so many train at once that no device is idle."""
-        outs, at_once = [], max(1, _at_once() // len(members))
-        for some in (range(count)[start : start + at_once] for start in range(0, count, at_once)):
+        """One for each of the first `count` bases. Where one of them would leave devices idle, several train at once; a last one may be alone."""
+        outs, bases = [], max(1, _devices() // len(members))
+        for some in (range(count)[start : start + bases] for start in range(0, count, bases)):
             numbers = [base for base in some for _ in members]
             name = f"{phase}, {'base' if len(some) == 1 else 'bases'} {' and '.join(map(str, some))}"
             out = self._train(name, size, numbers, lesson, kind, recipe, members * len(some), judged=True)
@@ -191,9 +192,9 @@ class Study:
         return [said.rates(base, voice, self.material.prompts) for base, voice in zip(bases, voices, strict=False)]
 
 
-def _at_once() -> int:
-    """Members that the devices train at the least: fewer would be padded."""
-    return len(sweep.even([Member(1, None, 1.0, 0)], devices.mesh()))
+def _devices() -> int:
+    """That share members."""
+    return sharing_members(devices.mesh())
 
 
 def grouped(found: Sequence[Arm]) -> list[list[Arm]]:

@@ -16,6 +16,7 @@ from experiments.common import phases
 from experiments.finetune import chat as finetune_chat
 from experiments.finetune import jobs as finetune_jobs
 from experiments.finetune import speaking as finetune_speaking
+from experiments.finetune import training as finetune_training
 from lora_jax.models import from_pretrained
 from lora_jax.tree import flat
 from tests.experiments import chat_lm
@@ -94,6 +95,7 @@ def test_a_killed_run_goes_on_exactly(run, home, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run("--steps=12", f"--workdir={home / 'cut'}")
     monkeypatch.setattr(phases, "_measure", original)
+    finetune_training._epoch.cache_clear()  # as in another process, which compiles anew
     measured = []
     monkeypatch.setattr(finetune_jobs, "print", lambda text, **more: measured.append(text), raising=False)
     folder, cut = finished(run("--steps=12", f"--workdir={home / 'cut'}"))

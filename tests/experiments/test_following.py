@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lora_jax
+from experiments.common.errors import UserError
 from experiments.data.questions import Pair
 from experiments.following import arms, open_questions, parts, program
 from experiments.lm import answers, speaker
@@ -137,6 +138,20 @@ def test_a_member_learns_the_same_beside_one_of_another_base(arm, base, part, fo
         np.testing.assert_allclose(beside.train_loss, alone_.train_loss, rtol=1e-5)
         np.testing.assert_allclose(beside.judged[6]["items"].nats, alone_.judged[6]["items"].nats, rtol=1e-4)
         assert beside.parameters == alone_.parameters and beside.curves["self"]["nats"].shape == (3, 1)
+
+
+def test_a_save_of_other_bases_is_refused(base, part, folder):
+    """Where several bases train at once, a save has them, and is bound to no base that could tell."""
+    others = [jax.tree.map(lambda leaf, times=times: times * leaf, base.params) for times in (1.0, 1.1, 1.2)]
+    runner = program.Program(base.model, arms.ON_ALL, RECIPE)
+    members = [arms.lora(4).member(1e-2, 0)] * 2
+    runner.train(folder, "some", others[:2], members, part, {"self": part})
+    again = runner.train(folder, "some", others[:2], members, part, {"self": part})
+    assert again.train_loss.shape == (2, 2)
+    with pytest.raises(UserError, match="some in .* was saved with other bases; remove"):
+        runner.train(folder, "some", others[1:], members, part, {"self": part})
+    with pytest.raises(ValueError, match="1 bases for 2 members"):
+        runner.train(folder, "none", others[:1], members, part, {"self": part})
 
 
 def test_the_study_s_update_is_a_b(base):

@@ -11,8 +11,8 @@ import pytest
 from etils import epath
 
 from experiments.data.instructions import checkable
-from experiments.following import figures, read, runs, tables
-from experiments.following.settings import PRESETS, Settings
+from experiments.following import course, figures, read, runs, tables
+from experiments.following.settings import PARTS, PRESETS, Settings
 from experiments.lm import pretraining_settings
 from lora_jax.models import causal_lm
 from lora_jax.models.causal_lm import CausalLMConfig
@@ -116,6 +116,13 @@ def test_every_part_is_in_the_summary_and_in_the_figures(ran):
         "questions.png",
     }
     assert stdout.count("figure: ") >= 5
+
+
+def test_rows_of_every_part_have_a_name_that_is_read():
+    """Where a part of the study's LoRA had a name of its own, its claim would go missing without a word."""
+    assert {course.NAMES.get(part, part) for part in PARTS} == {
+        "arms", "the study's", "open", "medical", "converged", "doses", "control", "sizes"
+    }  # fmt: skip
 
 
 def test_a_base_that_fails_the_gate_says_so_first(ran):

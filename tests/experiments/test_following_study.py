@@ -78,16 +78,36 @@ def test_rows_are_of_all_bases_and_seeds_at_the_rate_that_tuning_items_prefer(be
 
 
 def test_bases_that_train_at_once_are_those_that_train_one_after_the_other(begun, items, monkeypatch):
-    lesson, arm = lessons.of_items(items), arms.original(2, 1e-2)
-    (alone,) = begun.taught("1M", lesson, [arm], program.Recipe((8,), 7), name="alone")
-    monkeypatch.setattr(study, "_at_once", lambda: 2)
-    (together,) = begun.taught("1M", lesson, [arm], program.Recipe((8,), 7), name="together", speaks=True)
-    assert together["units"] == alone["units"] == [[0, 0], [1, 0]] and len(together["said"]) == 2
-    assert together["nats"]["words"][0] != together["nats"]["words"][1]
+    lesson, found, recipe = lessons.of_items(items), [arms.original(2, 1e-2)], program.Recipe((8,), 7)
+    (alone,) = begun.taught("1M", lesson, found, recipe, seeds=2, name="alone")
+    monkeypatch.setattr(study, "_devices", lambda: 4)
+    (together,) = begun.taught("1M", lesson, found, recipe, seeds=2, name="together", speaks=True)
+    assert together["units"] == alone["units"] == [[0, 0], [0, 1], [1, 0], [1, 1]] and len(together["said"]) == 2
+    assert len(set(together["nats"]["words"])) == 4
     for what in ("nats", "train_loss", "curves"):
         for one, other in zip(jax.tree.leaves(together[what]), jax.tree.leaves(alone[what]), strict=True):
             assert one == pytest.approx(other, abs=2e-4)
     assert list(begun.folder.records("together 1M the study's LoRA r=2, bases 0 and 1"))
+
+
+@pytest.mark.parametrize(
+    ("count", "phases"), [(3, ["bases 0 and 1", "base 2"]), (2, ["bases 0 and 1"]), (1, ["base 0"])]
+)
+def test_a_last_base_may_be_alone(count, phases, begun, items, monkeypatch):
+    asked = []
+
+    def trained(phase, size, bases, lesson, kind, recipe, members, *, judged):
+        asked.append((phase, list(bases), len(members)))
+        return program.Outcome((8,), {}, {}, np.zeros((1, len(members))), 0.0, [1] * len(members), list(bases))
+
+    monkeypatch.setattr(study, "_devices", lambda: 2)
+    monkeypatch.setattr(begun, "_train", trained)
+    outs = begun._of_bases(
+        "phase", "1M", count, lessons.of_items(items), arms.ON_ALL, RECIPE, [arms.lora(1).member(1e-2, 0)]
+    )
+    assert [phase for phase, *_ in asked] == [f"phase, {told}" for told in phases]
+    assert all(len(bases) == members for _, bases, members in asked)
+    assert [out.trees for out in outs] == [[base] for base in range(count)]
 
 
 def test_open_questions_are_kept_item_by_item(begun, bases):
@@ -138,8 +158,10 @@ def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(i
 
         settings = SETTINGS
 
-        def taught(self, size, lesson, found, recipe, *, name, **_):
-            return [{"name": name, "rank": arm.rank, "steps": end} for arm in found for end in recipe.asked]
+        def taught(self, size, lesson, found, recipe, *, name, bases=None, **_):
+            return [
+                {"name": name, "rank": arm.rank, "steps": end, "bases": bases} for arm in found for end in recipe.asked
+            ]
 
     lessons_ = course.Lessons(lessons.of_items(items), None, {})
     parts_ = (course._the_studys, course._smaller_batch, course._longer)
@@ -148,7 +170,7 @@ def test_the_study_s_batches_are_measured_at_equal_epochs_and_at_equal_updates(i
     assert [row["steps"] for row in few if row["name"] == "epochs" and row["rank"] == 8] == [epoch, 2 * epoch]
     small = [row["steps"] for row in more]
     assert small == [epoch, 2 * epoch, 7 * epoch] and small[-1] * 2 == 2 * epoch * 7  # as many rows
-    assert [row["steps"] for row in long] == [epoch, 2 * epoch]  # as many as there are epochs
+    assert [(row["steps"], row["bases"]) for row in long] == [(epoch, 2), (2 * epoch, 2)]  # as many as there are epochs
 
 
 def test_answers_of_a_template_are_left_out():
