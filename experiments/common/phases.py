@@ -17,6 +17,7 @@ from lora_jax import checkpoint, mesh
 from lora_jax.errors import CheckpointError, DamagedError, first_line
 from lora_jax.sweep import Sweep, SweepState, fill, first
 
+SAVES = "phases"  # the folder that has them, in a run's
 SAVE_EVERY_S = 15.0  # a save of small states takes 0.2 s
 QUICK_S = 1.0  # of a save; one that takes longer is made as much more rarely
 
@@ -81,7 +82,7 @@ def train_blocks(
     Returns:
       The final state, and the history: one dict per measurement, arrays [M, ...], the one before training first.
     """
-    saves = folder.path / "phases" / slug(phase)
+    saves = folder.path / SAVES / slug(phase)
     state, done = _resume(folder, phase, saves, state, shared, members)
     if not done:
         _measure(folder, phase, 0, follow(state))
@@ -184,4 +185,4 @@ def _measure(folder: RunFolder, phase: str, step: int, values: dict[str, jax.Arr
 
 def forget_saves(folder: RunFolder) -> None:
     """Frees the disk once the summary is written."""
-    remove(folder.path / "phases")
+    remove(folder.path / SAVES)

@@ -131,7 +131,7 @@ def _rows(folder: RunFolder, settings: Settings, model: MLP, bases, sets) -> lis
             program = programs.setdefault(key, Program(model, key, settings.strategy))
             row = _treat(folder, settings, treatment, program, bases, sets, rows[0] if rows else None)
             folder.write(name, row)
-        remove(folder.path / "phases" / slug(treatment.name))
+        remove(folder.path / phases.SAVES / slug(treatment.name))
         rows.append(row)
     return rows
 

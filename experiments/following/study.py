@@ -6,13 +6,14 @@ nothing. The base is the unit where a claim is about models.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.common import devices, tuning
-from experiments.common.recording import RunFolder
+from experiments.common import devices, phases, tuning
+from experiments.common.recording import RunFolder, slug
 from experiments.following import arms, said
 from experiments.following.arms import Arm, Kind
 from experiments.following.lessons import TUNING, Lesson
@@ -157,10 +158,11 @@ class Study:
                 }
                 rows += [more | _row(lesson, end, outs, of_arm, recipe) for end in recipe.asked]
                 voices = [Voice(out.trees[of_arm[0]], self._through(size, arm, recipe)) for out in outs]
+                what = f"{name or lesson.name}: {arm.name}"
                 if speaks or shows:
-                    self._show(f"{name or lesson.name}: {arm.name}", size, voices[0])
+                    self._show(what, size, voices[0])
                 if speaks:
-                    rows[-1]["said"] = self._counted(size, voices)
+                    rows[-1]["said"] = self._counted(what, size, voices)
         return rows
 
     def _through(self, size: str, arm: Arm, recipe: Recipe):
@@ -181,15 +183,31 @@ class Study:
         if speaks:
             voices = [Voice(base.params) for base in bases]
             self._show("base", size, voices[0])
-            row["said"] = self._counted(size, voices)
+            row["said"] = self._counted("base", size, voices)
         return row
 
-    def _show(self, name: str, size: str, voice: Voice) -> None:
-        self.outputs[f"{size}, {name}"] = said.outputs(self.material.bases[size][0], voice, self.material.shown)
+    def _show(self, what: str, size: str, voice: Voice) -> None:
+        base = self.material.bases[size][0]
+        self.outputs[f"{size}, {what}"] = self._once(
+            f"shown {size} {what}", lambda: said.outputs(base, voice, self.material.shown)
+        )
 
-    def _counted(self, size: str, voices: Sequence[Voice]) -> list[dict[str, dict[str, float]]]:
-        bases = self.material.bases[size]
-        return [said.rates(base, voice, self.material.prompts) for base, voice in zip(bases, voices, strict=False)]
+    def _counted(self, what: str, size: str, voices: Sequence[Voice]) -> list[dict[str, dict[str, float]]]:
+        return [
+            self._once(
+                f"counted {size} {what}, base {at}", functools.partial(said.rates, base, voice, self.material.prompts)
+            )
+            for at, (base, voice) in enumerate(zip(self.material.bases[size], voices, strict=False))
+        ]
+
+    def _once(self, what: str, make: Callable[[], Any]) -> Any:
+        """What is kept beside the saves of training, and goes with them: a run that goes on with more parts asks no model again."""
+        name = f"{phases.SAVES}/said/{slug(what)}.json"
+        known = self.folder.read(name)
+        if known is None:
+            self.folder.write(name, make())
+            known = self.folder.read(name)
+        return known
 
 
 def _devices() -> int:

@@ -65,7 +65,7 @@ def _followed(folder, settings: Settings, recipe: Recipe, bases, data: Mnist) ->
     )  # fmt: skip
     found = study.shares(np.stack([line["errors"] for line in history]), parts.validation, settings)
     folder.write(kept, {group: share.tolist() for group, share in found.items()})
-    remove(folder.path / "phases" / slug(recipe.name))
+    remove(folder.path / phases.SAVES / slug(recipe.name))
     return folder.read(kept)
 
 

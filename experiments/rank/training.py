@@ -151,7 +151,7 @@ def _on_base(place, name, wider, asked, base, adapted, train, trainer, measures)
         "traces": phases.traces(history),
     }
     folder.write(kept, line)
-    remove(folder.path / "phases" / slug(phase))
+    remove(folder.path / phases.SAVES / slug(phase))
     return line
 
 

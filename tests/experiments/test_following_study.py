@@ -88,6 +88,10 @@ def test_bases_that_train_at_once_are_those_that_train_one_after_the_other(begun
         for one, other in zip(jax.tree.leaves(together[what]), jax.tree.leaves(alone[what]), strict=True):
             assert one == pytest.approx(other, abs=2e-4)
     assert list(begun.folder.records("together 1M the study's LoRA r=2, bases 0 and 1"))
+    monkeypatch.setattr(study.said, "outputs", None)  # a run that goes on asks no model again
+    again = study.Study(begun.folder, begun.settings, begun.material)
+    assert again.taught("1M", lesson, found, recipe, seeds=2, name="together", speaks=True) == [together]
+    assert again.outputs == {name: begun.outputs[name] for name in again.outputs} != {}
 
 
 @pytest.mark.parametrize(
