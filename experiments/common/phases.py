@@ -82,7 +82,7 @@ def train_blocks(
     Returns:
       The final state, and the history: one dict per measurement, arrays [M, ...], the one before training first.
     """
-    saves = folder.path / SAVES / slug(phase)
+    saves = _saves(folder, phase)
     state, done = _resume(folder, phase, saves, state, shared, members)
     if not done:
         _measure(folder, phase, 0, follow(state))
@@ -183,6 +183,10 @@ def _measure(folder: RunFolder, phase: str, step: int, values: dict[str, jax.Arr
     folder.record(phase=phase, step=step, **{name: np.asarray(value).tolist() for name, value in fetched.items()})
 
 
-def forget_saves(folder: RunFolder) -> None:
-    """Frees the disk once the summary is written."""
-    remove(folder.path / SAVES)
+def forget_saves(folder: RunFolder, phase: str | None = None) -> None:
+    """Frees the disk once the summary is written, or what came of a phase."""
+    remove(folder.path / SAVES if phase is None else _saves(folder, phase))
+
+
+def _saves(folder: RunFolder, phase: str) -> epath.Path:
+    return folder.path / SAVES / slug(phase)

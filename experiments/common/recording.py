@@ -78,6 +78,13 @@ class RunFolder:
         found = read_sealed(self.path / name, self.run)
         return None if found is None else found["value"]
 
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `write` wrote; made and written where there is nothing."""
+        if (known := self.read(name)) is None:
+            self.write(name, make())
+            known = self.read(name)
+        return known
+
     def record(self, **values: Any) -> None:
         """Appends a line to metrics.jsonl, apart from half a line that a killed run may have left there."""
         if not processes.is_first():

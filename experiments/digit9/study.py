@@ -16,7 +16,7 @@ import lora_jax
 from experiments.common import memory, phases
 from experiments.common.classification import class_counts
 from experiments.common.pretraining import train_bases
-from experiments.common.recording import RunFolder, remove, slug
+from experiments.common.recording import RunFolder, slug
 from experiments.data.mnist import Mnist, Split
 from experiments.digit9 import outcomes
 from experiments.digit9.programs import IMAGE, Program, kind
@@ -131,7 +131,7 @@ def _rows(folder: RunFolder, settings: Settings, model: MLP, bases, sets) -> lis
             program = programs.setdefault(key, Program(model, key, settings.strategy))
             row = _treat(folder, settings, treatment, program, bases, sets, rows[0] if rows else None)
             folder.write(name, row)
-        remove(folder.path / phases.SAVES / slug(treatment.name))
+        phases.forget_saves(folder, treatment.name)
         rows.append(row)
     return rows
 

@@ -125,11 +125,12 @@ def finetune(folder: RunFolder, settings: Settings, material: Material) -> dict[
 
 def _before(folder: RunFolder, exam: Exam, measure: Measure, voice: Voice) -> tuple[Scores, list[str]]:
     """What the base knows, measured once: an interrupted run goes on with it."""
-    known = folder.read(BEFORE)
-    if known is None:
+
+    def measured() -> dict[str, Any]:
         print(f"before: measuring on {len(exam.encoded.examples):,} held-out items", flush=True)
-        folder.write(BEFORE, {"scores": measure(voice.params, exam.packed).lists(), "said": exam.said(voice)})
-        known = folder.read(BEFORE)
+        return {"scores": measure(voice.params, exam.packed).lists(), "said": exam.said(voice)}
+
+    known = folder.once(BEFORE, measured)
     return Scores.of_lists(known["scores"]), known["said"]
 
 

@@ -91,17 +91,15 @@ def _drawn(module, members: tuple[sweep.Member, ...]) -> dict[str, Any]:
 
 def begun(module, kind: Kind, bases: Sequence[dict[str, Any]], members: list[sweep.Member]) -> Begun:
     """Fresh adapters where there are targets, and of each member's base what trains, or all of it where there are several bases."""
-    first = flat(bases[0])
-    mask = flat(lora_jax.trainable_mask(bases[0], train=kind.train)) if kind.train else {}
-    differ = [path for path in first if mask.get(path) or any(base is not bases[0] for base in bases)]
-    stacked = flat(_stacked([_only(base, differ) for base in bases])) if differ else {}
+    own = EVERYTHING if any(base is not bases[0] for base in bases) else kind.train
+    shared, stacked = bases[0], {}
+    if own:
+        mask = lora_jax.trainable_mask(bases[0], train=own)
+        shared, _ = lora_jax.partition(bases[0], mask)
+        stacked = flat(_stacked([lora_jax.partition(base, mask)[1] for base in bases]))
     if kind.targets:
         stacked |= flat(_drawn(module, tuple(members)))
-    return Begun(nested(stacked), kind.train, _only(bases[0], [path for path in first if path not in differ]))
-
-
-def _only(base: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    return nested({path: leaf for path, leaf in flat(base).items() if path in paths})
+    return Begun(nested(stacked), kind.train, shared)
 
 
 @jax.jit  # one program, not one per leaf

@@ -20,10 +20,8 @@ from experiments.following.settings import BATCH, NO_COPYING, SMALL_BATCH, Setti
 from experiments.following.study import Material, Study
 
 OPEN, MEDICAL = "open", "medical"
-NAMES = {
-    "others": "arms",
-    **dict.fromkeys(("study", "batch", "longer"), "the study's"),
-}  # of parts in rows, where they are others
+# Of parts in rows, where they are not what the settings call them.
+NAMES = {"others": "arms", **dict.fromkeys(("study", "batch", "longer"), "the study's")}
 FIRST = (arms.lora(8), arms.FULL)  # the arms that the gate is made of
 ORDER = (
     *checkable.SCORED,

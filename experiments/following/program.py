@@ -145,10 +145,8 @@ class Program:
         padded = sweep.even(members, devices.mesh())
         begun = arms.begun(self.module, self.kind, [*bases, *bases[-1:] * (len(padded) - n)], padded)
         state = groups.start(self.trainer, begun.stacked, begun.train, padded)
-        orders, of_bases = (
-            self._orders(padded, len(train.owners)),
-            jax.device_get(state.own),
-        )  # a copy: training takes the state
+        orders = self._orders(padded, len(train.owners))
+        of_bases = jax.device_get(state.own)  # a copy: training takes the state
         shared, rows = self.trainer.share(begun.shared, state), self.trainer.share(train.rows, state)
         followed = {name: self.trainer.share(part.rows, state) for name, part in follow.items()}
 

@@ -1,8 +1,7 @@
 """S4: full fine-tuning as a positive control, and what LoRA makes of the same lesson, arm by arm.
 
 Every arm of a kind is one program for all ranks, rates and seeds, and for bases that train one after the other; a second one where several train
-at once. Rates are found on tuning items of the first base; held-out items choose
-nothing. The base is the unit where a claim is about models.
+at once. Rates are found on tuning items of the first base; held-out items choose nothing. The base is the unit where a claim is about models.
 """
 
 import dataclasses
@@ -99,10 +98,8 @@ class Study:
     ) -> Outcome:  # fmt: skip
         """`bases` has the number of each member's."""
         follow = {TUNING: lesson.tuning, GENERAL: self.material.general}
-        params, judge = (
-            [self.material.bases[size][base].params for base in bases],
-            dict(lesson.judged) if judged else {},
-        )
+        params = [self.material.bases[size][base].params for base in bases]
+        judge = dict(lesson.judged) if judged else {}
         return self.program(size, kind, recipe).train(self.folder, phase, params, members, lesson.train, follow, judge)
 
     def _of_bases(
@@ -202,12 +199,7 @@ class Study:
 
     def _once(self, what: str, make: Callable[[], Any]) -> Any:
         """What is kept beside the saves of training, and goes with them: a run that goes on with more parts asks no model again."""
-        name = f"{phases.SAVES}/said/{slug(what)}.json"
-        known = self.folder.read(name)
-        if known is None:
-            self.folder.write(name, make())
-            known = self.folder.read(name)
-        return known
+        return self.folder.once(f"{phases.SAVES}/said/{slug(what)}.json", make)
 
 
 def _devices() -> int:

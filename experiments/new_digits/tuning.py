@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from experiments.common import phases
-from experiments.common.recording import RunFolder, remove, slug
+from experiments.common.recording import RunFolder, slug
 from experiments.data.mnist import Mnist
 from experiments.new_digits import study
 from experiments.new_digits.recipes import Recipe, best_of_each, named, room, tried
@@ -65,7 +65,7 @@ def _followed(folder, settings: Settings, recipe: Recipe, bases, data: Mnist) ->
     )  # fmt: skip
     found = study.shares(np.stack([line["errors"] for line in history]), parts.validation, settings)
     folder.write(kept, {group: share.tolist() for group, share in found.items()})
-    remove(folder.path / phases.SAVES / slug(recipe.name))
+    phases.forget_saves(folder, recipe.name)
     return folder.read(kept)
 
 

@@ -18,7 +18,7 @@ from experiments.common.classification import by_item, class_counts, cross_entro
 from experiments.common.items import packed, unpacked
 from experiments.common.pretraining import EVALUATION_BATCH, order_key
 from experiments.common.rates import on_ladder, outwards
-from experiments.common.recording import RunFolder, remove, slug
+from experiments.common.recording import RunFolder, slug
 from experiments.rank.settings import Settings
 from experiments.rank.task import Sets
 from lora_jax import sweep
@@ -151,7 +151,7 @@ def _on_base(place, name, wider, asked, base, adapted, train, trainer, measures)
         "traces": phases.traces(history),
     }
     folder.write(kept, line)
-    remove(folder.path / phases.SAVES / slug(phase))
+    phases.forget_saves(folder, phase)
     return line
 
 

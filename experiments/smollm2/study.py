@@ -97,11 +97,7 @@ def _of_arm(folder: RunFolder, settings: Settings, base: Base, lesson: Taught, a
 
 def _known(folder: RunFolder, name: str, made) -> dict[str, Any]:
     """What was measured once is read: an interrupted run goes on with it."""
-    place = f"{name.replace('=', '').replace(' ', '_')}.json"
-    if (known := folder.read(place)) is None:
-        folder.write(place, made())
-        known = folder.read(place)
-    return known
+    return folder.once(f"{name.replace('=', '').replace(' ', '_')}.json", made)
 
 
 def _trained(
