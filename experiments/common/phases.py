@@ -183,6 +183,11 @@ def _measure(folder: RunFolder, phase: str, step: int, values: dict[str, jax.Arr
     folder.record(phase=phase, step=step, **{name: np.asarray(value).tolist() for name, value in fetched.items()})
 
 
+def is_begun(folder: RunFolder, phase: str) -> bool:
+    """Whether there is a save to go on from."""
+    return processes.agreed_by_first(lambda: bool(checkpoint.steps(_saves(folder, phase))))
+
+
 def forget_saves(folder: RunFolder, phase: str | None = None) -> None:
     """Frees the disk once the summary is written, or what came of a phase."""
     remove(folder.path / SAVES if phase is None else _saves(folder, phase))

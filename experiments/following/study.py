@@ -105,12 +105,18 @@ class Study:
     def _of_bases(
         self, phase: str, size: str, count: int, lesson: Lesson, kind: Kind, recipe: Recipe, members: list[Member]
     ) -> list[Outcome]:
-        """One for each of the first `count` bases. Where one of them would leave devices idle, several train at once; a last one may be alone."""
-        outs, bases = [], max(1, _devices() // len(members))
-        for some in (range(count)[start : start + bases] for start in range(0, count, bases)):
+        """One for each of the first `count` bases. Where one of them would leave devices idle, several train at once."""
+
+        def named(some: Sequence[int]) -> str:
+            return f"{phase}, {'base' if len(some) == 1 else 'bases'} {' and '.join(map(str, some))}"
+
+        def is_alone(base: int) -> bool:
+            return phases.is_begun(self.folder, named([base]))
+
+        outs = []
+        for some in bases_at_once(count, max(1, _devices() // len(members)), is_alone):
             numbers = [base for base in some for _ in members]
-            name = f"{phase}, {'base' if len(some) == 1 else 'bases'} {' and '.join(map(str, some))}"
-            out = self._train(name, size, numbers, lesson, kind, recipe, members * len(some), judged=True)
+            out = self._train(named(some), size, numbers, lesson, kind, recipe, members * len(some), judged=True)
             outs += [out.of(range(at, at + len(members))) for at in range(0, len(numbers), len(members))]
         return outs
 
@@ -205,6 +211,22 @@ class Study:
 def _devices() -> int:
     """That share members."""
     return sharing_members(devices.mesh())
+
+
+def bases_at_once(count: int, most: int, is_alone: Callable[[int], bool]) -> list[list[int]]:
+    """Groups of at most `most`. A base that an earlier run trained alone, being its last, stays alone.
+
+    >>> bases_at_once(5, 2, lambda base: False)
+    [[0, 1], [2, 3], [4]]
+    >>> bases_at_once(5, 2, lambda base: base == 2)
+    [[0, 1], [2], [3, 4]]
+    """
+    found: list[list[int]] = []
+    for base in range(count):
+        if not found or len(found[-1]) == most or is_alone(base) or is_alone(found[-1][-1]):
+            found.append([])
+        found[-1].append(base)
+    return found
 
 
 def grouped(found: Sequence[Arm]) -> list[list[Arm]]:

@@ -1,6 +1,7 @@
 """What a folder holds beside the adapters: modules that train whole, heads that a task asks for, biases, rows of tables."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from lora_jax.errors import PeftError
 from lora_jax.leaves import is_adapter_leaf, owner, owners
 from lora_jax.partition import Mask, trainable_paths
 from lora_jax.peft import adapter_config, names, targeting, tensors, ties, tokens
-from lora_jax.peft.names import Names
+from lora_jax.peft.names import Names, Slot
 from lora_jax.products.site import Site
 from lora_jax.quantised import Quantised
 from lora_jax.tree import nested
@@ -35,8 +36,16 @@ class Tree:
     leaves: Mapping[str, Any]
     layout: Mapping[str, Site]
     names_of: Names
-    every: set[str]  # torch paths of all modules
     output_layer: str | None
+    every: set[str] = dataclasses.field(init=False)  # torch paths of all modules
+
+    def __post_init__(self):
+        self.every = names.universe(self.leaves, self.names_of)  # which tells names that are none
+
+    @functools.cached_property
+    def slots(self) -> dict[str, Slot]:
+        """torch path -> what it is of the layout."""
+        return names.slots(names.stacks(self.layout, self.leaves), self.names_of)
 
     def module(self, path: str) -> str:
         """torch's module of a leaf."""

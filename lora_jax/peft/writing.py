@@ -18,6 +18,7 @@ from lora_jax.norms import require_norms
 from lora_jax.partition import Mask
 from lora_jax.peft import adapter_config, beside, experts, names, tensors, ties, tokens
 from lora_jax.peft import layers as layering
+from lora_jax.peft.beside import Beside, Tree
 from lora_jax.peft.described import described
 from lora_jax.peft.experts import Parameters
 from lora_jax.peft.keys import TENSORS
@@ -94,40 +95,57 @@ def save(
     require_values(leaves, "peft.save: params")
     require_norms(leaves, "peft.save")
     base = None if base_params is None else tree_of(base_params, "peft.save: base_params")
-    every = names.universe(leaves, names_of)
-    layers = layering.layers_of(leaves, layout, names_of, output_layer)
-    biased = set()
-    if lora_bias:
-        layers, biased = layering.with_biases(
-            layers, names.slots(names.stacks(layout, leaves), names_of), layout, leaves, base
-        )
+    tree = beside.Tree(leaves, layout, names_of, output_layer)
+    layers, biased = _layers(tree, base, lora_bias)
     if fold_scaling:
         layers, config = layering.folded(layers), dataclasses.replace(config, scaling="alpha/r")
     layering.require_scales(layers)
-    tree = beside.Tree(leaves, layout, names_of, every, output_layer)
     found = beside.kept(tree, mask, task_type, tokens.selected(token_rows, leaves), base, biased)
-    slots = names.slots(names.stacks(layout, leaves), names_of)
-    own, tied = _tensors(layers, slots, layout, parameters, output_layer)
-    layers |= {output: layers[table] for table, output in tied.items()}
-    marked = {path for path in layers if path in slots and slots[path].mark}
+    own, outputs = _tensors(layers, tree, parameters)
+    about = _config(
+        tree,
+        config,
+        layers,
+        outputs,
+        found,
+        base_model_name_or_path=base_model,
+        lora_bias=lora_bias,
+        task_type=task_type,
+    )
+    _write(folder, _cast(found.stored | own, dtype), about)
+
+
+def _layers(tree: Tree, base: Mapping[str, Any] | None, lora_bias: bool) -> tuple[dict[str, Layer], set[str]]:
+    """(torch path -> adapter, the biases that are written with them)."""
+    layers = layering.layers_of(tree.leaves, tree.layout, tree.names_of, tree.output_layer)
+    if not lora_bias:
+        return layers, set()
+    return layering.with_biases(layers, tree.slots, tree.layout, tree.leaves, base)
+
+
+def _config(
+    tree: Tree, config: LoRAConfig, layers: Mapping[str, Layer], outputs: Mapping[str, Layer], found: Beside, **about: Any
+) -> dict[str, Any]:  # fmt: skip
+    """What the folder's config says of these layers, of output layers that have an embedding's adapter, and of what is kept beside them."""
+    layers, marked = {**layers, **outputs}, {path for path in layers if tree.slots[path].mark}
     _require_no_dropout(config, marked)
-    stored = _cast(found.stored | own, dtype)
     beside.require_no_clash(found.modules_to_save, layers.keys() - marked)
-    about = adapter_config.written(
+    return adapter_config.written(
         config,
         {path: (layer.a.shape[-1], layer.scale) for path, layer in layers.items()},
-        names.selection(layers.keys() - marked, every | set(tied.values())),
+        names.selection(layers.keys() - marked, tree.every | outputs.keys()),
         dora=layering.are_dora(layers),
-        among=every | layers.keys(),
-        base_model_name_or_path=base_model,
+        among=tree.every | layers.keys(),
         bias=found.bias,
-        ensure_weight_tying=found.ensure_weight_tying or bool(tied),
-        lora_bias=lora_bias,
+        ensure_weight_tying=found.ensure_weight_tying or bool(outputs),
         modules_to_save=sorted(found.modules_to_save) or None,
-        target_parameters=_selected(marked, places(leaves, layout, names_of), slots) or None,
-        task_type=task_type,
+        target_parameters=_selected(marked, places(tree.leaves, tree.layout, tree.names_of), tree.slots) or None,
         trainable_token_indices=found.token_indices or None,
+        **about,
     )
+
+
+def _write(folder: str | os.PathLike, stored: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
     text = json.dumps(about, indent=2, sort_keys=True) + "\n"
     prefixed = {PREFIX + key: tensor for key, tensor in stored.items()}
     write_folder(folder, {TENSORS: as_safetensors(prefixed), adapter_config.NAME: text.encode()})
@@ -177,13 +195,13 @@ def _require_no_dropout(config: LoRAConfig, marked: set[str]) -> None:
 
 
 def _tensors(
-    layers: Mapping[str, Layer], slots: Mapping[str, Slot], layout, parameters: Parameters, output_layer: str | None
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(key -> tensor of every adapter, torch path of a tied table -> that of its output layer, which has the same adapter)."""
-    found, tied = {}, {}
-    around = experts.wrappers([path for path in layers if slots[path].mark], parameters)
+    layers: Mapping[str, Layer], tree: Tree, parameters: Parameters
+) -> tuple[dict[str, np.ndarray], dict[str, Layer]]:
+    """(key -> tensor of every adapter, torch path of an output layer -> adapter of the table that it is)."""
+    found, outputs = {}, {}
+    around = experts.wrappers([path for path in layers if tree.slots[path].mark], parameters)
     for path, layer in layers.items():
-        slot, site = slots[path], layout[slots[path].module]
+        slot, site = tree.slots[path], tree.layout[tree.slots[path].module]
         own = (
             experts.to_torch(path, slot, site, layer, parameters.told(path))
             if slot.mark
@@ -191,6 +209,7 @@ def _tensors(
         )
         found |= {f"{around.get(path, path)}.{suffix}": tensor for suffix, tensor in own.items()}
         if ties.is_tied_table(site):
-            tied[path] = ties.output_layer(path, output_layer)
-            found |= {f"{tied[path]}.{suffix}": tensor for suffix, tensor in ties.adapter_of_output(own).items()}
-    return found, tied
+            output = ties.output_layer(path, tree.output_layer)
+            outputs[output] = layer
+            found |= {f"{output}.{suffix}": tensor for suffix, tensor in ties.adapter_of_output(own).items()}
+    return found, outputs

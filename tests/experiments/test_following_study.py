@@ -114,6 +114,19 @@ def test_a_last_base_may_be_alone(count, phases, begun, items, monkeypatch):
     assert [out.trees for out in outs] == [[base] for base in range(count)]
 
 
+def test_a_base_that_was_trained_alone_stays_alone_beside_later_ones(begun, bases, items, monkeypatch):
+    lesson, found, recipe = lessons.of_items(items), [arms.original(2, 1e-2)], program.Recipe((8,), 7)
+    monkeypatch.setattr(study, "_devices", lambda: 2)
+    begun.material.bases["1M"] = bases[:1]
+    (first,) = begun.taught("1M", lesson, found, recipe, name="alone")
+    begun.material.bases["1M"] = [*bases, bases[0]]
+    (row,) = begun.taught("1M", lesson, found, recipe, name="alone")
+    kept = [path.name for path in (begun.folder.path / "phases").iterdir()]
+    assert sorted(kept) == [f"alone_1M_the_study_s_LoRA_r_2__{told}" for told in ("base_0", "bases_1_and_2")]
+    assert row["nats"]["words"][:1] == first["nats"]["words"]
+    assert row["nats"]["words"][2] == pytest.approx(row["nats"]["words"][0], abs=2e-4)
+
+
 def test_open_questions_are_kept_item_by_item(begun, bases):
     few = parts.packed(bases[0].tokenizer, PAIRS[:12], LENGTH)
     asked = Asked(few, few, open_questions.of(bases[0].tokenizer, PAIRS, LENGTH), {})
