@@ -1,6 +1,6 @@
 """How does the best learning rate move with LoRA's rank, under alpha = c r, alpha / sqrt(r) and a fixed alpha?
 
-python experiments/rate_against_rank.py                     # MNIST, digits turned by a quarter; writes runs/best_rate_mnist-*/
+python experiments/rate_against_rank.py                     # MNIST, digits rotated by 90 degrees; writes runs/best_rate_mnist-*/
 python experiments/rate_against_rank.py --problem=linear    # a linear teacher
 python experiments/rate_against_rank.py --problem=sst2      # the encoder of BERT-tiny, with a classifier trained beforehand
 """

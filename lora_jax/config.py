@@ -65,7 +65,7 @@ class LoRAConfig:
     Patterns (in `targets`, `excludes`, and as keys of `rank_pattern`, `alpha_pattern`, `roles`) are read on the paths of modules,
     `encoder/layer_0/query`, and of their kernels, `encoder/layer_0/query/kernel`: a *name* matches the last parts of a path (`query`,
     `layer_0/query`), a *glob* has one of `*?[` in it (`encoder/*/query`; `*` crosses `/`), a *regex* is a compiled `re.Pattern` or a string that
-    starts with `re:` and must match the whole path. `"all-linear"` stands for every kernel that a product eats, but lookups and convolutions;
+    starts with `re:` and must match the whole path. `"all-linear"` stands for every kernel that a product reads, but lookups and convolutions;
     `"output-layers"` for those of the products that the model's outputs come from, which PEFT leaves out.
 
     Args:

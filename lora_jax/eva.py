@@ -39,7 +39,7 @@ def adapt_to(
 ) -> tuple[Any, dict]:
     """`(model, params)`: the wrapper with the ranks that were found in its config, and the base with its adapter.
 
-    Kernels that no matrix product eats (convolutions, lookups) keep the rank and the random `a` of the config. A layer that gets no rank is
+    Kernels that no matrix product reads (convolutions, lookups) keep the rank and the random `a` of the config. A layer that gets no rank is
     left out, as in PEFT. In a stack of layers ranks differ too: the narrower are padded with zeros, which stay zero. Scales are those of the
     config's rank.
 

@@ -24,7 +24,7 @@ TRANSPOSED = (nn.ConvTranspose, nnx.ConvTranspose)
 
 
 class Layout(dict[str, Site]):
-    """Where an adapter would lie -> its kernel. `missed` are the matrices of the model that no product eats, by their own paths."""
+    """Where an adapter would lie -> its kernel. `missed` are the matrices of the model that no product reads, by their own paths."""
 
     def __init__(self, sites: Mapping[str, Site], config: LoRAConfig | None = None):
         """`config` may tell roles in place of those that were found."""

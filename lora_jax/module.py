@@ -27,7 +27,7 @@ class LoRA(nn.Module):
     present where these leaves are: `apply` on base parameters alone runs the base. `lora_scale` is data, so another
     alpha, another adapter of the same shapes, or none (scale 0) costs no retrace.
 
-    Adapted is every kernel that a product eats, whatever module multiplies it. The adapter of a `kernel` or `embedding` lies beside it, that of
+    Adapted is every kernel that a product reads, whatever module multiplies it. The adapter of a `kernel` or `embedding` lies beside it, that of
     another in a dict beside it, `w:io` for a `w` [D, K]; see `lora_jax.axes`.
 
     Works under jit, grad, vmap, nn.remat and nn.scan over any axis of the parameters. Adapter dropout is active when

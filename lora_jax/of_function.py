@@ -58,7 +58,7 @@ class FunctionLoRA:
         """`{"params": ...}`: the parameters and fresh adapters, for an example input.
 
         Raises:
-          TargetError: when a pattern of the config selects no leaf that a product eats; it names the closest paths.
+          TargetError: when a pattern of the config selects no leaf that a product reads; it names the closest paths.
         """
         return {"params": self.onto(key, base_params, *args, **kwargs)}
 

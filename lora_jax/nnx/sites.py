@@ -26,7 +26,7 @@ def known(model: nnx.Module) -> dict[str, Site]:
 
 
 def unknown(model: nnx.Module) -> dict[str, Site]:
-    """The matrices of which only a run tells whether a product eats them: all that are not of a known layer, and not of a normalisation."""
+    """The matrices of which only a run tells whether a product reads them: all that are not of a known layer, and not of a normalisation."""
     layers = {path: module for path, module in nnx.iter_modules(model) if _is_known(module)}
     leaves = {path: opened(leaf.get_raw_value()) for path, leaf in nnx.to_flat_state(nnx.state(model, nnx.Param))}
     names = {named(path): path for path, leaf in leaves.items() if is_matrix(leaf)}

@@ -39,7 +39,7 @@ class LoRA:
     masks, training, sweeps, merging, checkpoints and PEFT files work as for linen. The model itself is not changed. `inject` gives an
     NNX model with the adapters in place, for those who train it by `nnx.Optimizer`.
 
-    Adapted is every kernel that a product eats. Those of Linear, LinearGeneral, Einsum, Conv and Embed are known; others (a `w` that a module of
+    Adapted is every kernel that a product reads. Those of Linear, LinearGeneral, Einsum, Conv and Embed are known; others (a `w` that a module of
     yours multiplies itself, a cell, experts) are found by following the parameters, which takes an example input at `init`. Layers that share a
     kernel share its adapter.
 
@@ -123,7 +123,7 @@ class LoRA:
           method: as for `apply`.
 
         Raises:
-          TargetError: when a pattern of the config selects no kernel that a product eats, or may select one that only an example input shows.
+          TargetError: when a pattern of the config selects no kernel that a product reads, or may select one that only an example input shows.
           ConfigError: for a rank above what a start from the base (PiSSA, OLoRA) has room for.
           TreeError: for an abstract model.
 

@@ -1,4 +1,4 @@
-"""LoRA by following each parameter to the products that eat it: rules for products, and none for layers.
+"""LoRA by following each parameter to the products that read it: rules for products, and none for layers.
 
 `find` tells what becomes of each leaf of a function's parameters, `adapt` puts fresh adapters beside the leaves that a config targets, and
 `lora_jax.lora` is the transformation.

@@ -137,7 +137,7 @@ def _as(base: dict[str, Any], like: Any) -> Any:
 def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """The parameters as a nested dict, with fresh adapters of the leaves that the config targets.
 
-    Patterns speak of leaves (`layer/query/w`) or of the modules they are in (`layer/query`); "all-linear" is every leaf that a product eats, but
+    Patterns speak of leaves (`layer/query/w`) or of the modules they are in (`layer/query`); "all-linear" is every leaf that a product reads, but
     lookups and convolutions.
 
     Args:
@@ -145,7 +145,7 @@ def adapt(key: jax.Array, params: Any, fn: Callable, config: LoRAConfig, *args: 
       *args, **kwargs: an example input.
 
     Raises:
-      TargetError: when a pattern selects no leaf that a product eats; it names the closest paths.
+      TargetError: when a pattern selects no leaf that a product reads; it names the closest paths.
 
     Warns:
       CustomDerivativeWarning: where a product with such a leaf is inside of a function with a derivative of its own.

@@ -26,7 +26,7 @@ def _call(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
 def _custom(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
     """Left as it is on W, with its own derivative. The side paths add the difference of two replays, whose derivative is the true one."""
     program, consts = called(eqn)
-    paths = _eaten(program, consts, values) if _has_product(program) else []
+    paths = _read_inside(program, consts, values) if _has_product(program) else []
     if not paths:
         raise NoFactors
     context.custom(eqn, paths)
@@ -50,8 +50,8 @@ def _has_product(program: Any) -> bool:
     return any(eqn.primitive.name in PRODUCTS or any(map(_has_product, inner(eqn))) for eqn in program.eqns)
 
 
-class _Eating(Context):
-    """Writes down the paths of the weights that a product eats, and adds nothing."""
+class _Reading(Context):
+    """Writes down the paths of the weights that a product reads, and adds nothing."""
 
     def __init__(self):
         super().__init__()
@@ -62,11 +62,11 @@ class _Eating(Context):
         return product.base(x)
 
 
-def _eaten(program: Any, consts: Sequence[Any], values: list[Any]) -> list[str]:
-    """The paths of the weights that a product inside of the program eats. Nothing is computed."""
-    eating = _Eating()
-    jax.eval_shape(lambda values: list(map(plain, run(eating, program, consts, values))), values)
-    return list(eating.paths)
+def _read_inside(program: Any, consts: Sequence[Any], values: list[Any]) -> list[str]:
+    """The paths of the weights that a product inside of the program reads. Nothing is computed."""
+    reading = _Reading()
+    jax.eval_shape(lambda values: list(map(plain, run(reading, program, consts, values))), values)
+    return list(reading.paths)
 
 
 def _remat(context: Context, eqn: JaxprEqn, values: list[Any]) -> list[Any]:

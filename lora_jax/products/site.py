@@ -55,7 +55,7 @@ class Site:
 
     @property
     def is_adaptable(self) -> bool:
-        """Whether products eat it, and nothing else does: it has axes that are summed over and axes that are free."""
+        """Whether products read it, and nothing else does: it has axes that are summed over and axes that are free."""
         return "i" in self.roles and "o" in self.roles and (self.may_form or not self.dense)
 
     @property
@@ -69,7 +69,7 @@ class Site:
 
     @property
     def is_linear(self) -> bool:
-        """Whether "all-linear" speaks of it: a product eats it, which is no lookup and no convolution."""
+        """Whether "all-linear" speaks of it: a product reads it, which is no lookup and no convolution."""
         return self.is_adaptable and not self.is_lookup and not self.is_convolution
 
     @property
@@ -151,4 +151,4 @@ class Site:
             return f"it reaches {self.dense[0]}, which has no rule"
         if self.uses:
             return f"{self.uses[0]} leaves it no axis to be {'summed over' if 'i' not in self.roles else 'free'}"
-        return f"its gradient is stopped by {self.stopped[0]}" if self.stopped else "no product eats it"
+        return f"its gradient is stopped by {self.stopped[0]}" if self.stopped else "no product reads it"

@@ -13,7 +13,7 @@ def chosen(config: LoRAConfig, sites: Mapping[str, Site]) -> dict[str, Site]:
     """The leaves that are adapted, of all that `find` gives.
 
     Raises:
-      TargetError: where a pattern selects no leaf that a product eats, or nothing is left.
+      TargetError: where a pattern selects no leaf that a product reads, or nothing is left.
     """
     able = {path: site for path, site in sites.items() if site.is_adaptable}
     for field, patterns in (("targets", config.targets), ("excludes", config.excludes)):

@@ -32,7 +32,7 @@ class Model:
 
     Attributes:
       params: the base's, random.
-      uncovered: path of each matrix that no product eats -> what is done with it instead.
+      uncovered: path of each matrix that no product reads -> what is done with it instead.
       drift: how far a jitted output with fresh adapters may be from the base's, over its largest entry, where XLA fuses the two otherwise.
       tolerance: of side path against merged kernels, over the largest output and the largest gradient of each adapter.
       like: see `lora_jax.lora`.

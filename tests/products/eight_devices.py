@@ -41,7 +41,7 @@ def megatron(mesh=MESH, **how):
 
 
 def gathered(params, x):
-    """Weights that lie in pieces and are gathered before the product, as FSDP has it: no product eats them as they are."""
+    """Weights that lie in pieces and are gathered before the product, as FSDP has it: no product reads them as they are."""
 
     def local(up, down, x):
         up, down = (lax.all_gather(w, "data", tiled=True) for w in (up, down))

@@ -14,7 +14,7 @@ from jax import lax
 
 
 class Case(NamedTuple):
-    """`fn(params, x)`; shapes of the parameters; roles of every leaf that a product eats."""
+    """`fn(params, x)`; shapes of the parameters; roles of every leaf that a product reads."""
 
     fn: Callable
     shapes: dict[str, Any]
@@ -114,7 +114,7 @@ straight.defvjp(_forward, _backward)
 
 
 def handed_on(params, x):
-    """As an NNX scan has it: the weights go through a remat and come out of the scan again, and a product eats one of them there."""
+    """As an NNX scan has it: the weights go through a remat and come out of the scan again, and a product reads one of them there."""
 
     def layer(x, w):
         return jax.checkpoint(lambda x, w: (jnp.tanh(x @ w), w))(x, w)
@@ -227,4 +227,4 @@ CASES = {
     ),
     "weight norm": Case(weight_norm, {"w": (4, 5), "plain": (4, 5)}, {"plain": "io"}),
 }  # fmt: skip
-FORMED = {"weight norm": ["w"]}  # what no product eats as it is
+FORMED = {"weight norm": ["w"]}  # what no product reads as it is
