@@ -1,6 +1,6 @@
 """A learning rate off a noisy curve: several runs a rate, a range that widens while its best is at an edge, and the vertex of a parabola.
 
-Scores are accuracies, higher is better; None is a rate at which training diverged. Nothing here imports jax.
+Scores are higher where better, accuracies unless `broken` says otherwise; None is a rate at which training diverged. Nothing here imports jax.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ import numpy as np
 from experiments.common.errors import UserError
 
 REACH = 2  # rates on either side of the best that the parabola is laid through: a factor of 10 in all, where rates are 1.8 apart
-BROKEN = 0.05  # a score so far below the best is of training that broke, and would pull the vertex away from there
+BROKEN = 0.05  # an accuracy so far below the best is of training that broke, and would pull the vertex away from there
+BROKEN_NATS = 0.2  # the same of nats a token
 
 Scores = dict[float, float | None]  # rate -> its mean score
 
@@ -26,7 +27,7 @@ class Choice:
     by: str
 
 
-def vertex(scores: Mapping[float, float | None]) -> float | None:
+def vertex(scores: Mapping[float, float | None], broken: float = BROKEN) -> float | None:
     """Where the parabola through the scores around the best, in log rate, has its top; None where it has none, or fewer than 3 are there.
 
     >>> scores = {rate: 0.8 - 0.01 * np.log(rate / 2e-3) ** 2 for rate in (5e-4, 1e-3, 2e-3, 4e-3)}
@@ -38,7 +39,7 @@ def vertex(scores: Mapping[float, float | None]) -> float | None:
         return None
     best = rates.index(max(rates, key=lambda rate: scores[rate]))
     near = [
-        rate for rate in rates[max(0, best - REACH) : best + REACH + 1] if scores[rate] > scores[rates[best]] - BROKEN
+        rate for rate in rates[max(0, best - REACH) : best + REACH + 1] if scores[rate] > scores[rates[best]] - broken
     ]
     if len(near) < 3:
         return None
@@ -47,7 +48,7 @@ def vertex(scores: Mapping[float, float | None]) -> float | None:
     return None if a >= 0 else float(np.exp(middle - b / (2 * a)))
 
 
-def chosen(scores: Mapping[float, float | None]) -> Choice:
+def chosen(scores: Mapping[float, float | None], broken: float = BROKEN) -> Choice:
     """The vertex where it lies within what was tried, else the best that was tried. Raises ValueError where all diverged.
 
     >>> chosen({1e-3: 0.80, 1.8e-3: 0.82, 3.2e-3: 0.80}).best, chosen({1e-3: 0.8, 3e-3: 0.9})
@@ -56,14 +57,14 @@ def chosen(scores: Mapping[float, float | None]) -> Choice:
     good = {rate: score for rate, score in scores.items() if score is not None}
     if not good:
         raise ValueError("training diverged at every learning rate")
-    top = vertex(scores)
-    if top is not None and beyond(scores) == 0:
+    top = vertex(scores, broken)
+    if top is not None and beyond(scores, broken) == 0:
         return Choice(float(f"{top:.2g}"), False, "a parabola's vertex")
     best = max(good, key=lambda rate: good[rate])
     return Choice(best, best in (min(scores), max(scores)) and len(scores) > 1, "the best tried")
 
 
-def beyond(scores: Mapping[float, float | None]) -> int:
+def beyond(scores: Mapping[float, float | None], broken: float = BROKEN) -> int:
     """-1 or 1 where a better rate may lie below or above what was tried, by the best score or by the vertex; 0 where neither says so.
 
     A neighbour at which training diverged bounds a range, too; one that diverged everywhere is widened downwards.
@@ -71,7 +72,7 @@ def beyond(scores: Mapping[float, float | None]) -> int:
     good = {rate: score for rate, score in scores.items() if score is not None}
     if not good:
         return -1
-    best, top = max(good, key=lambda rate: good[rate]), vertex(scores)
+    best, top = max(good, key=lambda rate: good[rate]), vertex(scores, broken)
     if best == min(scores) or (top is not None and top < min(good)):
         return -1
     return 1 if best == max(scores) or (top is not None and top > max(good) and max(good) == max(scores)) else 0
@@ -94,12 +95,14 @@ def search(
     scored: Callable[[int, list[tuple[int, float]]], list[list[float | None]]],
     widenings: int,
     regime: str,
+    broken: float = BROKEN,
 ) -> list[dict[str, Any]]:
     """One line a rank, as a summary keeps it. Every round's runs are asked for at once.
 
     Args:
       scored: (number of the round, its cells of rank and rate) -> the scores of each cell's runs, None for one that diverged.
       widenings: rounds after the first, in which each rank whose range is too narrow gets one rate more.
+      broken: how far below the best a score is of training that broke.
 
     Raises:
       UserError: where all of a rank's runs diverged.
@@ -109,11 +112,11 @@ def search(
     for turn in range(widenings + 1):
         for (rank, rate), scores in zip(asked, scored(turn, asked), strict=True):
             runs[rank][rate] = scores
-        sides = {rank: beyond(means(of_rank)) for rank, of_rank in runs.items()}
+        sides = {rank: beyond(means(of_rank), broken) for rank, of_rank in runs.items()}
         asked = [(rank, widened(list(runs[rank]), side)) for rank, side in sides.items() if side]
         if not asked:
             break
-    return [_line(rank, of_rank, regime) for rank, of_rank in runs.items()]
+    return [_line(rank, of_rank, regime, broken) for rank, of_rank in runs.items()]
 
 
 def means(runs: Mapping[float, Sequence[float | None]]) -> Scores:
@@ -121,10 +124,10 @@ def means(runs: Mapping[float, Sequence[float | None]]) -> Scores:
     return {rate: None if None in scores else float(np.mean(scores)) for rate, scores in sorted(runs.items())}
 
 
-def _line(rank: int, runs: Mapping[float, list[float | None]], regime: str) -> dict[str, Any]:
+def _line(rank: int, runs: Mapping[float, list[float | None]], regime: str, broken: float) -> dict[str, Any]:
     scores = means(runs)
     try:
-        choice = chosen(scores)
+        choice = chosen(scores, broken)
     except ValueError:
         raise UserError(f"training diverged at every learning rate of {regime}; give lower --learning_rates.") from None
     return {

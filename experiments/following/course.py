@@ -9,6 +9,7 @@ import chex
 import jax
 import numpy as np
 
+from experiments.common.items import unpacked
 from experiments.common.recording import RunFolder
 from experiments.data.instructions import checkable
 from experiments.following import arms, lessons, material
@@ -125,15 +126,19 @@ def _converged(study: Study, size: str, taught: Lessons) -> Rows:
 
 
 def _doses(study: Study, size: str, taught: Lessons) -> Rows:
-    """More and more kinds, as many items of each: at which does a rank fall behind? One base, rates as for all kinds."""
+    """More and more kinds, as many items of each, in as many updates: at which does a rank fall behind? One base, rates as for all kinds. The kinds
+    of the smallest dose are in all of them, so their items compare doses."""
     s, found = study.settings, []
     for count in s.doses:
         lesson = taught.dose(count)
+        kinds = lesson.kinds[material.WORDS]
+        is_of_first = np.isin(kinds, ORDER[: s.doses[0]])
         for row in study.taught(
             size, lesson, [*map(arms.lora, s.dose_ranks), arms.FULL], Recipe.even(s.dose_steps, BATCH, 4), seeds=s.tuning_seeds, bases=1,
             rates_of=taught.items,
         ):  # fmt: skip
-            found.append({**row, "kinds": count})
+            right = unpacked(row["right"][material.WORDS], len(kinds))[:, is_of_first]
+            found.append({**row, "kinds": count, "of_first": right.mean(axis=1).tolist()})
     return found
 
 

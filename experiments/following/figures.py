@@ -24,21 +24,21 @@ def draw(summary: Summary, folder: epath.Path) -> list[epath.Path]:
     """what_trains.png, kinds.png, and rank, doses, learning and questions as far as they were run; following_outputs.md."""
     there = {row["part"] for row in summary["rows"]}
     found = [_what_trains(summary, folder / "what_trains.png"), _kinds(summary, folder / "kinds.png")]
-    for part, drawn, name in (
-        ("doses", _doses, "doses.png"),
-        ("converged", _learning, "learning.png"),
-        ("open", _questions, "questions.png"),
+    for parts, drawn, name in (
+        (("doses",), _doses, "doses.png"),
+        (("converged",), _learning, "learning.png"),
+        (QUESTIONS, _questions, "questions.png"),
     ):
-        if part in there:
+        if there.intersection(parts):
             found.append(drawn(summary, folder / name))
     write_text(folder / OUTPUTS, smoke.noted(tables.outputs(summary)))
     return [*found, folder / OUTPUTS]
 
 
 def _last(summary: Summary) -> dict[str, Row]:
-    """Of ARMS, as far as they were run, the row after as many updates as all arms, or of the study's LoRA after its most epochs."""
+    """Of ARMS, as far as they were run, the row after as many updates as all arms, or of the study's LoRA after the most epochs on every base."""
     found = {row["arm"]: row for row in summary["rows"] if row["part"] == "arms"}
-    found |= {row["arm"]: row for row in _studys(summary)}
+    found |= {row["arm"]: row for row in _studys(summary) if row["name"] != "many epochs"}
     return {arm: found[arm] for arm in ARMS if arm in found}
 
 
@@ -95,7 +95,13 @@ def _name(row: Row) -> str:
     if row["arm"] == "base":
         return "base"
     more = f", {row['steps']:,} updates" if row["part"] == "the study's" else ""
+    more += f", {len({base for base, _ in row['units']})} bases" if row["name"] == "many epochs" else ""
     return f"{row['arm']}{more}\n{row['parameters']:,} train"
+
+
+def _bases(row: Row) -> str:
+    count = len({base for base, _ in row["units"]})
+    return f"{count} bases" if count > 1 else "one base"
 
 
 def _n(row: Row) -> str:
@@ -134,7 +140,7 @@ def _kinds(summary: Summary, path: epath.Path) -> epath.Path:
     axis.set_xticks(range(len(kinds)), kinds, rotation=40, ha="right", fontsize=8)
     axis.set_ylabel("items right, new words, %")
     axis.set_title(
-        f"By kind of instruction; right of the dotted line: not in the score (mean of {len(rows['full']['units'])} runs)",
+        f"By kind of instruction; right of the dotted line: not in the score (means over the runs of {_bases(rows['full'])})",
         fontsize=10,
     )
     axis.legend(frameon=False, fontsize=8)
@@ -142,27 +148,36 @@ def _kinds(summary: Summary, path: epath.Path) -> epath.Path:
 
 
 def _doses(summary: Summary, path: epath.Path) -> epath.Path:
-    """Accuracy of what was taught against how many kinds were taught, rank by rank."""
+    """Accuracy against how many kinds were taught, rank by rank: of the kinds of the smallest dose, and of all that were taught."""
     rows = [row for row in summary["rows"] if row["part"] == "doses"]
-    figure, axis = style.new()
-    ranks = [arm for arm in dict.fromkeys(row["arm"] for row in rows) if arm != "full"]
-    colors = dict(
-        zip([*ranks, "full"], ["#9ecae1", "#4292c6", "#08519c"][: len(ranks)] + [COLORS["full"]], strict=False)
+    figure, (left, right) = style.new(11, 4.5, columns=2)
+    first = min(row["kinds"] for row in rows)
+    _against_dose(left, rows, [row["of_first"] for row in rows])
+    left.set_ylabel(f"of the first {first} kinds: {SCORE}")
+    _against_dose(right, rows, [row["share"][WORDS] for row in rows])
+    right.set_ylabel(f"of all taught kinds that are scored: {SCORE}")
+    left.set_title(
+        f"At which dose does a rank fall behind? (one base, {len(rows[0]['of_first'])} seeds; dots: each)", fontsize=10
     )
-    for arm, color in colors.items():
-        of_arm = [row for row in rows if row["arm"] == arm]
-        shares = np.asarray([row["share"][WORDS] for row in of_arm]) * 100  # [doses, seeds]
-        axis.plot([row["kinds"] for row in of_arm], shares.mean(axis=1), "o-", color=color, label=arm)
-        for seed in shares.T:
-            axis.plot([row["kinds"] for row in of_arm], seed, ".", color=color, alpha=0.5)
+    right.set_title(f"{rows[0]['steps']:,} updates at every dose: fewer kinds are seen more often", fontsize=10)
+    left.legend(frameon=False, fontsize=8)
+    return style.save(figure, path)
+
+
+def _against_dose(axis, rows: list[Row], shares: list[list[float]]) -> None:
+    """A line for each arm, its seeds as dots."""
+    blues = iter(("#9ecae1", "#4292c6", "#08519c"))
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        color = COLORS["full"] if arm == "full" else next(blues)
+        kinds = [row["kinds"] for row in rows if row["arm"] == arm]
+        of_arm = 100 * np.asarray(
+            [of for row, of in zip(rows, shares, strict=True) if row["arm"] == arm]
+        )  # [doses, seeds]
+        axis.plot(kinds, of_arm.mean(axis=1), "o-", color=color, label=arm)
+        for seed in of_arm.T:
+            axis.plot(kinds, seed, ".", color=color, alpha=0.5)
     axis.set_xticks(sorted({row["kinds"] for row in rows}))
     axis.set_xlabel("kinds taught, as many items of each")
-    axis.set_ylabel("of the taught kinds that are scored: " + SCORE)
-    axis.set_title(
-        f"At which dose does a rank fall behind? (one base, {shares.shape[1]} seeds; dots: each)", fontsize=10
-    )
-    axis.legend(frameon=False, fontsize=8)
-    return style.save(figure, path)
 
 
 def _learning(summary: Summary, path: epath.Path) -> epath.Path:
@@ -191,8 +206,9 @@ def _questions(summary: Summary, path: epath.Path) -> epath.Path:
     """Open questions: use of the question and of the instruction, each arm minus the base."""
     parts = [part for part in QUESTIONS if any(row["part"] == part for row in summary["rows"])]
     arms = ARMS[1:]
-    figure, axes = style.new(5 * len(parts) + 1, 4.5, columns=max(2, len(parts)))
-    for axis, part in zip(axes, parts, strict=False):
+    figure, axes = style.new(5 * len(parts) + 1, 4.5, columns=len(parts))
+    axes = np.atleast_1d(axes)
+    for axis, part in zip(axes, parts, strict=True):
         base = read.row(summary, part, "base")
         for shift, (what, mark) in enumerate((("question", "o"), ("instruction", "s"))):
             gains = [read.asked(read.row(summary, part, arm), "held out", what).mean(axis=1) - read.asked(base, "held out", what).mean(axis=1)

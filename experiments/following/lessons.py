@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common import tuning
 from experiments.common.items import packed
 from experiments.data.instructions import checkable
 from experiments.following.material import Asked, Checkable
@@ -34,6 +35,11 @@ class Lesson:
     constant: Mapping[str, float] = dataclasses.field(
         default_factory=dict
     )  # of each kind, what a constant answer has right
+
+    @property
+    def broken(self) -> float:
+        """How far below the best a score is of training that broke."""
+        return tuning.BROKEN if self.by == "right" else tuning.BROKEN_NATS
 
     def scores(self, out: Outcome) -> list[float | None]:
         """Of each member on `tuning`, the higher the better; None where training diverged."""

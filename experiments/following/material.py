@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ PARTS = {WORDS: (HELD_OUT, TRAINED), BOTH: (HELD_OUT, HELD_OUT)}
 SAME_BEGINNING = 6  # words
 MEASURED = 3  # the seed of the items that are measured: nobody looked at these before the reference run
 TEMPLATE = 20  # answers that begin alike are one of a template
+SENTENCE = re.compile(r".+?[.!?](?= [A-Z]|$)|.+")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,17 +88,18 @@ class Asked:
     left_out: dict[str, int]
 
 
-def of_questions(tokenizer: tokenizers.Tokenizer, found: Pairs, settings: Settings, *, templates: bool) -> Asked:
-    """Short pairs; with `templates` answers that many begin alike are left out and counted."""
+def of_questions(tokenizer: tokenizers.Tokenizer, found: Pairs, settings: Settings, *, are_pages: bool) -> Asked:
+    """Short pairs. Of answers that `are_pages` the first sentences are taken; those that many begin alike are left out and counted."""
     s, left_out = settings, collections.Counter(found.left_out)
-    short = [pair for pair in found.pairs if open_questions.is_short(tokenizer, pair)]
+    whole = list(map(first_sentence, found.pairs)) if are_pages else found.pairs
+    short = [pair for pair in whole if open_questions.is_short(tokenizer, pair)]
     left_out["too long"] += len(found.pairs) - len(short)
-    kept = without_templates(short) if templates else short
+    kept = without_templates(short) if are_pages else short
     left_out["of a template"] += len(short) - len(kept)
     held_out, tuning, train = answers.split(kept, (s.open_held_out, min(s.tuning, s.open_held_out), s.open_pairs))
-    if len(held_out) <= open_questions.CANDIDATES:
+    if len({pair.answer for pair in held_out}) < open_questions.CANDIDATES:
         raise UserError(
-            f"{found.source}: {len(held_out)} questions are held out; more than {open_questions.CANDIDATES} are needed."
+            f"{found.source}: the {len(held_out)} questions that are held out have fewer than {open_questions.CANDIDATES} different answers."
         )
     return Asked(
         parts.packed(tokenizer, train, s.length),
@@ -104,6 +107,15 @@ def of_questions(tokenizer: tokenizers.Tokenizer, found: Pairs, settings: Settin
         open_questions.of(tokenizer, held_out, s.length),
         {why: count for why, count in left_out.items() if count},
     )
+
+
+def first_sentence(pair: Pair) -> Pair:
+    """The pair with no more of its answer, in one line.
+
+    >>> first_sentence(Pair("What is it?", "A rash, e.g. on\\nan arm. It heals.")).answer
+    'A rash, e.g. on an arm.'
+    """
+    return pair._replace(answer=SENTENCE.match(" ".join(pair.answer.split())).group())
 
 
 def without_templates(pairs: Sequence[Pair]) -> list[Pair]:

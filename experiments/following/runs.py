@@ -96,7 +96,7 @@ def of_questions(settings: Settings) -> tuple[str, ...]:
 
 
 def _asked(base: Base, settings: Settings, pairs: Pairs, part: str) -> material.Asked:
-    return material.of_questions(base.tokenizer, pairs, settings, templates=part == MEDICAL)
+    return material.of_questions(base.tokenizer, pairs, settings, are_pages=part == MEDICAL)
 
 
 def _counted(base: Base, settings: Settings, pairs: Pairs) -> tuple[str, ...]:

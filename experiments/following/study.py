@@ -81,7 +81,7 @@ class Study:
             lines = (
                 [tuning.untuned(rank, rates[0]) for rank in by_rank]
                 if len(rates) == 1
-                else tuning.search(tuple(by_rank), rates, scored, self.settings.widenings, name)
+                else tuning.search(tuple(by_rank), rates, scored, self.settings.widenings, name, lesson.broken)
             )
             for line in lines:
                 arm = by_rank[line["rank"]].name

@@ -51,10 +51,14 @@ def _questions(summary: Summary) -> Iterator[str]:
     for part in dict.fromkeys(row["part"] for row in summary["rows"] if "asked" in row):
         rows = [row for row in summary["rows"] if row["part"] == part]
         base = rows[0]
-        yield f"{part} questions, {summary['questions'][part]['source']}: the base's own, then each arm's minus the base's, nats an answer"
+        yield (
+            f"{part} questions, {summary['questions'][part]['source']}: the base's own, then each arm's minus the base's, nats an answer "
+            "(told apart: a share)"
+        )
+        asked = {what: said for what, said in ASKED.items() if read.asked(base, "held out", what).size}
         for row in rows:
             yield f"  {row['arm']:<28} " + "; ".join(
-                f"{said} {_asked(row, base, what)}" for what, said in ASKED.items()
+                f"{said} {_asked(row, base, what)}" for what, said in asked.items()
             )
 
 

@@ -103,9 +103,10 @@ def over_items(
 ) -> Fact:
     """Whether mean(a - b) exceeds the bar, where units and items are both a sample: a, b [U, I], 1 for right.
 
-    The variance of the mean is that of the units' means over U plus that of the items' over I: conservative, as each holds a part of the rest
-    (Owen 2007, Ann. Appl. Stat. 1, p. 386, section 3); degrees of freedom after Satterthwaite. `factor` turns shares into percent, `bar` is in
-    those.
+    The variance of the mean is that of the units' means over U plus that of the items' over I, more than there is, as each holds a part of the rest
+    (Owen 2007, Ann. Appl. Stat. 1, p. 386, section 3); degrees of freedom after Satterthwaite, but 1 for two units. Where units vary most and are few
+    a 95 % interval has the mean less often: 92 times of 100 at the worst for three units (simulated). `factor` turns shares into percent, `bar` is
+    in those.
     """
     mean, error, freedom, size = _over_items(a, b, factor)
     if not freedom:
@@ -140,6 +141,7 @@ def _over_items(a: np.ndarray, b: np.ndarray, factor: float) -> tuple[float, flo
     ]
     variance = sum(v for v, _ in parts)
     freedom = variance**2 / sum(v**2 / df for v, df in parts) if variance else sum(df for _, df in parts)
+    freedom = min(freedom, 1) if d.shape[0] == 2 else freedom
     return float(d.mean()), float(np.sqrt(variance)), float(freedom), f"over {d.shape[0]} units and {d.shape[1]} items"
 
 

@@ -128,7 +128,7 @@ def _tuned(folder: RunFolder, settings: Settings, base: Base, lesson: Taught, ar
     def scored(_: int, cells) -> list[list[float | None]]:
         return [[score(rate)] for _, rate in cells]
 
-    (line,) = tuning.search((0,), rates, scored, settings.widenings, arm)
+    (line,) = tuning.search((0,), rates, scored, settings.widenings, arm, tuning.BROKEN_NATS)
     return line
 
 

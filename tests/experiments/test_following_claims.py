@@ -49,6 +49,8 @@ def summary(
     sixteen=0.06,
     small=0.06,
     blank=0.3,
+    study_use=4.0,
+    study_lost=0.2,
 ):
     """By default as the pilot found it."""
     ours = "the study's LoRA r=8"
@@ -75,7 +77,7 @@ def summary(
             *(row("converged", arm, full * share, 11, steps=steps) for arm in ("full", "LoRA r=8")
               for share, steps in ((0.9, 100), (1.0, 200), (0.98, 300))),
             row("sizes", "full", 0.5, size="0.3M"), row("sizes", "LoRA r=8", 0.3, size="0.3M"),
-            row("medical", "base", base) | asked(5.0), row("medical", ours, base, lost=0.2) | asked(4.0),
+            row("medical", "base", base) | asked(5.0), row("medical", ours, base, lost=study_lost) | asked(study_use),
             row("medical", "LoRA r=8", base) | asked(6.0),
         ],
     }  # fmt: skip
@@ -126,6 +128,27 @@ def test_where_verdicts_turn(id, of, verdict):
     assert verdicts(**of)[id] == verdict
 
 
+@pytest.mark.parametrize(
+    ("use", "lost", "verdict"),
+    [(5.5, 0.2, "holds in part"), (5.5, -0.2, "does not hold"), (4.0, -0.2, "holds in part")],
+)
+def test_medicine_makes_a_model_worse_in_each_way_or_in_part(use, lost, verdict):
+    assert verdicts(study_use=use, study_lost=lost)["S4.5"] == verdict
+
+
+def test_full_is_held_against_the_most_epochs_on_the_bases_that_had_them():
+    (full,) = (claim for claim in claims.claims(summary(), "") if claim.id == "S4.6")
+    assert [fact.said for fact in full.facts][1] == f"and after 15,000, {BASES} bases"
+    without = [row for row in summary()["rows"] if row["name"] != "many epochs"]
+    (full,) = (claim for claim in claims.claims(summary() | {"rows": without}, "") if claim.id == "S4.6")
+    assert len(full.facts) == 2
+
+
+def test_a_gain_is_told_as_a_gain():
+    (small,) = (claim for claim in claims.claims(summary(small=0.3), "") if claim.id == "S4.4")
+    assert not small.facts[0].shown.startswith("-") and small.facts[0].true is False
+
+
 def test_claims_about_parts_that_were_not_run_are_left_out():
     whole = summary()
     for part, ids in (
@@ -135,7 +158,7 @@ def test_claims_about_parts_that_were_not_run_are_left_out():
     ):
         found = claims.claims(whole | {"rows": [row for row in whole["rows"] if row["part"] != part]}, "command")
         assert {claim.id for claim in found} == {f"S4.{i}" for i in range(8)} - ids
-        assert any("gain no more" in claim.reason for claim in found) == (part == "medical")
+        assert any("best on tuning items" in claim.reason for claim in found) == (part == "medical")
         assert any("long runs were not made" in claim.reason for claim in found) == (part == "converged")
 
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from experiments.common.items import unpacked
+from experiments.data import questions
 from experiments.data.questions import Pair
-from experiments.following import arms, course, lessons, material, open_questions, parts, program, study
+from experiments.following import arms, course, lessons, material, open_questions, parts, program, runs, study
 from experiments.following.material import Asked, Checkable
-from experiments.following.settings import Settings
+from experiments.following.settings import PRESETS, Settings
+from experiments.lm import speaker
 from experiments.lm.speaker import Base
+from tests.docs import blocks
 from tests.experiments import tiny_lm
 from tests.experiments.test_following import PAIRS
 
@@ -142,6 +145,16 @@ def test_open_questions_are_kept_item_by_item(begun, bases):
         ("nats", len(PAIRS)),
     ):
         assert np.shape(found["open"][what]) == (2, count)
+
+
+def test_medicine_has_questions_enough():
+    path = blocks.ROOT.parent / "shared" / "data" / "medquad.jsonl.gz"
+    if not path.exists():
+        pytest.skip("no MedQuAD here")
+    few = dataclasses.replace(PRESETS["full"], open_held_out=20, tuning=10, open_pairs=3000)
+    found = material.of_questions(speaker.load(runs.SHIPPED).tokenizer, questions.read(str(path)), few, are_pages=True)
+    needed = PRESETS["full"].open_held_out + PRESETS["full"].tuning
+    assert found.train.count == 3000 > 2 * needed and found.left_out["of a template"] > 1000
 
 
 def test_scores_prefer_what_the_lesson_says(items):
