@@ -1,6 +1,7 @@
 """The study's rows: rates that are found, bases and seeds as units, what is kept of each; on a model of 16 dimensions."""
 
 import dataclasses
+import gzip
 import json
 
 import jax
@@ -151,8 +152,10 @@ def test_medicine_has_questions_enough():
     path = blocks.ROOT.parent / "shared" / "data" / "medquad.jsonl.gz"
     if not path.exists():
         pytest.skip("no MedQuAD here")
+    rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    pairs = questions.Pairs(tuple(Pair(row["question"].strip(), row["answer"].strip()) for row in rows), {}, path.name)
     few = dataclasses.replace(PRESETS["full"], open_held_out=20, tuning=10, open_pairs=3000)
-    found = material.of_questions(speaker.load(runs.SHIPPED).tokenizer, questions.read(str(path)), few, are_pages=True)
+    found = material.of_questions(speaker.load(runs.SHIPPED).tokenizer, pairs, few, are_pages=True)
     needed = PRESETS["full"].open_held_out + PRESETS["full"].tuning
     assert found.train.count == 3000 > 2 * needed and found.left_out["of a template"] > 1000
 
