@@ -273,12 +273,23 @@ def _cause(summary: Summary, command: str) -> Claim:
         more("rate, scale, decay and layers have under half: half of all minus theirs", *under, digits=1),
     ])  # fmt: skip
     told = ", ".join(f"{name} {text(estimate(points.tolist()), 1)}" for name, points in found.items())
+    told += _after_most_epochs(summary)
     of_sizes = "; ".join(_by_size(summary))
     sizes = f"; full minus LoRA r = 8, one base a size: {of_sizes}" if of_sizes else ""
     return settled(
         "S4.7", "therefore LoRA depends on over-parameterisation, which a 20 M model lacks", facts, len(whole), command,
         more=f"; points: {told}, in all {text(estimate(whole.tolist()), 1)}{sizes}",
     )  # fmt: skip
+
+
+def _after_most_epochs(summary: Summary) -> str:
+    """What the first step of the path is where the study's LoRA has had its most epochs, on the bases that had them."""
+    with contextlib.suppress(NotRun):
+        longest = _ends(summary, STUDY, "many epochs")[-1]
+        study, tuned = (100 * right(summary, of).mean(axis=1) for of in (longest, row(summary, "arms", PATH[1])))
+        step = tuned[: len(study)] - study
+        return f" ({STEPS[0]} {text(estimate(step.tolist()), 1)} after {longest['steps']:,} updates of the study's, {len(study)} bases)"
+    return ""
 
 
 def _by_size(summary: Summary) -> list[str]:
