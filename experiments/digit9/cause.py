@@ -23,10 +23,9 @@ def cause(id_: str, summary: dict[str, Any], command: str) -> Claim:
     sides = " against ".join(f"ranks {', '.join(str(row['rank']) for row in rows)}" for rows in (low, high))
     ranks = compared(sides, *_padded_none(low, high, study))
     fact = beyond(f"low ranks (to {LOW}) add more than high ones (from {HIGH}), by over a fifth", ranks, "more")
-    n = study["accuracy_after"]["n"]
     added = "; ".join(f"{row['name']} {told(row)}" for row in (study, *rivals))
     return settled(
-        id_, "the cause is the low-rank update, which shares directions across classes", [fact], n, command,
+        id_, "the cause is the low-rank update, which shares directions across classes", [fact], ranks.reached, command,
         published="not tested",
         ours=f"errors added elsewhere once half of the 9s are mended: {added}",
         more=f"; {fact.shown}; each against {study['name']}, Holm: {'; '.join(map(str, found))}",
@@ -43,7 +42,7 @@ def beyond_half(id_: str, summary: dict[str, Any], command: str) -> Claim:
     said = "low ranks add more than high ones at the largest gain that both have, by over a fifth"
     fact = beyond(said, pooled_, "less" if is_low else "more")
     return settled(
-        id_, "at larger gains the low rank does more damage (found here)", [fact], study["accuracy_after"]["n"], command,
+        id_, "at larger gains the low rank does more damage (found here)", [fact], pooled_.reached, command,
         published="-", more=f"; each against {study['name']}, Holm: {'; '.join(map(str, found))}",
     )  # fmt: skip
 
@@ -69,7 +68,7 @@ def step(id_: str, summary: dict[str, Any], command: str) -> Claim:
             said = f"a scale of {row['alpha'] / row['rank']:g} adds more at equal gain, by over a fifth"
             facts.insert(0, beyond(said, scaled, "more"))
     return settled(
-        id_, "damage at equal gain depends on the step's size (found here)", facts, summary["rows"][0]["accuracy_after"]["n"], command,
+        id_, "damage at equal gain depends on the step's size (found here)", facts, all_.reached, command,
         published="-",
         more=f"; rates x {_factor(own, larger, ranks)}; each rank, Holm: {'; '.join(map(str, each))}",
     )  # fmt: skip
@@ -84,7 +83,7 @@ def final_layers(id_: str, summary: dict[str, Any], command: str) -> Claim:
     said = "adapters on all layers add less at equal gain, by over a fifth"
     fact = beyond(said, everywhere[0], "less") if everywhere else Fact(said, None, "no such row")
     return settled(
-        id_, "adapters on the final layers alone amplify the damage", [fact], study["accuracy_after"]["n"], command,
+        id_, "adapters on the final layers alone amplify the damage", [fact], everywhere[0].reached if everywhere else 0, command,
         published="told, not tested", more=f"; all against {study['name']}, Holm: {'; '.join(map(str, found))}",
     )  # fmt: skip
 

@@ -23,17 +23,12 @@ OWN_RATE = "direction only: the rate was fitted to this number"
 
 def s0(summary: dict[str, Any], command: str) -> list[Claim]:
     study = summary["rows"][0]
-    mitigations = [row for row in summary["rows"] if row["kind"] == "mitigation"]
-    compared = equal_gain.at_dose(mitigations)
     return [
         _accuracy("S0.1", study, published.S0, command, f"; {OURS}"),
         _digit("S0.2", study, published.S0, command, f"; {OURS}; so this agreement is no evidence"),
         _others("S0.3", "digits that look like 9 explode: 4, 3 and 1", study, published.S0, command),
         cause("S0.4", summary, command),
-        *(
-            _mitigation(f"S0.5.{i + 1}", row, found, command)
-            for i, (row, found) in enumerate(zip(mitigations, compared, strict=True))
-        ),
+        *_mitigations("S0.5", summary, command),
         step("S0.6", summary, command),
         _confusions("S0.7", study, command),
         _few_shot("S0.8", study, command),
@@ -55,7 +50,7 @@ def s1(summary: dict[str, Any], command: str) -> list[Claim]:
             verdict(ratio < 0.0025), "a count", command,
         ),
         Claim(
-            "S1.4", "base weights bitwise unchanged; adapter off gives the base's errors exactly", "0.953 again",
+            "S1.4", "base weights bitwise unchanged; adapter off gives the base's errors exactly (compared: how many of each digit)", "0.953 again",
             f"base unchanged: {summary['base_unchanged']}; same counts per digit with the adapter off: "
             f"{study['adapter_off_equals_base']}", n,
             verdict(summary["base_unchanged"] and study["adapter_off_equals_base"]), "every leaf and every digit compared, all seeds", command,
@@ -66,7 +61,15 @@ def s1(summary: dict[str, Any], command: str) -> list[Claim]:
         _precondition("S1.8", study, command),
         _slight("S1.9", study, command),
         beyond_half("S1.10", summary, command),
+        *_mitigations("S1.11", summary, command),
     ]  # fmt: skip
+
+
+def _mitigations(id_: str, summary: dict[str, Any], command: str) -> list[Claim]:
+    """One for each, with numbers from 1."""
+    rows = [row for row in summary["rows"] if row["kind"] == "mitigation"]
+    found = enumerate(zip(rows, equal_gain.at_dose(rows), strict=True), 1)
+    return [_mitigation(f"{id_}.{number}", row, one, command) for number, (row, one) in found]
 
 
 def _accuracy(id_: str, study, of, command: str, more_: str = "") -> Claim:
@@ -175,8 +178,9 @@ def _few_shot(id_: str, study, command: str) -> Claim:
     else:
         price = [h / g for h, g in zip(harm, mended, strict=True)]
         fact = more("later batches cost more for each 9 that they mend", price[1], price[0], digits=1)
+    statement = "few-shot training on one class overfits: later batches cost more for each 9 that they mend"
     return settled(
-        id_, "few-shot training on one class overfits", [fact], len(wrong), command, published="told, not measured",
+        id_, statement, [fact], len(wrong), command, published="told, not measured",
         ours=f"errors added for each 9 mended, second half of the batches minus first: {fact.shown}",
     )  # fmt: skip
 

@@ -82,7 +82,7 @@ def beyond(said: str, one: Comparison, side: str) -> Fact:
         return Fact(said, None, f"{one}")
     test, factor = {"more": (more, 1 + SHARE), "less": (less, 1 - SHARE)}[side]
     found = test(said, one.added, factor * np.asarray(one.reference))
-    return Fact(said, False if one.same.true else found.true, f"{one}")
+    return Fact(said, False if one.same.true else found.true, f"{one}; p = {found.p:.2g} for a ratio of {factor:g}")
 
 
 def family(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -92,8 +92,9 @@ def by_rank(summary: dict[str, Any], path: epath.Path) -> epath.Path:
     study, digit = summary["rows"][0], summary["settings"]["digit"]
     ranks = sorted({*rows_by_rank(summary, "own"), *rows_by_rank(summary, "larger")})
     suspects = [row for row in summary["rows"] if row["kind"] == "suspect" and row["at_half"]["reached"]]
+    rates = "each rank's own rate" if summary["settings"]["study"] == "s0" else "every rank at one rate"
     placed = {
-        ("LoRA, each rank's own rate", "#1f77b4", "o"): [(ranks.index(r) - 0.07, row) for r, row in rows_by_rank(summary, "own").items()],
+        (f"LoRA, {rates}", "#1f77b4", "o"): [(ranks.index(r) - 0.07, row) for r, row in rows_by_rank(summary, "own").items()],
         ("LoRA, a larger rate", "#ff7f0e", "s"): [(ranks.index(r) + 0.07, row) for r, row in rows_by_rank(summary, "larger").items()],
         ("no low rank", "#d62728", "D"): [(len(ranks) + i, row) for i, row in enumerate(suspects)],
     }  # fmt: skip

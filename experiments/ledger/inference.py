@@ -113,7 +113,7 @@ def over_items(
         return Fact(said, None, f"{mean:.{digits}f}")
     half = stats.t.ppf(1 - LEVEL / 2, freedom) * error
     p = float(2 * stats.t.sf(abs(mean - bar) / error, freedom)) if error else float(mean == bar)
-    shown = f"{mean:.{digits}f} [{mean - half:.{digits}f}, {mean + half:.{digits}f}] {size}"
+    shown = f"{mean:.{digits}f} [{mean - half:.{digits}f}, {mean + half:.{digits}f}] {size}, p = {p:.2g}"
     side = bool(mean > bar)
     return Fact(said, side if p < LEVEL else None, shown, p, side)
 
@@ -173,8 +173,9 @@ def holm(facts: Sequence[Fact], level: float = LEVEL) -> list[Fact]:
 def every(said: str, facts: Sequence[Fact]) -> Fact:
     """Whether all of them are true; the one that is shown is the least sure.
 
-    Each may be tested at the whole level for all to be called true (Berger 1982, Technometrics 24, p. 295); one alone must be false for the
-    answer to be, so that such a p is multiplied by their number. Where a fact has no p, the answers themselves are taken.
+    Where some lie on the other side of their bar, the one most against is shown. Each may be tested at the whole level for all to be called true
+    (Berger 1982, Technometrics 24, p. 295); one alone must be false for the answer to be, so that such a p is multiplied by their number. Where a
+    fact has no p, the answers themselves are taken.
 
     >>> facts = [Fact("a", True, "", 0.01, True), Fact("b", True, "", 0.04, True), Fact("c", False, "", 0.03, False)]
     >>> every("a and b", facts[:2]).true, every("all", facts).true
@@ -187,7 +188,8 @@ def every(said: str, facts: Sequence[Fact]) -> Fact:
     wrong = [fact for fact in facts if fact.side is not True]
     weakest = min(wrong, key=lambda fact: fact.p) if wrong else max(facts, key=lambda fact: fact.p)
     p = min(1.0, weakest.p * (len(facts) if wrong else 1))
-    shown = f"least sure, {weakest.said}: {weakest.shown}" if len(facts) > 1 else weakest.shown
+    which = "most against" if wrong else "least sure"
+    shown = f"{which}, {weakest.said}: {weakest.shown}" if len(facts) > 1 else weakest.shown
     return Fact(said, weakest.side if p < LEVEL else None, shown, p, weakest.side)
 
 

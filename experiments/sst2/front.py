@@ -18,6 +18,7 @@ STEP = 0.5  # points that a step of a smooth front may go down
 LOST = 1.0  # points: an update "lives in" a rank that holds all but so much of what it gained
 NEAR_OPTIMAL = (8, 16)
 NEEDED = 8  # the rank at which the update is cut
+BESIDE = ("LoRA all linear", "from scratch")
 
 Summary = Mapping[str, Any]
 
@@ -28,7 +29,7 @@ def claim(id: str, summary: Summary, command: str, published: str, compared: str
     ranks = near_optimal(summary)
     near = {f"LoRA r = {rank}": right(summary, "LoRA", rank) for rank in ranks}
     all_lora = {f"LoRA r = {row['rank']}": right(summary, "LoRA", row["rank"]) for row in lora(summary)}
-    others = {"head only": head, **all_lora} | _all_linear(summary)
+    others = {"head only": head, **all_lora} | beside(summary)
     steps = list({"head only": head, **all_lora, "full": full}.items())
     tests = [
         every("head only is below LoRA and full", [below(name, difference(head, other)) for name, other in {**near, "full": full}.items()]),
@@ -65,9 +66,10 @@ def near_optimal(summary: Summary) -> list[int]:
     return [rank for rank in NEAR_OPTIMAL if rank in run]
 
 
-def _all_linear(summary: Summary) -> dict[str, np.ndarray]:
-    found = [row for row in summary["rows"] if row["regime"] == "LoRA all linear"]
-    return {"LoRA all linear": of_row(found[0], summary["scored"])} if found else {}
+def beside(summary: Summary, kept: str = "right") -> dict[str, np.ndarray]:
+    """The regimes that stand beside the front, as far as they were run."""
+    rows = [row for row in summary["rows"] if row["regime"] in BESIDE]
+    return {row["regime"]: of_row(row, summary["scored"], kept) for row in rows}
 
 
 def _share(summary: Summary) -> Fact:
@@ -86,12 +88,8 @@ def subspace(id: str, summary: Summary, command: str) -> Claim:
     full, scored = right(summary, "full"), summary["scored"]
     at = {row["cut"]: of_row(row, scored) for row in summary["truncated"] if row["rank"] == NEEDED}
     trained = right(summary, "LoRA", NEEDED)
-    facts = holm(
-        [
-            above(f"cut at rank {NEEDED} in {cut}, full loses less than {LOST:g} point", difference(found, full), -LOST)
-            for cut, found in at.items()
-        ]
-    )
+    without = {row["cut"]: of_row(row, scored) for row in summary["truncated"] if row["rank"] == 0}
+    facts = holm([_held(cut, found, full, without.get(cut)) for cut, found in at.items()])
     beside = above("", difference(at["every matrix"], trained))
     shares = energy(summary, NEEDED)
     return settled(
@@ -105,6 +103,25 @@ def subspace(id: str, summary: Summary, command: str) -> Claim:
         + f"; every matrix cut at {NEEDED} minus LoRA r = {NEEDED}: {beside.shown}"
         + f"; rank {NEEDED} holds {100 * min(shares):.0f} to {100 * max(shares):.0f} % of the energy of the updates of query and value",
         more="; energy is no accuracy: what it leaves out is scored here",
+    )
+
+
+def _held(cut: str, found: np.ndarray, full: np.ndarray, without: np.ndarray | None) -> Fact:
+    """Not settled where full fine-tuning loses no more than LOST without any update there: then no rank has anything to hold."""
+    fact = above(
+        f"cut at rank {NEEDED} in {cut} of the encoder, full loses less than {LOST:g} point",
+        difference(found, full),
+        -LOST,
+    )
+    if without is None:
+        return fact
+    there = above("", difference(full, without), LOST)
+    return (
+        fact
+        if there.true
+        else Fact(
+            fact.said, None, f"{fact.shown}; without any update there it loses {there.shown}, so this tells nothing"
+        )
     )
 
 
