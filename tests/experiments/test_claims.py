@@ -95,7 +95,8 @@ def s0(*rows: dict) -> dict[str, Claim]:
 
 def test_every_claim_of_s0_and_s1_is_declared():
     rows = [treatment(), *(treatment(f"m{i}", "mitigation") for i in range(19))]
-    claims = {**s0(*rows), **by_id(digit9.s1(digit9_summary(*rows), "command"))}
+    claims = {**s0(*rows), **by_id(digit9.s1(digit9_summary(*rows[:2]), "command"))}
+    assert "S1.11.1" in claims
     assert [id_ for id_, claim in claims.items() if claim.declared is None] == []
 
 
