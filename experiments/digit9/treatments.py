@@ -6,7 +6,8 @@ import numpy as np
 
 from lora_jax.initializers import Initializer, Normal, Orthogonal
 
-STREAMS = ("digit alone", "half replay", "balanced", "weak classes oversampled", "all data")
+WEAK = "weak classes oversampled"
+STREAMS = ("digit alone", "half replay", "balanced", WEAK, "all data")
 # S0 names 4, 1 and 3 as the digits that suffer from training on 9.
 _WEAK = (0.06, 0.10, 0.06, 0.10, 0.20, 0.06, 0.06, 0.06, 0.06, 0.24)
 
@@ -22,7 +23,7 @@ def shares(stream: str, digit: int) -> np.ndarray | None:
         "digit alone": alone,
         "half replay": 0.5 * alone + 0.5 * (1 - alone) / 9,
         "balanced": np.full(10, 0.1),
-        "weak classes oversampled": np.asarray(_WEAK),
+        WEAK: np.asarray(_WEAK),
         "all data": None,
     }[stream]
 
@@ -64,7 +65,7 @@ FULL = Treatment("full fine-tuning, same rate", kind="suspect", rank=None, train
 BIAS = Treatment("bias only, same rate", kind="suspect", rank=None, train=("*/bias",))
 REPLAY = Treatment("half digit 9, half replay", stream="half replay")
 BALANCED = Treatment("balanced data", stream="balanced")
-OVERSAMPLED = Treatment("weak classes oversampled", stream="weak classes oversampled")
+OVERSAMPLED = Treatment(WEAK, stream=WEAK)
 
 
 def at(treatment: Treatment, rate: float, **changes) -> Treatment:

@@ -158,6 +158,11 @@ def batches(settings: Settings, recipe: Recipe, train: Split, seeds: Sequence[in
     new = np.flatnonzero(np.isin(train.y, settings.new_digits))
     old = np.flatnonzero(~np.isin(train.y, settings.new_digits))
     replayed = min(round(recipe.replay * len(new)), len(old))
+    if replayed < round(recipe.replay * len(new)):
+        print(
+            f"{recipe.name}: {recipe.replay:g} old images per new one are more than there are; all {len(old):,} are replayed",
+            flush=True,
+        )
     size = len(new) + replayed
 
     @jax.jit

@@ -11,7 +11,7 @@ import pytest
 from experiments.common import phases
 from experiments.common.recording import RunFolder
 from experiments.common.statistics import estimate
-from experiments.digit9 import outcomes, programs
+from experiments.digit9 import command, outcomes, programs
 from experiments.digit9 import study as digit9
 from experiments.digit9.treatments import RANKS, S0_TREATMENTS, S1_TREATMENTS, STREAMS, Treatment, draw_batches, shares
 
@@ -266,3 +266,10 @@ def test_s1_has_the_parameters_of_the_study():
     assert trainable == 6_794
     assert sum(leaf.size for leaf in jax.tree.leaves(bases)) == 2_807_010
     assert stacked["classifier"]["lora_a"].shape == (1, 2000, 16)  # padded
+
+
+def test_for_another_digit_no_class_is_called_weak(capsys):
+    assert command._of_digit(digit9.S0) == digit9.S0
+    found = command._of_digit(dataclasses.replace(digit9.S0, digit=3))
+    assert len(found.treatments) == len(digit9.S0.treatments) - 2
+    assert "--digit=3: 'weak classes oversampled' is left out" in capsys.readouterr().out
