@@ -11,7 +11,7 @@ from experiments.common.figures import style
 from experiments.common.statistics import text
 
 COLORS = dict(zip(RULES, ("#1f77b4", "#ff7f0e", "#2ca02c"), strict=True))
-TITLES = {"mnist": "MNIST turned by a quarter", "linear": "a linear teacher", "sst2": "BERT-tiny on SST-2"}
+TITLES = {"mnist": "MNIST rotated by 90 degrees", "linear": "a linear teacher", "sst2": "BERT-tiny on SST-2"}
 LOSSES = {"linear": "error above the least of the rank, mean over seeds"}
 PUBLISHED = {
     "alpha = c r": "one rate for all (seed 2)",
