@@ -82,7 +82,8 @@ def _against_rank(summary, path: epath.Path) -> epath.Path:
         else f"learning rate {rows[0]['learning_rate']:g} for all ranks"
     )
     figure.suptitle(
-        f"LoRA against rank, {rates}; {_setting(summary)}; mean and 95 % interval over {_n(rows)}", fontsize=9
+        f"LoRA against rank, {rates}; {_setting(summary)}; mean and 95 % interval over {_n([*rows, *rows_of(summary, 'full')])}",
+        fontsize=9,
     )
     return style.save(figure, path)
 
@@ -103,7 +104,7 @@ def _differences(axis, summary, rows: list[dict[str, Any]]) -> None:
         points(axis, [row["rank"]], [estimate(values.tolist())], "o", color=COLORS["LoRA"])
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set_ylabel("points")
-    axis.set_title(f"minus {_name(reference)}, seed by seed", fontsize=9)
+    axis.set_title(f"minus {_name(reference)}, seed by seed (n = {n})", fontsize=9)
 
 
 def _against_parameters(summary, path: epath.Path) -> epath.Path:
