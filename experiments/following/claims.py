@@ -188,8 +188,15 @@ def _medical(summary: Summary, command: str) -> Claim:
             (asked(of, part, "question"), asked(base, part, "question")) for part in ("held out", "open")
         )
         return [
-            over_items("its use of a medical question falls, nats an answer", medical[1], medical[0], factor=1),
-            over_items("its use of another question falls, nats an answer", others[1], others[0], factor=1),
+            over_items(
+                "its use of a medical question falls: before minus after, nats an answer",
+                medical[1],
+                medical[0],
+                factor=1,
+            ),
+            over_items(
+                "its use of another question falls: before minus after, nats an answer", others[1], others[0], factor=1
+            ),
             more("it loses general text, nats a token", general(of).tolist(), digits=3),
         ]
 
