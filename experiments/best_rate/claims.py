@@ -44,16 +44,23 @@ def _flat(id: str, rule: str, statement: str, summary: dict[str, Any], command: 
         said = f"{horizon} training: best rate ~ rank^e, e within {margin:g} of 0"
         fact = equivalent(said, values, [0.0] * len(values), margin)
         lowest = by_the_lowest(_cells(summary, horizon, rule))
-        fact = _where_both_agree(fact, equivalent(said, lowest, [0.0] * len(lowest), margin))
+        if not lowest:
+            fact = Fact(said, None, f"{fact.shown}; one rank was tried")
+        else:
+            fact = _where_both_agree(fact, equivalent(said, lowest, [0.0] * len(lowest), margin))
         facts.append(_unless_unclear(fact, _cells(summary, horizon, rule, "full")))
     more = "; an answer counts where best rates read off by the parabola and by the lowest loss of those tried agree"
     return settled(id, statement, facts, len(values), command, published="e = 0", more=more, needs=ANY)
 
 
 def by_the_lowest(cells: list[dict[str, Any]]) -> list[float]:
-    """Of each seed the exponent of a line through the rates of its lowest tuning losses, rank by rank."""
+    """Of each seed the exponent of a line through the rates of its lowest tuning losses, rank by rank; none where there is one rank."""
     ranks = np.log([cell["rank"] for cell in cells])
-    rates = np.log([np.take(cell["rates"], np.argmin(cell["by_seed"]["tuning_losses"], axis=1)) for cell in cells])
+    if len(set(ranks.tolist())) < 2:
+        return []
+    losses = [np.asarray(cell["by_seed"]["tuning_losses"], float) for cell in cells]
+    lowest = [np.where(np.isfinite(of), of, np.inf).argmin(axis=1) for of in losses]
+    rates = np.log([np.take(cell["rates"], at) for cell, at in zip(cells, lowest, strict=True)])
     return np.polyfit(ranks, rates, 1)[0].tolist()
 
 

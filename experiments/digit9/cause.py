@@ -61,14 +61,15 @@ def step(id_: str, summary: dict[str, Any], command: str) -> Claim:
     ranks = [rank for rank in own if rank in larger]
     all_ = compared("all ranks", pooled([larger[r] for r in ranks]), pooled([own[r] for r in ranks]))
     each = family([compared(f"r = {r}", half(larger[r]), half(own[r])) for r in ranks])
-    facts = [beyond("a larger rate adds more at equal gain, by over a fifth", all_, "more")]
+    facts, first = [beyond("a larger rate adds more at equal gain, by over a fifth", all_, "more")], all_
     for row in summary["rows"]:
         if row["rank"] in own and row["kind"] == "study" and (row["alpha"] or 0) > row["rank"]:
             scaled = compared(f"{row['name']}, against {own[row['rank']]['name']}", half(row), half(own[row["rank"]]))
             said = f"a scale of {row['alpha'] / row['rank']:g} adds more at equal gain, by over a fifth"
             facts.insert(0, beyond(said, scaled, "more"))
+            first = scaled
     return settled(
-        id_, "damage at equal gain depends on the step's size (found here)", facts, all_.reached, command,
+        id_, "damage at equal gain depends on the step's size (found here)", facts, first.reached, command,
         published="-",
         more=f"; rates x {_factor(own, larger, ranks)}; each rank, Holm: {'; '.join(map(str, each))}",
     )  # fmt: skip

@@ -61,7 +61,7 @@ def s1(summary: dict[str, Any], command: str) -> list[Claim]:
         _precondition("S1.8", study, command),
         _slight("S1.9", study, command),
         beyond_half("S1.10", summary, command),
-        *_mitigations("S1.11", summary, command),
+        *(dataclasses.replace(claim, published="-") for claim in _mitigations("S1.11", summary, command)),
     ]  # fmt: skip
 
 

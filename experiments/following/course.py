@@ -132,7 +132,7 @@ def _doses(study: Study, size: str, taught: Lessons) -> Rows:
     for count in s.doses:
         lesson = taught.dose(count)
         kinds = lesson.kinds[material.WORDS]
-        is_of_first = np.isin(kinds, ORDER[: s.doses[0]])
+        is_of_first = np.isin(kinds, ORDER[: min(s.doses)])
         for row in study.taught(
             size, lesson, [*map(arms.lora, s.dose_ranks), arms.FULL], Recipe.even(s.dose_steps, BATCH, 4), seeds=s.tuning_seeds, bases=1,
             rates_of=taught.items,

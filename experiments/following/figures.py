@@ -1,5 +1,7 @@
 """S4's figures, from its summary: each where its part was run."""
 
+import itertools
+
 import numpy as np
 from etils import epath
 
@@ -166,7 +168,7 @@ def _doses(summary: Summary, path: epath.Path) -> epath.Path:
 
 def _against_dose(axis, rows: list[Row], shares: list[list[float]]) -> None:
     """A line for each arm, its seeds as dots."""
-    blues = iter(("#9ecae1", "#4292c6", "#08519c"))
+    blues = itertools.cycle(("#9ecae1", "#4292c6", "#08519c"))
     for arm in dict.fromkeys(row["arm"] for row in rows):
         color = COLORS["full"] if arm == "full" else next(blues)
         kinds = [row["kinds"] for row in rows if row["arm"] == arm]

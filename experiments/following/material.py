@@ -28,7 +28,7 @@ PARTS = {WORDS: (HELD_OUT, TRAINED), BOTH: (HELD_OUT, HELD_OUT)}
 SAME_BEGINNING = 6  # words
 MEASURED = 3  # the seed of the items that are measured: nobody looked at these before the reference run
 TEMPLATE = 20  # answers that begin alike are one of a template
-SENTENCE = re.compile(r".+?[.!?](?= [A-Z]|$)|.+")
+SENTENCE = re.compile(r".+?(?<!\b[A-Z])(?<!Dr)(?<!St)(?<!Mr)(?<!vs)[.!?](?= [A-Z]|$)|.+")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,12 +110,14 @@ def of_questions(tokenizer: tokenizers.Tokenizer, found: Pairs, settings: Settin
 
 
 def first_sentence(pair: Pair) -> Pair:
-    """The pair with no more of its answer, in one line.
+    """The pair with no more of its answer, in one line; headings of the page that ask again are passed over.
 
-    >>> first_sentence(Pair("What is it?", "A rash, e.g. on\\nan arm. It heals.")).answer
-    'A rash, e.g. on an arm.'
+    >>> first_sentence(Pair("What is it?", "What is a rash? A rash, e.g. on\\nan arm, named by Dr. S. Rush. It heals.")).answer
+    'A rash, e.g. on an arm, named by Dr. S. Rush.'
     """
-    return pair._replace(answer=SENTENCE.match(" ".join(pair.answer.split())).group())
+    sentences = [found.group().strip() for found in SENTENCE.finditer(" ".join(pair.answer.split()))]
+    told = (sentence for sentence in sentences if not sentence.endswith("?"))
+    return pair._replace(answer=next(told, sentences[0]))
 
 
 def without_templates(pairs: Sequence[Pair]) -> list[Pair]:

@@ -113,9 +113,19 @@ def over_items(
         return Fact(said, None, f"{mean:.{digits}f}")
     half = stats.t.ppf(1 - LEVEL / 2, freedom) * error
     p = float(2 * stats.t.sf(abs(mean - bar) / error, freedom)) if error else float(mean == bar)
-    shown = f"{mean:.{digits}f} [{mean - half:.{digits}f}, {mean + half:.{digits}f}] {size}, p = {p:.2g}"
+    shown = f"{mean:.{digits}f} [{mean - half:.{digits}f}, {mean + half:.{digits}f}] {size}, {_p_told(p, bar)}"
     side = bool(mean > bar)
     return Fact(said, side if p < LEVEL else None, shown, p, side)
+
+
+def _p_told(p: float, bar: float) -> str:
+    """Of a test against a bar.
+
+    >>> _p_told(0.0123, 5), _p_told(0.0, 0)
+    ('p = 0.012 for the bar 5', 'p < 1e-300')
+    """
+    told = f"p = {p:.2g}" if p > 1e-300 else "p < 1e-300"
+    return f"{told} for the bar {bar:g}" if bar else told
 
 
 def equivalent_over_items(

@@ -21,7 +21,7 @@ POWERED = 1.96 + 0.84  # standard errors between 0 and what a test at 5 % finds 
 def above(said: str, values: np.ndarray, bar: float = 0.0) -> Fact:
     """Whether the mean of `values` [U, I] exceeds the bar, in points; what the seeds alone say is told beside."""
     fact = over_items(said, values, np.zeros_like(values), bar=bar, factor=POINTS)
-    return dataclasses.replace(fact, shown=f"{fact.shown} (seeds alone {_seeds(values)}){_beside(bar)}")
+    return dataclasses.replace(fact, shown=f"{fact.shown} (seeds alone {_seeds(values)})")
 
 
 def below(said: str, values: np.ndarray, bar: float = 0.0) -> Fact:
@@ -87,7 +87,3 @@ def errors(values: np.ndarray) -> str:
 
 def _seeds(values: np.ndarray) -> str:
     return text(estimate(values.mean(axis=1).tolist()), 2, POINTS)
-
-
-def _beside(bar: float) -> str:
-    return f", bar {bar:g}" if bar else ""

@@ -102,6 +102,8 @@ def save(
     layering.require_scales(layers)
     found = beside.kept(tree, mask, task_type, tokens.selected(token_rows, leaves), base, biased)
     own, outputs = _tensors(layers, tree, parameters)
+    _require_no_dropout(config, {path for path in layers if tree.slots[path].mark})
+    stored = _cast(found.stored | own, dtype)
     about = _config(
         tree,
         config,
@@ -112,7 +114,7 @@ def save(
         lora_bias=lora_bias,
         task_type=task_type,
     )
-    _write(folder, _cast(found.stored | own, dtype), about)
+    _write(folder, stored, about)
 
 
 def _layers(tree: Tree, base: Mapping[str, Any] | None, lora_bias: bool) -> tuple[dict[str, Layer], set[str]]:
@@ -128,7 +130,6 @@ def _config(
 ) -> dict[str, Any]:  # fmt: skip
     """What the folder's config says of these layers, of output layers that have an embedding's adapter, and of what is kept beside them."""
     layers, marked = {**layers, **outputs}, {path for path in layers if tree.slots[path].mark}
-    _require_no_dropout(config, marked)
     beside.require_no_clash(found.modules_to_save, layers.keys() - marked)
     return adapter_config.written(
         config,

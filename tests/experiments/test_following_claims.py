@@ -137,11 +137,25 @@ def test_medicine_makes_a_model_worse_in_each_way_or_in_part(use, lost, verdict)
 
 
 def test_full_is_held_against_the_most_epochs_on_the_bases_that_had_them():
-    (full,) = (claim for claim in claims.claims(summary(), "") if claim.id == "S4.6")
-    assert [fact.said for fact in full.facts][1] == f"and after 15,000, {BASES} bases"
-    without = [row for row in summary()["rows"] if row["name"] != "many epochs"]
-    (full,) = (claim for claim in claims.claims(summary() | {"rows": without}, "") if claim.id == "S4.6")
-    assert len(full.facts) == 2
+    def facts(rows: list[dict]) -> tuple:
+        (full,) = (claim for claim in claims.claims(summary() | {"rows": rows}, "") if claim.id == "S4.6")
+        return full.facts
+
+    def on_two(row: dict) -> dict:
+        return row | {"units": row["units"][:2], "right": {part: of[:2] for part, of in row["right"].items()}}
+
+    rows = summary()["rows"]
+    few = [on_two(row) if row["name"] == "many epochs" else row for row in rows]
+    assert facts(few)[1].said == "and after 15,000, 2 bases" and "over 2 units" in facts(few)[1].shown
+    later = bits(0.5, 0)[2:]
+    worse = [
+        row | {"right": {part: [*of[:2], *later] for part, of in row["right"].items()}}
+        if row["arm"] == "full" and row["part"] == "arms"
+        else row
+        for row in few
+    ]
+    assert facts(worse)[1].shown == facts(few)[1].shown and facts(worse)[0].shown != facts(few)[0].shown
+    assert len(facts([row for row in rows if row["name"] != "many epochs"])) == 2
 
 
 def test_a_gain_is_told_as_a_gain():

@@ -156,3 +156,16 @@ def test_one_unit_settles_nothing(rule):
     assert (
         inference.equivalent("", [5.0], [5.0], 1.0).true is None and inference.alike("", [5.0], [5.0], 0.1).true is None
     )
+
+
+def test_two_units_have_one_degree_of_freedom():
+    """By Satterthwaite's rule items would lend them theirs."""
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(400):
+        scores = rng.normal(0, 1, (2, 1)) + rng.normal(0, 0.2, (2, 300))
+        low, high = (
+            float(end.strip("[],")) for end in inference.over_items("", scores, 0 * scores, factor=1).shown.split()[1:3]
+        )
+        covered += low <= 0 <= high
+    assert 0.92 < covered / 400 < 0.98

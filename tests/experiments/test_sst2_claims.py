@@ -229,6 +229,16 @@ def test_full_s_update_needs_the_rank_that_its_accuracy_says():
     assert found.verdict == FAILS and "rank 8 holds 95 to 95 %" in found.ours
 
 
+def test_a_cut_is_asked_where_something_is_lost_without_it():
+    empty = summary()
+    cuts = ("every matrix", "query and value")
+    empty["truncated"] = [truncated(rank, cut, 0.831, SEEDS) for rank in (0, 8) for cut in cuts]
+    found = of_claims(empty)["S2.9"]
+    assert found.verdict == "not settled" and found.ours.count("so this tells nothing") == 2
+    empty["truncated"][0] = truncated(0, cuts[0], 0.7, SEEDS)
+    assert [fact.true for fact in of_claims(empty)["S2.9"].facts] == [True, None]
+
+
 def test_google_s_number_is_held_against_a_run_of_ours():
     assert "published 83.2: within a single run of ours" in of_claims(summary())["S2.6"].ours
     assert "published 83.2: outside" in of_claims(change("full", mean=0.85))["S2.6"].ours
