@@ -155,9 +155,9 @@ def _doses(summary: Summary, path: epath.Path) -> epath.Path:
     figure, (left, right) = style.new(11, 4.5, columns=2)
     first = min(row["kinds"] for row in rows)
     _against_dose(left, rows, [row["of_first"] for row in rows])
-    left.set_ylabel(f"of the first {first} kinds: {SCORE}")
+    left.set_ylabel(f"held-out items of the first {first} kinds right, %")
     _against_dose(right, rows, [row["share"][WORDS] for row in rows])
-    right.set_ylabel(f"of all taught kinds that are scored: {SCORE}")
+    right.set_ylabel("of all scored kinds that are taught, %")
     left.set_title(
         f"At which dose does a rank fall behind? (one base, {len(rows[0]['of_first'])} seeds; dots: each)", fontsize=10
     )
