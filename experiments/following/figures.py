@@ -213,10 +213,10 @@ def _questions(summary: Summary, path: epath.Path) -> epath.Path:
     for axis, part in zip(axes, parts, strict=True):
         base = read.row(summary, part, "base")
         for shift, (what, mark) in enumerate((("question", "o"), ("instruction", "s"))):
+            if not read.asked(base, "held out", what).size:  # no question with an input
+                continue
             gains = [read.asked(read.row(summary, part, arm), "held out", what).mean(axis=1) - read.asked(base, "held out", what).mean(axis=1)
                      for arm in arms]  # fmt: skip
-            if not np.isfinite(gains).all():  # no question with an input
-                continue
             found = [estimate(gain.tolist()) for gain in gains]
             axis.errorbar(np.arange(len(arms)) + 0.15 * shift, [e["mean"] for e in found], yerr=style.error_bars(found), fmt=mark, capsize=3,
                           color=("black", "#ff7f0e")[shift], label=f"use of the {what}")  # fmt: skip
