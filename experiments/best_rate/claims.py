@@ -55,13 +55,11 @@ def _flat(id: str, rule: str, statement: str, summary: dict[str, Any], command: 
 
 def by_the_lowest(cells: list[dict[str, Any]]) -> list[float]:
     """Of each seed the exponent of a line through the rates of its lowest tuning losses, rank by rank; none where there is one rank."""
-    ranks = np.log([cell["rank"] for cell in cells])
-    if len(set(ranks.tolist())) < 2:
+    ranks = [cell["rank"] for cell in cells]
+    if len(set(ranks)) < 2:
         return []
-    losses = [np.asarray(cell["by_seed"]["tuning_losses"], float) for cell in cells]
-    lowest = [np.where(np.isfinite(of), of, np.inf).argmin(axis=1) for of in losses]
-    rates = np.log([np.take(cell["rates"], at) for cell, at in zip(cells, lowest, strict=True)])
-    return np.polyfit(ranks, rates, 1)[0].tolist()
+    rates = [[cell["rates"][vertex.least(of_seed)] for of_seed in cell["by_seed"]["tuning_losses"]] for cell in cells]
+    return [vertex.exponent(ranks, powers, step=np.e) for powers in np.log(rates).T]
 
 
 def _where_both_agree(parabola: Fact, lowest: Fact) -> Fact:

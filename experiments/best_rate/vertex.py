@@ -20,7 +20,7 @@ def best(powers: Sequence[int], losses: Sequence[float]) -> tuple[float, bool]:
     """
     powers, losses = np.asarray(powers, float), np.asarray(losses, float)
     finite = np.isfinite(losses)
-    lowest = int(np.where(finite, losses, np.inf).argmin())
+    lowest = least(losses)
     if lowest in (0, len(losses) - 1) or not finite[lowest - 1]:
         return float(powers[lowest]), True
     near = [i for i in range(max(0, lowest - AROUND), min(len(losses), lowest + AROUND + 1)) if finite[i]]
@@ -48,6 +48,16 @@ def _ceiling(losses: np.ndarray, lowest: int) -> float:
     """Losses above it are no part of the bowl: a run that diverges at the next rate would pull the vertex away from it."""
     beside = max(losses[lowest - 1], losses[lowest + 1]) if np.isfinite(losses[lowest + 1]) else losses[lowest - 1]
     return losses[lowest] + 4 * max(beside - losses[lowest], 1e-12)
+
+
+def least(losses: Sequence[float]) -> int:
+    """Where the least of those losses is that are finite.
+
+    >>> least([float("nan"), 2.0, 1.0])
+    2
+    """
+    losses = np.asarray(losses, float)
+    return int(np.where(np.isfinite(losses), losses, np.inf).argmin())
 
 
 def exponent(ranks: Sequence[int], powers: Sequence[float], step: float) -> float:

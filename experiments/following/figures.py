@@ -97,21 +97,23 @@ def _name(row: Row) -> str:
     if row["arm"] == "base":
         return "base"
     more = f", {row['steps']:,} updates" if row["part"] == "the study's" else ""
-    more += f", {len({base for base, _ in row['units']})} bases" if row["name"] == "many epochs" else ""
+    more += f", {_bases(row)}" if row["name"] == "many epochs" else ""
     return f"{row['arm']}{more}\n{row['parameters']:,} train"
 
 
 def _bases(row: Row) -> str:
-    count = len({base for base, _ in row["units"]})
-    return f"{count} bases" if count > 1 else "one base"
+    return f"{_count(row)} bases" if _count(row) > 1 else "one base"
+
+
+def _count(row: Row) -> int:
+    return len({base for base, _ in row["units"]})
 
 
 def _n(row: Row) -> str:
-    bases = len({base for base, _ in row["units"]})
     return (
-        f"mean and 95 % interval, n = {bases} bases"
-        if bases > 1
-        else f"one base, {len(row['units'])} seeds averaged: no interval"
+        f"mean and 95 % interval, n = {_bases(row)}"
+        if _count(row) > 1
+        else f"{_bases(row)}, {len(row['units'])} seeds averaged: no interval"
     )
 
 

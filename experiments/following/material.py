@@ -115,9 +115,10 @@ def first_sentence(pair: Pair) -> Pair:
     >>> first_sentence(Pair("What is it?", "What is a rash? A rash, e.g. on\\nan arm, named by Dr. S. Rush. It heals.")).answer
     'A rash, e.g. on an arm, named by Dr. S. Rush.'
     """
-    sentences = [found.group().strip() for found in SENTENCE.finditer(" ".join(pair.answer.split()))]
-    told = (sentence for sentence in sentences if not sentence.endswith("?"))
-    return pair._replace(answer=next(told, sentences[0]))
+    page = " ".join(pair.answer.split())
+    sentences = (found.group().strip() for found in SENTENCE.finditer(page))
+    told = next((sentence for sentence in sentences if not sentence.endswith("?")), None)
+    return pair._replace(answer=told or SENTENCE.match(page).group())
 
 
 def without_templates(pairs: Sequence[Pair]) -> list[Pair]:

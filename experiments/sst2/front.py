@@ -119,13 +119,10 @@ def _held(cut: str, found: np.ndarray, full: np.ndarray, without: np.ndarray | N
     if without is None:
         return fact
     there = above("", difference(full, without), LOST)
-    return (
-        fact
-        if there.true
-        else Fact(
-            fact.said, None, f"{fact.shown}; without any update there it loses {there.shown}, so this tells nothing"
-        )
-    )
+    if there.true:
+        return fact
+    empty = f"without any update there it loses {there.shown}, so this tells nothing"
+    return Fact(fact.said, None, f"{fact.shown}; {empty}")
 
 
 def energy(summary: Summary, rank: int) -> list[float]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -46,6 +46,10 @@ class Tree:
     def slots(self) -> dict[str, Slot]:
         """torch path -> what it is of the layout."""
         return names.slots(names.stacks(self.layout, self.leaves), self.names_of)
+
+    def marked(self, paths: Iterable[str]) -> list[str]:
+        """Those of these torch paths that are parameters for torch, and no layers."""
+        return [path for path in paths if self.slots[path].mark]
 
     def module(self, path: str) -> str:
         """torch's module of a leaf."""

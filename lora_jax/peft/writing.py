@@ -102,7 +102,7 @@ def save(
     layering.require_scales(layers)
     found = beside.kept(tree, mask, task_type, tokens.selected(token_rows, leaves), base, biased)
     own, outputs = _tensors(layers, tree, parameters)
-    _require_no_dropout(config, {path for path in layers if tree.slots[path].mark})
+    _require_no_dropout(config, tree.marked(layers))
     stored = _cast(found.stored | own, dtype)
     about = _config(
         tree,
@@ -129,7 +129,7 @@ def _config(
     tree: Tree, config: LoRAConfig, layers: Mapping[str, Layer], outputs: Mapping[str, Layer], found: Beside, **about: Any
 ) -> dict[str, Any]:  # fmt: skip
     """What the folder's config says of these layers, of output layers that have an embedding's adapter, and of what is kept beside them."""
-    layers, marked = {**layers, **outputs}, {path for path in layers if tree.slots[path].mark}
+    layers, marked = {**layers, **outputs}, set(tree.marked(layers))
     beside.require_no_clash(found.modules_to_save, layers.keys() - marked)
     return adapter_config.written(
         config,
@@ -187,7 +187,7 @@ def _selected(marked: set[str], known: Mapping[str, Any], slots: Mapping[str, Sl
     return chosen
 
 
-def _require_no_dropout(config: LoRAConfig, marked: set[str]) -> None:
+def _require_no_dropout(config: LoRAConfig, marked: Sequence[str]) -> None:
     if marked and config.dropout:
         raise PeftError(
             f"{min(marked)} is a parameter for torch, and PEFT has no dropout there: pass dataclasses.replace(config, dropout=0), and PEFT "
@@ -200,7 +200,7 @@ def _tensors(
 ) -> tuple[dict[str, np.ndarray], dict[str, Layer]]:
     """(key -> tensor of every adapter, torch path of an output layer -> adapter of the table that it is)."""
     found, outputs = {}, {}
-    around = experts.wrappers([path for path in layers if tree.slots[path].mark], parameters)
+    around = experts.wrappers(tree.marked(layers), parameters)
     for path, layer in layers.items():
         slot, site = tree.slots[path], tree.layout[tree.slots[path].module]
         own = (
