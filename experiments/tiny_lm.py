@@ -18,7 +18,7 @@ from experiments.common import cli  # first, as it takes over Ctrl-C
 
 from absl import flags
 
-from experiments.common.flags import MOST_SEED, define_choices, define_enum, define_integer, define_number
+from experiments.common.flags import MOST_SEED, define_choices, define_enum, define_integer, define_number, define_path
 from experiments.common.options import MOST_EPOCHS, by_preset, define_common
 from experiments.following import settings as following
 from experiments.lm import pretraining_settings as lm_pretraining
@@ -47,6 +47,10 @@ define_choices(
 define_integer(
     "bases",
     f"with --job=study how many bases of the preset's to teach, the first ones; {by_preset(following.PRESETS, 'bases')}",
+)
+define_path(
+    "onto",
+    "with --job=study the folder of an earlier run's summary, say experiments/results/following: what it has is not taught again; by default none",
 )
 define_integer(
     "tokens", f"how many tokens of the corpus to pretrain on; {by_preset(lm_pretraining.PRESETS, 'tokens')}", most=2**53

@@ -3,10 +3,11 @@
 import dataclasses
 
 from absl import flags
+from etils import epath
 
 from experiments.common import main
 from experiments.common.errors import UserError
-from experiments.following import runs
+from experiments.following import earlier, runs
 from experiments.following.settings import Settings, presets
 from experiments.lm import runs as lm
 from experiments.lm.command import OF_PRETRAINING
@@ -20,7 +21,9 @@ def run() -> None:
     settings, has_medical = _of_bases(_of_parts(whole)), "medical" in whole.parts
     if not has_medical:
         main.refuse(("medical",), f"with --preset={FLAGS.preset}, which has no part on medicine")
-    runs.execute(runs.NAME, settings, lm.sources(medical=has_medical), whole=whole)
+    found = lm.sources(medical=has_medical)
+    before = earlier.read(epath.Path(FLAGS.onto), settings, found.record()) if FLAGS.onto else earlier.NONE
+    runs.execute(runs.NAME, settings, found, whole=whole, before=before)
 
 
 def _of_parts(settings: Settings) -> Settings:

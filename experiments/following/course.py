@@ -5,8 +5,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import chex
-import jax
 import numpy as np
 
 from experiments.common.items import unpacked
@@ -14,6 +12,7 @@ from experiments.common.recording import RunFolder
 from experiments.data.instructions import checkable
 from experiments.following import arms, lessons, material
 from experiments.following.arms import Arm
+from experiments.following.earlier import NONE, Earlier
 from experiments.following.lessons import Lesson
 from experiments.following.material import Asked
 from experiments.following.program import Recipe
@@ -45,14 +44,17 @@ class Lessons:
         return lessons.of_questions(self.asked[name], name, also)
 
 
-def run(folder: RunFolder, settings: Settings, found: Material, taught: Lessons) -> dict[str, Any]:
-    """Returns the summary; no base may move."""
-    study, size = Study(folder, settings, found), settings.size
-    before = jax.tree.map(np.asarray, [base.params for base in found.bases[size]])
+def run(
+    folder: RunFolder, settings: Settings, found: Material, taught: Lessons, before: Earlier = NONE
+) -> dict[str, Any]:
+    """Returns the summary of these parts and of those that an earlier run has told, `before`; no base may move."""
+    before.require_same_items(taught.items.kinds, taught.items.constant)
+    study, size = Study(folder, settings, found, before), settings.size
     parts = {name: _PARTS[name](study, size, taught) for name in settings.parts}
-    chex.assert_trees_all_equal([base.params for base in found.bases[size]], before)
+    study.require_unmoved()
+    rows = [{"part": NAMES.get(part, part), **row} for part, rows in parts.items() for row in rows]
     return {
-        "rows": [{"part": NAMES.get(part, part), **row} for part, rows in parts.items() for row in rows],
+        "rows": [*rows, *before.beside(rows)],
         "tuning": list(study.tuned.values()),
         "outputs": study.outputs,
         "shown": list(found.shown),

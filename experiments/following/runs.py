@@ -1,17 +1,20 @@
-"""S4 run: bases pretrained where they are missing, material made, the course taken."""
+"""S4 run: bases pretrained where they are asked for and missing, material made, the course taken."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import tokenizers
 from etils import epath
 
 from experiments.common import devices, main, phases
 from experiments.common.errors import UserError
+from experiments.common.recording import environment
 from experiments.data.questions import Pairs
-from experiments.following import course, figures, material, said
+from experiments.following import course, earlier, figures, material, said
 from experiments.following.course import MEDICAL, OPEN, Lessons
+from experiments.following.earlier import NONE, Earlier
 from experiments.following.settings import NO_COPYING, Settings
 from experiments.following.study import Material
 from experiments.lm import answers, bpe, prompts, speaker
@@ -22,38 +25,59 @@ NAME = "following"
 SHIPPED = epath.Path(__file__).parent / "base"
 
 
-def bases(settings: Settings, found: lm.Sources) -> dict[str, list[Base]]:
-    """Size -> those of its seeds, each trained unless it is there; all with the tokenizer of the first. Or the one that lies in the repository."""
+class Bases(Sequence[Base]):
+    """Of one size, each made when it is first asked for: where an earlier run has taught a base, nothing may ask for it."""
+
+    def __init__(self, count: int, make: Callable[[int], Base]):
+        self._count, self._make, self._made = count, make, {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, seed: int) -> Base:
+        if not 0 <= seed < self._count:
+            raise IndexError(f"base {seed} of {self._count}")
+        if seed not in self._made:
+            self._made[seed] = self._make(seed)
+        return self._made[seed]
+
+
+def bases(settings: Settings, found: lm.Sources, tokenizer: tokenizers.Tokenizer) -> dict[str, Sequence[Base]]:
+    """Size -> those of its seeds, each trained unless it is there, all with one tokenizer. Or the one that lies in the repository."""
     if settings.ships:
         return {settings.size: [speaker.load(SHIPPED)]}
-    trained: dict[str, list[Base]] = {}
-    tokenizer = None
-    for size, seed in _wanted(settings):
+
+    def trained(size: str, seed: int) -> Base:
         summary = lm.pretrain(settings.base(size, seed), found.corpus, tokenizer)
         base = speaker.load(summary["model"], weights=summary["weights"], dtype=settings.pretraining.dtype)
-        tokenizer = tokenizer or base.tokenizer
         if bpe.content(base.tokenizer) != bpe.content(tokenizer):
             raise UserError(
                 f"{base.path} was trained with another tokenizer than the other bases; remove its run, and it is made again."
             )
-        trained.setdefault(size, []).append(base)
-    return trained
+        return base
+
+    others = {size: Bases(1, functools.partial(trained, size)) for size in (NO_COPYING, *settings.other_sizes)}
+    return {settings.size: Bases(settings.bases, functools.partial(trained, settings.size)), **others}
 
 
-def _wanted(settings: Settings) -> Iterator[tuple[str, int]]:
-    yield from ((settings.size, seed) for seed in range(settings.bases))
-    yield from ((NO_COPYING, 0),) if "control" in settings.parts else ()
-    yield from ((size, 0) for size in settings.other_sizes if "sizes" in settings.parts)
+def _tokenizer(settings: Settings, found: lm.Sources) -> tokenizers.Tokenizer:
+    """Of the first base, which need not be trained for it."""
+    if settings.ships:
+        return speaker.load(SHIPPED).tokenizer
+    return lm.tokenizer(settings.base(settings.size, 0), found.corpus)
 
 
-def execute(name: str, settings: Settings, found: lm.Sources, *, whole: Settings | None = None) -> dict[str, Any]:
-    """The summary of the course. It trains in a folder that runs of other parts and numbers of bases share; what is saved there goes where this
-    run is the `whole` of them."""
-    whole = whole or settings
+def execute(
+    name: str, settings: Settings, found: lm.Sources, *, whole: Settings | None = None, before: Earlier = NONE
+) -> dict[str, Any]:
+    """The summary of the course, and of what an earlier run has told, `before`. It trains in a folder that runs of other parts and numbers of bases
+    share, where they go on from the same run; what is saved there goes where this run is the `whole` of them."""
+    whole, data = whole or settings, _Continued(found, before)
+    settings, parts = earlier.extended(settings, before)
     devices.settle(with_cores=True)
 
     def study(_) -> dict[str, Any]:
-        shared = main.run_folder(f"{name}_training", dataclasses.replace(whole, parts=()), found)
+        shared = main.run_folder(f"{name}_training", dataclasses.replace(whole, parts=()), data)
         print(f"trains in: {shared.path}", flush=True)
         with shared.held():
             shared.write_environment(data=found.record())
@@ -63,29 +87,56 @@ def execute(name: str, settings: Settings, found: lm.Sources, *, whole: Settings
         return summary
 
     def taught(folder) -> dict[str, Any]:
-        trained = bases(settings, found)
-        first = trained[settings.size][0]
+        now = dataclasses.replace(settings, parts=parts)
+        tokenizer = _tokenizer(settings, found)
         pairs = {OPEN: found.pairs[lm.INSTRUCTIONS], MEDICAL: found.pairs.get(lm.MEDICAL)}
-        asked = {part: _asked(first, settings, pairs[part], part) for part in of_questions(settings)}
+        asked = {part: _asked(tokenizer, settings, pairs[part], part) for part in of_questions(now)}
         of_all = Lessons(
-            course.of_items(first.tokenizer, settings),
-            functools.partial(course.of_dose, first.tokenizer, settings),
+            course.of_items(tokenizer, settings),
+            functools.partial(course.of_dose, tokenizer, settings),
             asked,
         )
         made = Material(
-            trained,
-            material.of_text(first.tokenizer, found.corpus, settings),
-            _counted(first, settings, pairs[OPEN]),
+            bases(settings, found, tokenizer),
+            material.of_text(tokenizer, found.corpus, settings),
+            _counted(tokenizer, settings, pairs[OPEN]),
             (*material.shown(), *prompts.INSTRUCTIONS),
         )
         about = {
-            part: {"source": pairs[part].source, "left_out": of.left_out}
-            for part, of in asked.items()
-            if part in settings.parts
+            part: {"source": pairs[part].source, "left_out": of.left_out} for part, of in asked.items() if part in parts
         }
-        return course.run(folder, settings, made, of_all) | {"questions": about, "data": found.record()}
+        told = course.run(folder, now, made, of_all, _of_same_questions(before, about))
+        return told | {
+            "questions": {**before.questions, **about},
+            "runs": [*before.runs, earlier.told_of(environment())],
+            "data": found.record(),
+        }
 
-    return main.execute(name, settings, study, figures, data=found)
+    return main.execute(name, settings, study, figures, data=data)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Continued:
+    """The data of a run, and what it goes on from: runs that differ in either have folders of their own."""
+
+    found: lm.Sources
+    before: Earlier
+
+    @property
+    def checksum(self) -> str:
+        return " ".join(filter(None, (self.found.checksum, self.before.checksum)))
+
+    def record(self) -> dict[str, Any]:
+        return self.found.record()
+
+
+def _of_same_questions(before: Earlier, about: Mapping[str, Any]) -> Earlier:
+    """Without parts whose questions are chosen otherwise now; a line says so."""
+    for part, now in about.items():
+        if part in before.questions and before.questions[part] != now:
+            print(f"--onto: the part {part} had other questions ({before.questions[part]}); it is run anew", flush=True)
+            before = before.without(part)
+    return before
 
 
 def of_questions(settings: Settings) -> tuple[str, ...]:
@@ -95,11 +146,12 @@ def of_questions(settings: Settings) -> tuple[str, ...]:
     return (OPEN,) if OPEN in settings.parts else ()
 
 
-def _asked(base: Base, settings: Settings, pairs: Pairs, part: str) -> material.Asked:
-    return material.of_questions(base.tokenizer, pairs, settings, are_pages=part == MEDICAL)
+def _asked(tokenizer: tokenizers.Tokenizer, settings: Settings, pairs: Pairs, part: str) -> material.Asked:
+    return material.of_questions(tokenizer, pairs, settings, are_pages=part == MEDICAL)
 
 
-def _counted(base: Base, settings: Settings, pairs: Pairs) -> tuple[str, ...]:
+def _counted(tokenizer: tokenizers.Tokenizer, settings: Settings, pairs: Pairs) -> tuple[str, ...]:
     """Open questions whose outputs are counted: held out, whether others are taught or not."""
     held_out = answers.split(pairs.pairs, (min(settings.open_held_out, len(pairs.pairs) // 2), 1))[0]
-    return said.that_fit(base, [pair.question for pair in held_out], settings.prompts)
+    room = settings.pretraining.model().config.max_position_embeddings
+    return said.that_fit(tokenizer, [pair.question for pair in held_out], settings.prompts, room)

@@ -3,7 +3,9 @@
 import collections
 from collections.abc import Sequence
 
-from experiments.lm import speaker
+import tokenizers
+
+from experiments.lm import answers, speaker
 from experiments.lm.speaker import Base, Voice
 from lora_jax.models.generation import Sampling
 
@@ -25,9 +27,9 @@ def outputs(base: Base, voice: Voice, prompts: Sequence[str], sampling: Sampling
     return speaker.outputs(base, voice, prompts, max_new_tokens=TOKENS, sampling=sampling)
 
 
-def that_fit(base: Base, prompts: Sequence[str], most: int) -> tuple[str, ...]:
-    """The first prompts that leave room for an answer."""
-    return tuple(prompt for prompt in prompts if speaker.has_room(base, prompt, TOKENS))[:most]
+def that_fit(tokenizer: tokenizers.Tokenizer, prompts: Sequence[str], most: int, room: int) -> tuple[str, ...]:
+    """The first prompts that leave room for an answer in so many tokens."""
+    return tuple(prompt for prompt in prompts if len(answers.prompt(tokenizer, prompt)) + TOKENS <= room)[:most]
 
 
 def kind(question: str, output: str) -> str:

@@ -6,15 +6,18 @@ at once. Rates are found on tuning items of the first base; held-out items choos
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import chex
+import jax
 import numpy as np
 
 from experiments.common import devices, phases, tuning
 from experiments.common.recording import RunFolder, slug
-from experiments.following import arms, said
+from experiments.following import arms, earlier, said
 from experiments.following.arms import Arm, Kind
+from experiments.following.earlier import NONE, Earlier
 from experiments.following.lessons import TUNING, Lesson
 from experiments.following.parts import Part
 from experiments.following.program import Outcome, Program, Recipe
@@ -43,18 +46,31 @@ class Material:
 class Study:
     """Programs, the rates that were found, and the rows of what was taught."""
 
-    def __init__(self, folder: RunFolder, settings: Settings, material: Material):
-        self.folder, self.settings, self.material = folder, settings, material
-        self.tuned: dict[tuple[str, str, str], dict[str, Any]] = {}
-        self.outputs: dict[str, list[str]] = {}
+    def __init__(self, folder: RunFolder, settings: Settings, material: Material, before: Earlier = NONE):
+        """Goes on from what an earlier run has told, `before`: its rates, and its rows of the first bases."""
+        self.folder, self.settings, self.material, self.before = folder, settings, material, before
+        self.tuned = {(line["size"], line["lesson"], line["arm"]): dict(line) for line in before.tuning}
+        self.outputs: dict[str, list[str]] = dict(before.outputs)
+        self._begun: dict[tuple[str, int], Any] = {}
         self._programs: dict[tuple[CausalLM, Kind, Recipe], Program] = {}
 
-    def program(self, size: str, kind: Kind, recipe: Recipe) -> Program:
+    def program(self, base: Base, kind: Kind, recipe: Recipe) -> Program:
         """One for all bases of one model."""
-        key = (self.material.bases[size][0].model, kind, recipe)
+        key = (base.model, kind, recipe)
         if key not in self._programs:
             self._programs[key] = Program(*key)
         return self._programs[key]
+
+    def base(self, size: str, number: int) -> Base:
+        """One that no arm may move; a base that nothing asks for is not trained."""
+        found = self.material.bases[size][number]
+        self._begun.setdefault((size, number), jax.tree.map(np.asarray, found.params))
+        return found
+
+    def require_unmoved(self) -> None:
+        """AssertionError where a base is not bit for bit what it was."""
+        now = {(size, number): self.material.bases[size][number].params for size, number in self._begun}
+        chex.assert_trees_all_equal(now, self._begun)
 
     # ---- rates
 
@@ -98,14 +114,22 @@ class Study:
     ) -> Outcome:  # fmt: skip
         """`bases` has the number of each member's."""
         follow = {TUNING: lesson.tuning, GENERAL: self.material.general}
-        params = [self.material.bases[size][base].params for base in bases]
-        judge = dict(lesson.judged) if judged else {}
-        return self.program(size, kind, recipe).train(self.folder, phase, params, members, lesson.train, follow, judge)
+        found = [self.base(size, number) for number in bases]
+        params, judge = [base.params for base in found], dict(lesson.judged) if judged else {}
+        program = self.program(found[0], kind, recipe)
+        return program.train(self.folder, phase, params, members, lesson.train, follow, judge)
 
     def _of_bases(
-        self, phase: str, size: str, count: int, lesson: Lesson, kind: Kind, recipe: Recipe, members: list[Member]
+        self,
+        phase: str,
+        size: str,
+        wanted: Sequence[int],
+        lesson: Lesson,
+        kind: Kind,
+        recipe: Recipe,
+        members: list[Member],
     ) -> list[Outcome]:
-        """One for each of the first `count` bases. Where one of them would leave devices idle, several train at once."""
+        """One for each of the bases. Where one of them would leave devices idle, several train at once."""
 
         def named(some: Sequence[int]) -> str:
             return f"{phase}, {'base' if len(some) == 1 else 'bases'} {' and '.join(map(str, some))}"
@@ -114,7 +138,7 @@ class Study:
             return phases.is_begun(self.folder, named([base]))
 
         outs = []
-        for some in bases_at_once(count, max(1, _devices() // len(members)), is_alone):
+        for some in bases_at_once(wanted, max(1, _devices() // len(members)), is_alone):
             numbers = [base for base in some for _ in members]
             out = self._train(named(some), size, numbers, lesson, kind, recipe, members * len(some), judged=True)
             outs += [out.of(range(at, at + len(members))) for at in range(0, len(numbers), len(members))]
@@ -141,66 +165,87 @@ class Study:
           speaks: whether what each base's first model says to the prompts is counted.
           shows: whether what the first model says is kept for people to read; it is of all that speak.
         """
-        rows = []
+        rows, called = [], name or lesson.name
+        count = len(self.material.bases[size]) if bases is None else bases
         for together in grouped(found):
+            told = {arm.name: self.before.of(called, size, arm.name, recipe.asked, recipe.batch) for arm in together}
+            known = min(map(earlier.bases_of, told.values()))
+            if known >= count:
+                rows += [row for of_arm in told.values() for row in of_arm]
+                continue
             rates = [self.rate(size, rates_of or lesson, arm) for arm in together]
             members = [
                 arm.member(rate, seed) for arm, rate in zip(together, rates, strict=True) for seed in range(seeds)
             ]
-            phase = f"{name or lesson.name} {size} {_name(together)}"
-            count = len(self.material.bases[size]) if bases is None else bases
-            outs = self._of_bases(phase, size, count, lesson, together[0].kind, recipe, members)
+            phase = f"{called} {size} {_name(together)}"
+            wanted = range(known, count)
+            trained = self._of_bases(phase, size, wanted, lesson, together[0].kind, recipe, members)
+            outs = dict(zip(wanted, trained, strict=True))
             for number, arm in enumerate(together):
                 of_arm = range(number * seeds, (number + 1) * seeds)
                 more = {
-                    "name": name or lesson.name,
+                    "name": called,
                     "size": size,
                     "arm": arm.name,
                     "rank": arm.rank or None,
                     "rate": rates[number],
+                    "runs": self._runs(outs),
                 }
-                rows += [more | _row(lesson, end, outs, of_arm, recipe) for end in recipe.asked]
-                voices = [Voice(out.trees[of_arm[0]], self._through(size, arm, recipe)) for out in outs]
-                what = f"{name or lesson.name}: {arm.name}"
+                made = [more | _row(lesson, end, outs, of_arm, recipe) for end in recipe.asked]
+                through = self.program(self.base(size, known), arm.kind, recipe).module if arm.kind.targets else None
+                voices = {base: Voice(out.trees[of_arm[0]], through) for base, out in outs.items()}
+                what = f"{called}: {arm.name}"
                 if speaks or shows:
-                    self._show(what, size, voices[0])
+                    self._show(what, size, voices)
                 if speaks:
-                    rows[-1]["said"] = self._counted(what, size, voices)
+                    made[-1]["said"] = self._counted(what, size, voices)
+                rows += map(earlier.joined, told[arm.name] if known else [None] * len(made), made)
         return rows
-
-    def _through(self, size: str, arm: Arm, recipe: Recipe):
-        return self.program(size, arm.kind, recipe).module if arm.kind.targets else None
 
     def untaught(self, size: str, lesson: Lesson, *, speaks: bool = False) -> dict[str, Any]:
         """The row of the bases themselves."""
-        program, bases = self.program(size, arms.FULL.kind, Recipe((1,), BATCH)), self.material.bases[size]
-        found = [{part: program.scored([base.params], rows) for part, rows in lesson.judged.items()} for base in bases]
+        told = self.before.of(lesson.name, size, "base", (0,), BATCH)
+        known, count = earlier.bases_of(told), len(self.material.bases[size])
+        if known >= count:
+            return dict(told[0])
+        bases = {number: self.base(size, number) for number in range(known, count)}
+        program = self.program(bases[known], arms.FULL.kind, Recipe((1,), BATCH))
+        found = [
+            {part: program.scored([base.params], rows) for part, rows in lesson.judged.items()}
+            for base in bases.values()
+        ]
         general = [
             float(one.nats.sum() / one.tokens.sum())
-            for one in (program.scored([base.params], self.material.general) for base in bases)
+            for one in (program.scored([base.params], self.material.general) for base in bases.values())
         ]
         row = {
-            "name": lesson.name, "size": size, "arm": "base", "steps": 0, "units": [[base, 0] for base in range(len(bases))],
-            "general_before": general, **lesson.told([(one, 0) for one in found]),
+            "name": lesson.name, "size": size, "arm": "base", "steps": 0, "units": [[number, 0] for number in bases],
+            "general_before": general, **lesson.told([(one, 0) for one in found]), "runs": self._runs(bases),
         }  # fmt: skip
         if speaks:
-            voices = [Voice(base.params) for base in bases]
-            self._show("base", size, voices[0])
+            voices = {number: Voice(base.params) for number, base in bases.items()}
+            self._show("base", size, voices)
             row["said"] = self._counted("base", size, voices)
-        return row
+        return earlier.joined(told[0] if told else None, row)
 
-    def _show(self, what: str, size: str, voice: Voice) -> None:
-        base = self.material.bases[size][0]
-        self.outputs[f"{size}, {what}"] = self._once(
-            f"shown {size} {what}", lambda: said.outputs(base, voice, self.material.shown)
-        )
+    def _runs(self, bases: Iterable[int]) -> list[int]:
+        """Which run taught each base: this one, which comes after those that it goes on from."""
+        return [len(self.before.runs) for _ in bases]
 
-    def _counted(self, what: str, size: str, voices: Sequence[Voice]) -> list[dict[str, dict[str, float]]]:
+    def _show(self, what: str, size: str, voices: Mapping[int, Voice]) -> None:
+        """Of the first base; where an earlier run taught it, what it kept."""
+        if 0 in voices:
+            self.outputs[f"{size}, {what}"] = self._once(
+                f"shown {size} {what}", lambda: said.outputs(self.base(size, 0), voices[0], self.material.shown)
+            )
+
+    def _counted(self, what: str, size: str, voices: Mapping[int, Voice]) -> list[dict[str, dict[str, float]]]:
         return [
             self._once(
-                f"counted {size} {what}, base {at}", functools.partial(said.rates, base, voice, self.material.prompts)
+                f"counted {size} {what}, base {number}",
+                functools.partial(said.rates, self.base(size, number), voice, self.material.prompts),
             )
-            for at, (base, voice) in enumerate(zip(self.material.bases[size], voices, strict=False))
+            for number, voice in voices.items()
         ]
 
     def _once(self, what: str, make: Callable[[], Any]) -> Any:
@@ -213,16 +258,16 @@ def _devices() -> int:
     return sharing_members(devices.mesh())
 
 
-def bases_at_once(count: int, most: int, is_alone: Callable[[int], bool]) -> list[list[int]]:
+def bases_at_once(wanted: Sequence[int], most: int, is_alone: Callable[[int], bool]) -> list[list[int]]:
     """Groups of at most `most`. A base that an earlier run trained alone, being its last, stays alone.
 
-    >>> bases_at_once(5, 2, lambda base: False)
+    >>> bases_at_once(range(5), 2, lambda base: False)
     [[0, 1], [2, 3], [4]]
-    >>> bases_at_once(5, 2, lambda base: base == 2)
+    >>> bases_at_once(range(5), 2, lambda base: base == 2)
     [[0, 1], [2], [3, 4]]
     """
     found: list[list[int]] = []
-    for base in range(count):
+    for base in wanted:
         if not found or len(found[-1]) == most or is_alone(base) or is_alone(found[-1][-1]):
             found.append([])
         found[-1].append(base)
@@ -241,18 +286,21 @@ def _name(together: Sequence[Arm]) -> str:
     return " and ".join(arm.name for arm in together)
 
 
-def _row(lesson: Lesson, end: int, outs: Sequence[Outcome], of_arm: Sequence[int], recipe: Recipe) -> dict[str, Any]:
-    """Units in the order of bases, and of seeds within."""
+def _row(
+    lesson: Lesson, end: int, outs: Mapping[int, Outcome], of_arm: Sequence[int], recipe: Recipe
+) -> dict[str, Any]:
+    """Units in the order of bases, of which `outs` are, and of seeds within."""
     at = recipe.ends.index(end) + 1
-    runs = [(out, m) for out in outs for m in of_arm]
+    runs = [(out, m) for out in outs.values() for m in of_arm]
+    one = next(iter(outs.values()))
 
     def curve(name: str, what: str) -> list[list[float]]:
         return [out.curves[name][what][: at + 1, m].round(4).tolist() for out, m in runs]
 
     return {
-        "parameters": outs[0].parameters[of_arm[0]], "batch": recipe.batch, "steps": end, "ends": list(recipe.ends[:at]),
-        "seconds_per_step": float(np.median([out.seconds_per_step for out in outs])),
-        "units": [[base, seed] for base in range(len(outs)) for seed in range(len(of_arm))],
+        "parameters": one.parameters[of_arm[0]], "batch": recipe.batch, "steps": end, "ends": list(recipe.ends[:at]),
+        "seconds_per_step": float(np.median([out.seconds_per_step for out in outs.values()])),
+        "units": [[base, seed] for base in outs for seed in range(len(of_arm))],
         **lesson.told([(out.judged[end], m) for out, m in runs]),
         "curves": {"right": curve(TUNING, "right"), "nats": curve(TUNING, "nats"), GENERAL: curve(GENERAL, "nats")},
         "train_loss": [out.train_loss[:at, m].round(4).tolist() for out, m in runs],

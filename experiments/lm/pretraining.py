@@ -37,7 +37,7 @@ def run(
     """Trains; leaves the model and its tokenizer, a given one or one trained on the text, in `folder/model` and returns the summary."""
     model = settings.model()
     _require_room(settings, model)
-    tokenizer = _tokenizer(folder, model.config.vocab_size, source, tokenizer)
+    tokenizer = tokenizer or trained_tokenizer(folder, model.config.vocab_size, source)
     rows = corpus.rows(tokenizer, source, settings.length, settings.tokens, settings.held_out_tokens)
     fed = diet.fed(tokenizer, source.split()[0], settings, rows.train)
     state, history, about = _train(folder, settings, model, fed, rows.held_out)
@@ -79,10 +79,8 @@ def _require_room(settings: Settings, model: CausalLM) -> None:
     )  # fmt: skip
 
 
-def _tokenizer(folder: RunFolder, vocab_size: int, source: corpus.Source, given: tokenizers.Tokenizer | None):
-    """Given, or trained on the text once, and kept: an interrupted run must go on with its numbers."""
-    if given is not None:
-        return given
+def trained_tokenizer(folder: RunFolder, vocab_size: int, source: corpus.Source) -> tokenizers.Tokenizer:
+    """Trained on the text once, and kept: an interrupted run must go on with its numbers."""
     if folder.read(TOKENIZER) is None:
         documents, budget = [], TOKENIZER_CHARACTERS
         for document in source.split()[0]:

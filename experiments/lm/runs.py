@@ -62,6 +62,13 @@ def sources(*, medical: bool = True) -> Sources:
     return found
 
 
+def tokenizer(settings: pretraining.Settings, source: lm_text.Source) -> tokenizers.Tokenizer:
+    """The one that a base is trained with, without the base."""
+    folder = main.run_folder(PRETRAINING, settings, source)
+    with folder.held():
+        return pretraining.trained_tokenizer(folder, settings.model().config.vocab_size, source)
+
+
 def pretrain(
     settings: pretraining.Settings, source: lm_text.Source, tokenizer: tokenizers.Tokenizer | None = None
 ) -> dict[str, Any]:

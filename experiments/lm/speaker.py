@@ -57,11 +57,6 @@ def load(path: str | epath.PathLike, *, weights: str | None = None, dtype: str =
     return Base(found.path, CausalLM(found.config, dtype=jnp.dtype(dtype)), found.params, tokenizer)
 
 
-def has_room(base: Base, question: str, max_new_tokens: int) -> bool:
-    """Whether so long an answer fits after the question."""
-    return len(answers.prompt(base.tokenizer, question)) + max_new_tokens <= base.model.config.max_position_embeddings
-
-
 def outputs(
     base: Base, voice: Voice, questions: Sequence[str], *, max_new_tokens: int, sampling: Sampling = Sampling()
 ) -> list[str]:

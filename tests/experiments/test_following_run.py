@@ -22,7 +22,7 @@ PRETRAINING = pretraining_settings.Settings(
     "0.3M", 128, 4, 6000, held_out_tokens=600, vocab_size=1500, list_steps=2, lists=0.1, dialogues=0.1
 )
 WHOLE = Settings(
-    PRETRAINING, parts=("arms", "others", "study", "doses", "open", "control"), controls=False, size="0.3M", other_sizes=(), bases=2, seeds=2,
+    PRETRAINING, parts=("arms", "others", "study", "open", "doses", "control"), controls=False, size="0.3M", other_sizes=(), bases=2, seeds=2,
     items=230, tuning=46, held_out=2, general_rows=2, steps=1, ranks=(1, 8), tuning_seeds=1, widenings=0, lora_rates=(1e-2,), full_rates=(1e-2,),
     epochs=(1, 2), dose_steps=1, doses=(3,), dose_ranks=(1,), open_pairs=40, open_held_out=12, open_steps=1, prompts=4,
 )  # fmt: skip
@@ -63,6 +63,22 @@ def ran(home, quick_compile) -> tuple[str, pathlib.Path]:
     return stdout.getvalue(), folders[5]
 
 
+@pytest.fixture(scope="module")
+def continued(ran, home) -> tuple[str, pathlib.Path]:
+    """What a run elsewhere prints that goes on from the first part on one base, and its run's folder."""
+    patch = pytest.MonkeyPatch()
+    patch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
+    patch.setitem(PRESETS, "smoke", WHOLE)
+    first = next(folder for folder in (home / "runs").glob("following-*") if len(_parts(folder)) == 1)
+    files = f"--corpus={home / 'text.jsonl'}", f"--questions={home / 'questions.json'}"
+    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'elsewhere'}", *files
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        assert entries.execute(*command, "--parts=arms,study", f"--onto={first}") == 0
+    patch.undo()
+    (folder,) = (home / "elsewhere").glob("following-*")
+    return stdout.getvalue(), folder
+
+
 def _parts(folder: pathlib.Path) -> set[str]:
     return {row["part"] for row in json.loads((folder / "summary.json").read_text())["rows"]}
 
@@ -73,6 +89,81 @@ def test_a_run_of_more_parts_and_bases_goes_on_with_what_is_trained(ran):
     assert "checkable 0.3M LoRA r=8, base 1" in stdout
     assert "checkable 0.3M LoRA r=8, base 0" not in stdout and "tiny_lm_pretrain-" in stdout
     assert not list(folder.parent.glob("following_training-*/phases/*"))  # what was saved has served
+
+
+def test_a_run_elsewhere_goes_on_from_a_summary_and_ends_as_one_run(ran, continued):
+    stdout, folder = continued
+    assert "checkable 0.3M full, base 1" in stdout and "checkable 0.3M full, base 0" not in stdout
+    assert "base 0: 1 of 1 blocks" in stdout, "the study's own arm was not in that summary"
+    one, other = (json.loads((path / "summary.json").read_text()) for path in (ran[1], folder))
+    assert [len(found["runs"]) for found in (one, other)] == [1, 2] and other["kinds"] == one["kinds"]
+    assert other["tuning"] == [
+        line for line in one["tuning"] if line["size"] == "0.3M" and line["lesson"] == "checkable"
+    ]
+    rows = {_name(row): row for row in one["rows"]}
+    assert {row["part"] for row in other["rows"]} == {"arms", "the study's"}
+    for row in other["rows"]:
+        alone = rows[_name(row)]
+        assert (
+            row["units"] == alone["units"] and row["right"] == alone["right"] and row.get("said") == alone.get("said")
+        )
+        assert row["runs"] == ([0, 1] if row["part"] == "arms" else [1, 1]) and alone["runs"] == [0, 0]
+        for part, nats in row["nats"].items():
+            assert nats == pytest.approx(alone["nats"][part], abs=2e-4)
+    for name, said in other["outputs"].items():
+        assert said == one["outputs"][name]
+
+
+def _name(row) -> tuple:
+    return row["part"], row["name"], row["size"], row["arm"], row["steps"]
+
+
+def test_a_base_that_nothing_asks_for_is_not_trained(ran, home, capsys, monkeypatch):
+    """Goes on from the whole of it: every row is there, of parts that are asked for and of others."""
+    monkeypatch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
+    monkeypatch.setitem(PRESETS, "smoke", WHOLE)
+    files = f"--corpus={home / 'text.jsonl'}", f"--questions={home / 'questions.json'}"
+    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'third'}", *files, f"--onto={ran[1]}"
+    assert entries.execute(*command, "--parts=arms,open") == 0
+    assert entries.execute(*command, "--parts=arms", "--bases=1") == 1
+    assert "that run has 2 bases; --bases=1 are fewer" in capsys.readouterr().err
+    assert not list((home / "third").glob("tiny_lm_pretrain-*/summary.json"))
+    (folder,) = (home / "third").glob("following-*")
+    one, other = (json.loads((path / "summary.json").read_text()) for path in (ran[1], folder))
+    assert {_name(row): row for row in other["rows"]} == {_name(row): row for row in one["rows"]}
+    assert other["settings"]["parts"] == one["settings"]["parts"] and other["questions"] == one["questions"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found: found.clear(), "does not hold what is expected there"),
+        (lambda found: found["settings"].update(steps=9), "that run had steps = 9, not 1"),
+        (lambda found: found["data"]["corpus"].update(sha256="0"), "that run had other data"),
+        (
+            lambda found: found["constant"].update(first=0.5),
+            "the held-out items are others than that run's (constant differ)",
+        ),
+    ],
+)
+def test_another_study_is_not_gone_on_from(change, said, ran, home, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
+    monkeypatch.setitem(PRESETS, "smoke", WHOLE)
+    found = json.loads((ran[1] / "summary.json").read_text())
+    change(found)
+    (tmp_path / "summary.json").write_text(json.dumps(found))
+    files = f"--corpus={home / 'text.jsonl'}", f"--questions={home / 'questions.json'}"
+    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={tmp_path / 'runs'}", *files
+    assert entries.execute(*command, f"--onto={tmp_path}") == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_without_a_summary_is_refused(capsys, tmp_path):
+    assert (
+        entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={tmp_path}", f"--onto={tmp_path}")
+        == 1
+    )
+    assert f"--onto={tmp_path}: there is no summary.json in it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -161,5 +252,5 @@ def test_beside_medical_questions_open_ones_are_asked_too(parts, asked):
 
 
 def test_the_base_of_the_quick_study_lies_in_the_repository():
-    (found,) = runs.bases(PRESETS["quick"], None)["1M"]
+    (found,) = runs.bases(PRESETS["quick"], None, None)["1M"]
     assert sum(leaf.size for leaf in jax.tree.leaves(found.params)) == 1_148_032

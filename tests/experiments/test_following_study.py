@@ -111,7 +111,7 @@ def test_a_last_base_may_be_alone(count, phases, begun, items, monkeypatch):
     monkeypatch.setattr(study, "_devices", lambda: 2)
     monkeypatch.setattr(begun, "_train", trained)
     outs = begun._of_bases(
-        "phase", "1M", count, lessons.of_items(items), arms.ON_ALL, RECIPE, [arms.lora(1).member(1e-2, 0)]
+        "phase", "1M", range(count), lessons.of_items(items), arms.ON_ALL, RECIPE, [arms.lora(1).member(1e-2, 0)]
     )
     assert [phase for phase, *_ in asked] == [f"phase, {told}" for told in phases]
     assert all(len(bases) == members for _, bases, members in asked)
