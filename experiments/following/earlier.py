@@ -38,6 +38,7 @@ class Earlier:
     constant: Mapping[str, float] | None = None
     parts: tuple[str, ...] = ()
     bases: int = 0
+    many_bases: int = 0
     checksum: str = ""
 
     def of(self, name: str, size: str, arm: str, ends: Sequence[int], batch: int) -> list[Row]:
@@ -109,7 +110,7 @@ def read(folder: epath.Path, settings: Settings, data: Mapping[str, Any]) -> Ear
     """What a run left in its folder, or the repository keeps of it, for a run with these settings and data.
 
     Raises:
-      UserError: for a folder without such a summary, and for one of other settings, of other data, or of more bases.
+      UserError: for a folder without such a summary, and for one of other settings or of other data.
     """
     path = epath.Path(folder) / SUMMARY
     summary = read_json(path)
@@ -121,15 +122,11 @@ def read(folder: epath.Path, settings: Settings, data: Mapping[str, Any]) -> Ear
             raise UserError(
                 f"--onto={folder}: that run had other data: {summary['data']}, not {data}; name the same files."
             )
-        if summary["settings"]["bases"] > settings.bases:
-            raise UserError(
-                f"--onto={folder}: that run has {summary['settings']['bases']} bases; --bases={settings.bases} are fewer."
-            )
-        runs = summary.get("runs") or [_about(read_json(epath.Path(folder) / ENVIRONMENT) or {})]
+        runs = summary.get("runs") or [told_of(read_json(epath.Path(folder) / ENVIRONMENT) or {})]
         return Earlier(
             tuple({"runs": [0] * bases_of([row]), **row} for row in summary["rows"]), tuple(summary["tuning"]), summary["outputs"], tuple(runs),
             summary.get("questions", {}), summary["kinds"], summary["constant"], tuple(summary["settings"]["parts"]),
-            summary["settings"]["bases"], hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
+            summary["settings"]["bases"], summary["settings"]["many_bases"], hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
         )  # fmt: skip
 
 
@@ -141,23 +138,30 @@ def _require_same(folder: epath.Path, then: Mapping[str, Any], now: Mapping[str,
             )
 
 
-def _about(environment: Mapping[str, Any]) -> dict[str, Any]:
+def told_of(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What `runs` says of a run."""
     return {name: environment.get(name) for name in ABOUT}
 
 
-def told_of(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What `runs` says of this run."""
-    return _about(environment)
+def extended(settings: Settings, before: Earlier) -> tuple[Settings, Settings]:
+    """The settings of both runs together, and those of the one that is asked for: with its parts, and those that are compared with them.
 
+    >>> both, now = extended(Settings(parts=("arms", "open"), bases=3), Earlier(parts=("arms", "others", "doses"), bases=5))
+    >>> both.parts, both.bases, now.parts, now.bases
+    (('arms', 'others', 'open', 'doses'), 5, ('arms', 'others', 'open'), 3)
 
-def extended(settings: Settings, earlier: Earlier) -> tuple[Settings, tuple[str, ...]]:
-    """The settings of both runs together, and the parts that are to be run: those that are asked for, and those whose rows are compared with these.
-
-    >>> both, parts = extended(Settings(parts=("arms", "open"), bases=5), Earlier(parts=("arms", "others", "doses"), bases=3))
-    >>> both.parts, parts
-    (('arms', 'others', 'open', 'doses'), ('arms', 'others', 'open'))
+    Raises:
+      UserError: for fewer bases than the rows have that a new part is compared with.
     """
-    compared = [part for part in earlier.parts if part in COMPARED]
+    compared = [part for part in before.parts if part in COMPARED]
+    new = [part for part in settings.parts if part in COMPARED and part not in compared]
+    if new and settings.bases < before.bases:
+        raise UserError(
+            f"--bases={settings.bases}: the part {new[0]} is compared with parts that have {before.bases} bases; name as many."
+        )
     parts = tuple(part for part in PARTS if part in (*settings.parts, *compared))
-    every = tuple(part for part in PARTS if part in (*parts, *earlier.parts))
-    return dataclasses.replace(settings, parts=every), parts
+    every = tuple(part for part in PARTS if part in (*parts, *before.parts))
+    most = max(settings.bases, before.bases)
+    many = max(settings.many_bases, before.many_bases)
+    both = dataclasses.replace(settings, parts=every, bases=most, many_bases=many)
+    return both, dataclasses.replace(settings, parts=parts)

@@ -72,38 +72,38 @@ def execute(
 ) -> dict[str, Any]:
     """The summary of the course, and of what an earlier run has told, `before`. It trains in a folder that runs of other parts and numbers of bases
     share, where they go on from the same run; what is saved there goes where this run is the `whole` of them."""
-    whole, data = whole or settings, _Continued(found, before)
-    settings, parts = earlier.extended(settings, before)
+    whole, (both, now) = whole or settings, earlier.extended(settings, before)
     devices.settle(with_cores=True)
 
     def study(_) -> dict[str, Any]:
-        shared = main.run_folder(f"{name}_training", dataclasses.replace(whole, parts=()), data)
+        shared = main.run_folder(f"{name}_training", dataclasses.replace(whole, parts=()), _Continued(found, before))
         print(f"trains in: {shared.path}", flush=True)
         with shared.held():
             shared.write_environment(data=found.record())
             summary = taught(shared)
-            if settings == whole:
+            if now == whole:
                 phases.forget_saves(shared)
         return summary
 
     def taught(folder) -> dict[str, Any]:
-        now = dataclasses.replace(settings, parts=parts)
-        tokenizer = _tokenizer(settings, found)
+        tokenizer = _tokenizer(now, found)
         pairs = {OPEN: found.pairs[lm.INSTRUCTIONS], MEDICAL: found.pairs.get(lm.MEDICAL)}
-        asked = {part: _asked(tokenizer, settings, pairs[part], part) for part in of_questions(now)}
+        asked = {part: _asked(tokenizer, now, pairs[part], part) for part in of_questions(now)}
         of_all = Lessons(
-            course.of_items(tokenizer, settings),
-            functools.partial(course.of_dose, tokenizer, settings),
+            course.of_items(tokenizer, now),
+            functools.partial(course.of_dose, tokenizer, now),
             asked,
         )
         made = Material(
-            bases(settings, found, tokenizer),
-            material.of_text(tokenizer, found.corpus, settings),
-            _counted(tokenizer, settings, pairs[OPEN]),
+            bases(now, found, tokenizer),
+            material.of_text(tokenizer, found.corpus, now),
+            _counted(tokenizer, now, pairs[OPEN]),
             (*material.shown(), *prompts.INSTRUCTIONS),
         )
         about = {
-            part: {"source": pairs[part].source, "left_out": of.left_out} for part, of in asked.items() if part in parts
+            part: {"source": pairs[part].source, "left_out": of.left_out}
+            for part, of in asked.items()
+            if part in now.parts
         }
         told = course.run(folder, now, made, of_all, _of_same_questions(before, about))
         return told | {
@@ -112,19 +112,21 @@ def execute(
             "data": found.record(),
         }
 
-    return main.execute(name, settings, study, figures, data=data)
+    return main.execute(name, both, study, figures, data=_Continued(found, before, now if before is not NONE else None))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Continued:
-    """The data of a run, and what it goes on from: runs that differ in either have folders of their own."""
+    """The data of a run, what it goes on from, and what is asked for then: runs that differ in any have folders of their own."""
 
     found: lm.Sources
     before: Earlier
+    now: Settings | None = None
 
     @property
     def checksum(self) -> str:
-        return " ".join(filter(None, (self.found.checksum, self.before.checksum)))
+        asked = f"{self.now.bases} {self.now.parts}" if self.now else ""
+        return " ".join(filter(None, (self.found.checksum, self.before.checksum, asked)))
 
     def record(self) -> dict[str, Any]:
         return self.found.record()

@@ -15,7 +15,7 @@ def table(summary: Summary) -> str:
     lines = [
         f"{claims.OPEN_GATE if gate.verdict == 'holds' else claims.CLOSED_GATE}: {gate.statement}: {gate.verdict}; {gate.reason}",
         f"right: % of the scored held-out items, exact; constant answers get {100 * _constant(summary):.0f} %; unit: base",
-        f"{'part':<11} {'taught':<12} {'size':<10} {'arm':<28} {'lr':>8} {'parameters':>10} {'steps':>6}  {'words':<20} "
+        f"{'part':<11} {'taught':<12} {'size':<10} {'arm':<28} {'lr':>8} {'parameters':>10} {'steps':>6} {'bases':>5}  {'words':<20} "
         f"{'and phrasings':<20} {'stored facts':<20} {'general, nats':<22} s/step",
     ]
     lines += [_line(summary, row) for row in summary["rows"] if "right" in row]
@@ -36,8 +36,9 @@ def _line(summary: Summary, row: Row) -> str:
     lost = text(estimate(read.general(row).tolist()), 3) if "curves" in row else ""
     cost = f"{row['seconds_per_step']:.3f}" if "seconds_per_step" in row else ""
     taught = f"{row['kinds']} kinds" if "kinds" in row else row["name"]
+    bases = len(dict(row["units"]))
     return (
-        f"{row['part']:<11} {taught:<12} {row['size']:<10} {row['arm']:<28} {rate:>8} {row.get('parameters', 0):>10,} {row['steps']:>6}  "
+        f"{row['part']:<11} {taught:<12} {row['size']:<10} {row['arm']:<28} {rate:>8} {row.get('parameters', 0):>10,} {row['steps']:>6} {bases:>5}  "
         f"{words:<20} {both:<20} {told:<20} {lost:<22} {cost}"
     )
 

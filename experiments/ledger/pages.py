@@ -148,10 +148,13 @@ def _run(name: str) -> str:
     found = json.loads(path.read_text(encoding="utf-8"))
     summary = path.with_name("summary.json").read_text(encoding="utf-8")
     more = "" if any(name in summary for name in OUTCOMES) else f" {OF_BEFORE}"
-    return (
-        f"The run that is kept: `experiments/results/{name}`, commit `{found['commit']}`, "
-        f"jax {found['packages']['jax']} on {found['device']}, {found['cores']} cores.{more}"
-    )
+    runs = list(dict.fromkeys(map(_environment, json.loads(summary).get("runs", [found]))))
+    which = "The run that is kept" if len(runs) == 1 else "The runs that are kept, each going on from the one before it"
+    return f"{which}: `experiments/results/{name}`, {'; '.join(runs)}.{more}"
+
+
+def _environment(of: dict[str, Any]) -> str:
+    return f"commit `{of['commit']}`, jax {of['packages']['jax']} on {of['device']}, {of['cores']} cores"
 
 
 def _figure(of: str) -> str:
