@@ -160,11 +160,10 @@ def test_another_study_is_not_gone_on_from(change, said, ran, home, tmp_path, ca
     assert said in capsys.readouterr().err
 
 
-def test_a_folder_without_a_summary_is_refused(capsys, tmp_path):
-    assert (
-        entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={tmp_path}", f"--onto={tmp_path}")
-        == 2
-    )
+def test_a_folder_without_a_summary_is_refused(home, capsys, tmp_path):
+    files = f"--corpus={home / 'text.jsonl'}", f"--questions={home / 'questions.json'}"
+    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={tmp_path}", *files
+    assert entries.execute(*command, f"--onto={tmp_path}") == 2
     assert f"--onto={tmp_path}: there is no summary.json in it" in capsys.readouterr().err
 
 
