@@ -41,6 +41,8 @@ STUDY = "the study's LoRA r=8"
 def claims(summary: Summary, command: str) -> list[Claim]:
     """The gate first; behind a closed one every verdict is "not testable". Claims about parts that were not run are left out."""
     command = f"{command} {flags_of(summary['settings'])}".rstrip()
+    if (count := len(summary.get("runs", []))) > 1:
+        command += f" (in {count} runs, each with --onto)"
     gate, rest = _gate(summary, command), []
     for made in (_one_epoch, _epochs, _rank, _batch, _medical, _full, _cause):
         with contextlib.suppress(NotRun):
@@ -172,11 +174,19 @@ def _batch(summary: Summary, command: str) -> Claim:
         _gains_less(f"at equal epochs it gains less than {margin:g} points", summary, epochs, large, margin),
         _gains_less(f"at equal updates it gains less than {margin:g} points", summary, updates, large, margin),
     ]
-    cost = (epochs["seconds_per_step"] / epochs["batch"]) / (large["seconds_per_step"] / large["batch"])
+    cost = ""
+    if _first_run(epochs) == _first_run(large):  # seconds of one machine
+        ratio = (epochs["seconds_per_step"] / epochs["batch"]) / (large["seconds_per_step"] / large["batch"])
+        cost = f"; a row of it takes {ratio:.2f} times as long, on a CPU: what it wastes of an accelerator was not measured"
     return settled(
         "S4.4", "a smaller batch does not help (that it wastes the accelerator was not tested)", facts, len(right(summary, large)), command,
-        more=f"; a row of it takes {cost:.2f} times as long, on a CPU: what it wastes of an accelerator was not measured", needs=ALL,
+        more=cost, needs=ALL,
     )  # fmt: skip
+
+
+def _first_run(of: Row) -> int:
+    """Whose times the row has."""
+    return of.get("runs", [0])[0]
 
 
 def _medical(summary: Summary, command: str) -> Claim:

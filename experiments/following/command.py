@@ -5,9 +5,9 @@ import dataclasses
 from absl import flags
 from etils import epath
 
-from experiments.common import main
+from experiments.common import devices, main
 from experiments.common.errors import UserError
-from experiments.following import earlier, runs
+from experiments.following import earlier, onto, runs
 from experiments.following.settings import Settings, presets
 from experiments.lm import runs as lm
 from experiments.lm.command import OF_PRETRAINING
@@ -22,7 +22,8 @@ def run() -> None:
     if not has_medical:
         main.refuse(("medical",), f"with --preset={FLAGS.preset}, which has no part on medicine")
     found = lm.sources(medical=has_medical)
-    before = earlier.read(epath.Path(FLAGS.onto), settings, found.record()) if FLAGS.onto else earlier.NONE
+    devices.settle(with_cores=True)
+    before = onto.read(epath.Path(FLAGS.onto), settings, found.record()) if FLAGS.onto else earlier.NONE
     runs.execute(runs.NAME, settings, found, whole=whole, before=before)
 
 

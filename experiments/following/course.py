@@ -12,7 +12,7 @@ from experiments.common.recording import RunFolder
 from experiments.data.instructions import checkable
 from experiments.following import arms, lessons, material
 from experiments.following.arms import Arm
-from experiments.following.earlier import NONE, Earlier
+from experiments.following.earlier import NONE, SAME_BASES, Earlier
 from experiments.following.lessons import Lesson
 from experiments.following.material import Asked
 from experiments.following.program import Recipe
@@ -48,8 +48,17 @@ def run(
     folder: RunFolder, settings: Settings, found: Material, taught: Lessons, before: Earlier = NONE
 ) -> dict[str, Any]:
     """Returns the summary of these parts and of those that an earlier run has told, `before`; no base may move."""
-    before.require_same_items(taught.items.kinds, taught.items.constant)
+    about = {
+        "shown": list(found.shown),
+        "prompts": len(found.prompts),
+        "kinds": {part: list(kinds) for part, kinds in taught.items.kinds.items()},
+        "constant": dict(taught.items.constant),
+    }
+    before.require_same(about)
     study, size = Study(folder, settings, found, before), settings.size
+    for part in settings.parts if before is not NONE else ():
+        if part in SAME_BASES and part not in before.parts:
+            study.require_same_bases(size, part)
     parts = {name: _PARTS[name](study, size, taught) for name in settings.parts}
     study.require_unmoved()
     rows = [{"part": NAMES.get(part, part), **row} for part, rows in parts.items() for row in rows]
@@ -57,10 +66,12 @@ def run(
         "rows": [*rows, *before.beside(rows)],
         "tuning": list(study.tuned.values()),
         "outputs": study.outputs,
-        "shown": list(found.shown),
-        "prompts": len(found.prompts),
-        "kinds": {part: list(kinds) for part, kinds in taught.items.kinds.items()},
-        "constant": dict(taught.items.constant),
+        **about,
+        "weights": {
+            size: {**noted, **before.weights.get(size, {})}
+            for size, noted in (dict(before.weights) | study.weights).items()
+        },
+        "lessons": {**before.lessons, **study.lessons},
         "base_unchanged": True,
     }
 

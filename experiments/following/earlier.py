@@ -1,51 +1,49 @@
-"""What an earlier run has told of S4: a run that goes on from its summary does not teach these bases again. Nothing here imports jax.
+"""What an earlier run has told of S4, which a run that goes on from it does not teach again. Nothing here imports jax.
 
-A row is an arm after so many updates, of the first bases. More bases add units to it; what a row says of each unit, or of each base, is a list.
+A row is an arm after so many updates, of the first bases. More bases add units to it: what a row says of each unit, or of each base, is a list.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 from experiments.common.errors import UserError
-from experiments.common.recording import read_json, understood
-from experiments.following.read import Row
-from experiments.following.settings import PARTS, Settings, as_kept
+from experiments.following.read import Row, bases_of
+from experiments.following.settings import PARTS, Settings
 
-SUMMARY, ENVIRONMENT = "summary.json", "environment.json"
-OF_A_RUN = ("parts", "bases", "many_bases")  # settings in which runs of one study differ
 COMPARED = ("arms", "others", "study", "batch")  # parts whose rows are compared with each other: all of as many bases
+SAME_BASES = (*COMPARED, "longer")  # and those whose bases must be the very ones
 OF_UNITS = ("units", "right", "share", "nats", "asked", "curves", "train_loss", "general_before", "said", "runs")
-ABOUT = ("commit", "python", "packages", "device", "platform", "cores")  # of an environment
-ADVICE = "name the folder of a run of tiny_lm.py --job=study, or experiments/results/following"
+ANEW = "run without --onto"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Earlier:
-    """`rows`, `tuning` and `outputs` as the summary has them; `runs` the environments they came from, to which each row's "runs" points, base by
-    base; `questions` what was asked in the parts on questions."""
+    """`rows`, `tuning`, `outputs`, `shown` and what follows as the summary has them.
+
+    `runs` are the environments that the rows came from, to which each row's "runs" points, base by base; `weights` size -> number of a base -> its
+    fingerprint, and `lessons` name -> digest, where they were noted; `checksum` is the summary's.
+    """
 
     rows: tuple[Row, ...] = ()
     tuning: tuple[Mapping[str, Any], ...] = ()
     outputs: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    about: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # of the items and prompts, compared with today's
     runs: tuple[Mapping[str, Any], ...] = ()
     questions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    kinds: Mapping[str, Sequence[str]] | None = None
-    constant: Mapping[str, float] | None = None
+    weights: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    lessons: Mapping[str, str] = dataclasses.field(default_factory=dict)
     parts: tuple[str, ...] = ()
     bases: int = 0
     many_bases: int = 0
     checksum: str = ""
 
-    def of(self, name: str, size: str, arm: str, ends: Sequence[int], batch: int) -> list[Row]:
+    def of(self, name: str, size: str, arm: str, ends: Sequence[int]) -> list[Row]:
         """The rows of an arm at these ends; none unless there are all."""
         found = {row["steps"]: row for row in self.rows if (row["name"], row["size"], row["arm"]) == (name, size, arm)}
-        rows = [found[end] for end in ends if end in found and found[end].get("batch", batch) == batch]
-        return rows if len(rows) == len(ends) else []
+        return [found[end] for end in ends] if found.keys() >= set(ends) else []
 
     def without(self, part: str) -> "Earlier":
         """Where a part's lesson is another now."""
@@ -53,94 +51,77 @@ class Earlier:
             self,
             rows=tuple(row for row in self.rows if row["part"] != part),
             tuning=tuple(line for line in self.tuning if line["lesson"] != part),
+            lessons={name: digest for name, digest in self.lessons.items() if name != part},
         )
 
     def beside(self, rows: Sequence[Row]) -> list[Row]:
-        """Those that are not among the rows of a later run: of parts that it left out."""
-        there = set(map(_key, rows))
-        return [row for row in self.rows if _key(row) not in there]
+        """Those of arms that are not among the rows of a later run: of parts that it left out."""
+        there = set(map(arm_of, rows))
+        return [row for row in self.rows if arm_of(row) not in there]
 
-    def require_same_items(self, kinds: Mapping[str, Sequence[str]], constant: Mapping[str, float]) -> None:
-        """UserError where the items that are measured are others now."""
-        for name, then, now in (("kinds", self.kinds, kinds), ("constant", self.constant, constant)):
-            if then is not None and json.loads(json.dumps(now)) != then:
+    def require_same(self, about: Mapping[str, Any]) -> None:
+        """UserError where the items that are measured, or the prompts, are others now."""
+        for name in self.about:
+            if self.about[name] != about[name]:
                 raise UserError(
-                    f"--onto: the held-out items are others than that run's ({name} differ), so its rows cannot be continued; run without --onto."
+                    f"--onto: {name} of that run and of this one differ, so its rows cannot be continued; {ANEW}."
                 )
+
+    def require_lesson(self, name: str, digest: str) -> None:
+        """UserError where a lesson is another now, to learn from or to be measured on."""
+        if self.lessons.get(name, digest) != digest:
+            raise UserError(
+                f"--onto: that run taught other items under the name of {name!r}, so its rows cannot be continued; {ANEW}."
+            )
 
 
 NONE = Earlier()
 
 
-def _key(row: Row) -> tuple[Any, ...]:
-    return row["part"], row["name"], row["size"], row["arm"], row["steps"]
+def arm_of(row: Row) -> tuple[Any, ...]:
+    """What tells a row from those of other arms."""
+    return row["part"], row["name"], row["size"], row["arm"]
 
 
-def bases_of(rows: Sequence[Row]) -> int:
-    """How many first bases all of the rows have; 0 of no row."""
-    return min((len({base for base, _ in row["units"]}) for row in rows), default=0)
+def continued(before: Sequence[Row], after: Sequence[Row]) -> list[Row]:
+    """The rows of an arm: of an earlier run, of this one, or of both."""
+    return list(map(joined, before, after)) if before and after else [*before, *after]
 
 
-def joined(before: Row | None, after: Row) -> Row:
-    """A row of the first bases and one of those that follow, as one: what each of them cost in seconds a step stays the earlier one's.
+def joined(before: Row, after: Row) -> Row:
+    """A row of the first bases and one of those that follow, as one; the time of a step stays the earlier one's.
 
     >>> before, after = {"steps": 8, "units": [[0, 0]], "nats": {"words": [0.5]}}, {"steps": 8, "units": [[1, 0]], "nats": {"words": [0.25]}}
     >>> joined(before, after)
     {'steps': 8, 'units': [[0, 0], [1, 0]], 'nats': {'words': [0.5, 0.25]}}
     """
-    if before is None:
-        return after
     if twice := [unit for unit in after["units"] if unit in before["units"]]:
         raise ValueError(f"{before['arm']}: base and seed {twice[0]} are there twice")
-    different = [
-        name for name in before if name not in (*OF_UNITS, "part", "seconds_per_step") and before[name] != after[name]
-    ]
-    if different:
-        raise ValueError(f"{before['arm']}: {different[0]} was {before[different[0]]!r} and is {after[different[0]]!r}")
+    if different := (before.keys() ^ after.keys()) - {"part"}:
+        raise ValueError(f"{before['arm']}: {sorted(different)} is told of some bases alone")
+    same = [name for name in after if name not in (*OF_UNITS, "seconds_per_step")]
+    if changed := [name for name in same if before[name] != after[name]]:
+        raise ValueError(f"{before['arm']}: {changed[0]} was {before[changed[0]]!r} and is {after[changed[0]]!r}")
     return {name: _both(before[name], after[name]) if name in OF_UNITS else value for name, value in before.items()}
 
 
 def _both(before: Any, after: Any) -> Any:
     if isinstance(before, Mapping):
+        if before.keys() != after.keys():
+            raise ValueError(f"{sorted(before)} was told, and now {sorted(after)}")
         return {name: _both(value, after[name]) for name, value in before.items()}
     return [*before, *after]
 
 
-def read(folder: epath.Path, settings: Settings, data: Mapping[str, Any]) -> Earlier:
-    """What a run left in its folder, or the repository keeps of it, for a run with these settings and data.
-
-    Raises:
-      UserError: for a folder without such a summary, and for one of other settings or of other data.
-    """
-    path = epath.Path(folder) / SUMMARY
-    summary = read_json(path)
-    if summary is None:
-        raise UserError(f"--onto={folder}: there is no {SUMMARY} in it; {ADVICE}.")
-    with understood(path, ADVICE):
-        _require_same(folder, summary["settings"], as_kept(settings))
-        if summary["data"] != json.loads(json.dumps(data)):
+def require_arm(rows: Sequence[Row], rate: float | None, ends: Sequence[int], batch: int) -> None:
+    """UserError where an arm would be taught otherwise than its rows were."""
+    for row in rows:
+        then = row.get("rate"), row["ends"], row["batch"]
+        now = rate, [end for end in ends if end <= row["steps"]], batch
+        if then != now:
             raise UserError(
-                f"--onto={folder}: that run had other data: {summary['data']}, not {data}; name the same files."
+                f"--onto: {row['arm']} had (rate, measured after, batch) {then}, and has {now} now; {ANEW}."
             )
-        runs = summary.get("runs") or [told_of(read_json(epath.Path(folder) / ENVIRONMENT) or {})]
-        return Earlier(
-            tuple({"runs": [0] * bases_of([row]), **row} for row in summary["rows"]), tuple(summary["tuning"]), summary["outputs"], tuple(runs),
-            summary.get("questions", {}), summary["kinds"], summary["constant"], tuple(summary["settings"]["parts"]),
-            summary["settings"]["bases"], summary["settings"]["many_bases"], hashlib.sha256(json.dumps(summary, sort_keys=True).encode()).hexdigest(),
-        )  # fmt: skip
-
-
-def _require_same(folder: epath.Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name in now:
-        if name not in OF_A_RUN and then.get(name) != now[name]:
-            raise UserError(
-                f"--onto={folder}: that run had {name} = {then.get(name)}, not {now[name]}; take its preset and flags."
-            )
-
-
-def told_of(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What `runs` says of a run."""
-    return {name: environment.get(name) for name in ABOUT}
 
 
 def extended(settings: Settings, before: Earlier) -> tuple[Settings, Settings]:
@@ -161,7 +142,22 @@ def extended(settings: Settings, before: Earlier) -> tuple[Settings, Settings]:
         )
     parts = tuple(part for part in PARTS if part in (*settings.parts, *compared))
     every = tuple(part for part in PARTS if part in (*parts, *before.parts))
-    most = max(settings.bases, before.bases)
-    many = max(settings.many_bases, before.many_bases)
-    both = dataclasses.replace(settings, parts=every, bases=most, many_bases=many)
+    many = max(settings.many_bases if "longer" in parts else 0, before.many_bases) or settings.many_bases
+    both = dataclasses.replace(settings, parts=every, bases=max(settings.bases, before.bases), many_bases=many)
     return both, dataclasses.replace(settings, parts=parts)
+
+
+def told(settings: Settings, now: Settings, before: Earlier) -> str:
+    """What a run that goes on is about to do, in one line."""
+    also = [part for part in now.parts if part not in settings.parts]
+    more = (
+        f"; {', '.join(also)}, which are compared with them, are brought to as many bases"
+        if also and now.bases > before.bases
+        else ""
+    )
+    return f"onto: {len(before.rows)} rows of up to {before.bases} bases are there; asked for: {', '.join(settings.parts)}, {now.bases} bases{more}"
+
+
+def known(rows: Mapping[str, Sequence[Row]]) -> int:
+    """How many first bases the rows of all these arms have."""
+    return min((bases_of(row) for of_arm in rows.values() for row in of_arm), default=0) if all(rows.values()) else 0

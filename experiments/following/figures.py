@@ -102,17 +102,13 @@ def _name(row: Row) -> str:
 
 
 def _bases(row: Row) -> str:
-    return f"{_count(row)} bases" if _count(row) > 1 else "one base"
-
-
-def _count(row: Row) -> int:
-    return len({base for base, _ in row["units"]})
+    return f"{read.bases_of(row)} bases" if read.bases_of(row) > 1 else "one base"
 
 
 def _n(row: Row) -> str:
     return (
         f"mean and 95 % interval, n = {_bases(row)}"
-        if _count(row) > 1
+        if read.bases_of(row) > 1
         else f"{_bases(row)}, {len(row['units'])} seeds averaged: no interval"
     )
 

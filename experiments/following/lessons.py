@@ -1,6 +1,8 @@
 """What is taught, how it is measured, and what a summary keeps of it."""
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from experiments.common import tuning
 from experiments.common.items import packed
 from experiments.data.instructions import checkable
 from experiments.following.material import Asked, Checkable
-from experiments.following.parts import Part
+from experiments.following.parts import Part, digest
 from experiments.following.program import Outcome, Scored
 
 Run = tuple[Mapping[str, Scored], int]  # what the judged parts say of a group, and which of its members is meant
@@ -35,6 +37,17 @@ class Lesson:
     constant: Mapping[str, float] = dataclasses.field(
         default_factory=dict
     )  # of each kind, what a constant answer has right
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of what it teaches and measures."""
+        of_parts = {
+            "train": self.train,
+            "tuning": self.tuning,
+            **{f"judged {name}": part for name, part in self.judged.items()},
+        }
+        said = " ".join(f"{name} {digest(part)}" for name, part in of_parts.items())
+        return hashlib.sha256(said.encode()).hexdigest()
 
     @property
     def broken(self) -> float:

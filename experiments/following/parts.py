@@ -4,6 +4,7 @@ Letters: N rows, T tokens, P scored places of a row, K the most items of a row, 
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import jax
@@ -31,6 +32,15 @@ class Part:
     def count(self) -> int:
         """I."""
         return len(self.kept)
+
+
+def digest(part: Part) -> str:
+    """Of all that is in it."""
+    found = hashlib.sha256(repr(part.kept).encode())
+    for name, leaf in (("owners", part.owners), *sorted(part.rows.items())):
+        leaf = np.asarray(leaf)
+        found.update(f"{name} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
+    return found.hexdigest()
 
 
 def packed(tokenizer: tokenizers.Tokenizer, pairs: Sequence[Pair], length: int) -> Part:

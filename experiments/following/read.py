@@ -39,6 +39,11 @@ def share(of: Row, part: str = WORDS) -> list[float]:
     return by_base(of, of["share"][part]).tolist()
 
 
+def bases_of(of: Row) -> int:
+    """U."""
+    return len({base for base, _ in of["units"]})
+
+
 def by_base(of: Row, values: Any) -> np.ndarray:
     """[U, ...] of what has a value for each of a row's units."""
     bases = np.asarray([base for base, _ in of["units"]])

@@ -12,9 +12,10 @@ from experiments.common import devices, main, phases
 from experiments.common.errors import UserError
 from experiments.common.recording import environment
 from experiments.data.questions import Pairs
-from experiments.following import course, earlier, figures, material, said
+from experiments.following import course, earlier, figures, material, onto, said
 from experiments.following.course import MEDICAL, OPEN, Lessons
 from experiments.following.earlier import NONE, Earlier
+from experiments.following.read import bases_of
 from experiments.following.settings import NO_COPYING, Settings
 from experiments.following.study import Material
 from experiments.lm import answers, bpe, prompts, speaker
@@ -74,6 +75,8 @@ def execute(
     share, where they go on from the same run; what is saved there goes where this run is the `whole` of them."""
     whole, (both, now) = whole or settings, earlier.extended(settings, before)
     devices.settle(with_cores=True)
+    if before is not NONE:
+        print(earlier.told(settings, now, before), flush=True)
 
     def study(_) -> dict[str, Any]:
         shared = main.run_folder(f"{name}_training", dataclasses.replace(whole, parts=()), _Continued(found, before))
@@ -105,10 +108,11 @@ def execute(
             for part, of in asked.items()
             if part in now.parts
         }
-        told = course.run(folder, now, made, of_all, _of_same_questions(before, about))
+        same = _of_same_questions(before, {part: of_all.of(part).digest for part in about}, about, now.bases)
+        told = course.run(folder, now, made, of_all, same)
         return told | {
             "questions": {**before.questions, **about},
-            "runs": [*before.runs, earlier.told_of(environment())],
+            "runs": [*before.runs, onto.told_of(environment())],
             "data": found.record(),
         }
 
@@ -132,12 +136,24 @@ class _Continued:
         return self.found.record()
 
 
-def _of_same_questions(before: Earlier, about: Mapping[str, Any]) -> Earlier:
-    """Without parts whose questions are chosen otherwise now; a line says so."""
-    for part, now in about.items():
-        if part in before.questions and before.questions[part] != now:
-            print(f"--onto: the part {part} had other questions ({before.questions[part]}); it is run anew", flush=True)
-            before = before.without(part)
+def _of_same_questions(before: Earlier, lessons: Mapping[str, str], about: Mapping[str, Any], bases: int) -> Earlier:
+    """Without parts whose lesson, by its digest, is another now, or where none was noted, whose questions are chosen otherwise; a line says so.
+
+    Raises:
+      UserError: where more bases would be lost than are taught anew.
+    """
+    for part, digest in lessons.items():
+        noted = before.lessons.get(part)
+        is_same = noted == digest if noted else before.questions.get(part, about[part]) == about[part]
+        if is_same:
+            continue
+        lost = max((bases_of(row) for row in before.rows if row["part"] == part), default=0)
+        if lost > bases:
+            raise UserError(
+                f"--bases={bases}: the part {part} has other questions now, and its rows of {lost} bases would be lost; name as many."
+            )
+        print(f"onto: the part {part} had other questions, {before.questions.get(part)}; it is taught anew", flush=True)
+        before = before.without(part)
     return before
 
 

@@ -26,6 +26,9 @@ PRETRAINING = pretraining_settings.Settings(
 )  # fmt: skip
 
 
+OF_A_RUN = ("parts", "bases", "many_bases")  # settings in which runs of one study differ
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """`bases` of `size` are pretrained, each with a seed of its own, and one of each of `other_sizes`; LoRA r = 8 and full fine-tuning teach each
@@ -124,7 +127,7 @@ def flags_of(settings: Mapping[str, Any]) -> str:
     """
     for whole in map(as_kept, PRESETS.values()):
         other = {name for name, value in whole.items() if settings.get(name) != value}
-        if other <= {"parts", "bases", "many_bases"}:
+        if other <= set(OF_A_RUN):
             told = {"parts": ",".join(settings["parts"]), "bases": settings["bases"]}
             return " ".join(f"--{name}={value}" for name, value in told.items() if name in other)
     return ""

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from experiments.common import devices, phases, tuning
+from experiments.common.errors import UserError
 from experiments.common.recording import RunFolder, slug
 from experiments.following import arms, earlier, said
 from experiments.following.arms import Arm, Kind
@@ -23,6 +24,7 @@ from experiments.following.parts import Part
 from experiments.following.program import Outcome, Program, Recipe
 from experiments.following.settings import BATCH, Settings
 from experiments.lm.speaker import Base, Voice
+from lora_jax import checkpoint
 from lora_jax.mesh import sharing_members
 from lora_jax.models.causal_lm import CausalLM
 from lora_jax.sweep import Member
@@ -51,6 +53,8 @@ class Study:
         self.folder, self.settings, self.material, self.before = folder, settings, material, before
         self.tuned = {(line["size"], line["lesson"], line["arm"]): dict(line) for line in before.tuning}
         self.outputs: dict[str, list[str]] = dict(before.outputs)
+        self.weights: dict[str, dict[str, str]] = {}
+        self.lessons: dict[str, str] = {}
         self._begun: dict[tuple[str, int], Any] = {}
         self._programs: dict[tuple[CausalLM, Kind, Recipe], Program] = {}
 
@@ -64,8 +68,26 @@ class Study:
     def base(self, size: str, number: int) -> Base:
         """One that no arm may move; a base that nothing asks for is not trained."""
         found = self.material.bases[size][number]
-        self._begun.setdefault((size, number), jax.tree.map(np.asarray, found.params))
+        if (size, number) not in self._begun:
+            self._begun[size, number] = jax.tree.map(np.asarray, found.params)
+            self.weights.setdefault(size, {})[str(number)] = checkpoint.fingerprint(found.params)
         return found
+
+    def require_same_bases(self, size: str, part: str) -> None:
+        """UserError where a part is compared with rows of an earlier run, and a base is not the one that was taught there."""
+        then = self.before.weights.get(size, {})
+        for number in range(min(self.before.bases, len(self.material.bases[size]))):
+            self.base(size, number)
+            if then.get(str(number)) != self.weights[size][str(number)]:
+                why = "has other weights here" if str(number) in then else "has weights that were not noted"
+                raise UserError(
+                    f"--onto: the part {part} is compared with rows of base {number}, which {why}; run it with the others, without --onto."
+                )
+
+    def _note(self, lesson: Lesson) -> None:
+        """Its digest, for who goes on from this run."""
+        self.before.require_lesson(lesson.name, lesson.digest)
+        self.lessons[lesson.name] = lesson.digest
 
     def require_unmoved(self) -> None:
         """AssertionError where a base is not bit for bit what it was."""
@@ -158,27 +180,29 @@ class Study:
         speaks: bool = False,
         shows: bool = False,
     ) -> list[dict[str, Any]]:
-        """A row for each arm and end at which items are judged, of all bases and seeds.
+        """A row for each arm and end at which items are judged, of all bases and seeds; bases that an earlier run has taught are in its rows.
 
         Args:
           rates_of: the lesson whose rates are taken, by default its own.
           speaks: whether what each base's first model says to the prompts is counted.
           shows: whether what the first model says is kept for people to read; it is of all that speak.
         """
+        self._note(lesson)
         rows, called = [], name or lesson.name
         count = len(self.material.bases[size]) if bases is None else bases
         for together in grouped(found):
-            told = {arm.name: self.before.of(called, size, arm.name, recipe.asked, recipe.batch) for arm in together}
-            known = min(map(earlier.bases_of, told.values()))
+            told = {arm.name: self.before.of(called, size, arm.name, recipe.asked) for arm in together}
+            known = earlier.known(told)
+            rates = [self.rate(size, rates_of or lesson, arm) for arm in together]
+            for arm, rate in zip(together, rates, strict=True):
+                earlier.require_arm(told[arm.name], rate, recipe.ends, recipe.batch)
             if known >= count:
                 rows += [row for of_arm in told.values() for row in of_arm]
                 continue
-            rates = [self.rate(size, rates_of or lesson, arm) for arm in together]
             members = [
                 arm.member(rate, seed) for arm, rate in zip(together, rates, strict=True) for seed in range(seeds)
             ]
-            phase = f"{called} {size} {_name(together)}"
-            wanted = range(known, count)
+            phase, wanted = f"{called} {size} {_name(together)}", range(known, count)
             trained = self._of_bases(phase, size, wanted, lesson, together[0].kind, recipe, members)
             outs = dict(zip(wanted, trained, strict=True))
             for number, arm in enumerate(together):
@@ -192,20 +216,26 @@ class Study:
                     "runs": self._runs(outs),
                 }
                 made = [more | _row(lesson, end, outs, of_arm, recipe) for end in recipe.asked]
-                through = self.program(self.base(size, known), arm.kind, recipe).module if arm.kind.targets else None
-                voices = {base: Voice(out.trees[of_arm[0]], through) for base, out in outs.items()}
+                voices = self._voices(size, arm, recipe, {base: out.trees[of_arm[0]] for base, out in outs.items()})
                 what = f"{called}: {arm.name}"
                 if speaks or shows:
                     self._show(what, size, voices)
                 if speaks:
                     made[-1]["said"] = self._counted(what, size, voices)
-                rows += map(earlier.joined, told[arm.name] if known else [None] * len(made), made)
+                rows += earlier.continued(told[arm.name] if known else [], made)
         return rows
+
+    def _voices(self, size: str, arm: Arm, recipe: Recipe, trees: Mapping[int, dict[str, Any]]) -> dict[int, Voice]:
+        """Of each base's model."""
+        first = self.base(size, next(iter(trees)))
+        through = self.program(first, arm.kind, recipe).module if arm.kind.targets else None
+        return {base: Voice(tree, through) for base, tree in trees.items()}
 
     def untaught(self, size: str, lesson: Lesson, *, speaks: bool = False) -> dict[str, Any]:
         """The row of the bases themselves."""
-        told = self.before.of(lesson.name, size, "base", (0,), BATCH)
-        known, count = earlier.bases_of(told), len(self.material.bases[size])
+        self._note(lesson)
+        told = self.before.of(lesson.name, size, "base", (0,))
+        known, count = earlier.known({"base": told}), len(self.material.bases[size])
         if known >= count:
             return dict(told[0])
         bases = {number: self.base(size, number) for number in range(known, count)}
@@ -226,7 +256,7 @@ class Study:
             voices = {number: Voice(base.params) for number, base in bases.items()}
             self._show("base", size, voices)
             row["said"] = self._counted("base", size, voices)
-        return earlier.joined(told[0] if told else None, row)
+        return earlier.continued(told, [row])[0]
 
     def _runs(self, bases: Iterable[int]) -> list[int]:
         """Which run taught each base: this one, which comes after those that it goes on from."""

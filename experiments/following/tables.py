@@ -36,7 +36,7 @@ def _line(summary: Summary, row: Row) -> str:
     lost = text(estimate(read.general(row).tolist()), 3) if "curves" in row else ""
     cost = f"{row['seconds_per_step']:.3f}" if "seconds_per_step" in row else ""
     taught = f"{row['kinds']} kinds" if "kinds" in row else row["name"]
-    bases = len(dict(row["units"]))
+    bases = read.bases_of(row)
     return (
         f"{row['part']:<11} {taught:<12} {row['size']:<10} {row['arm']:<28} {rate:>8} {row.get('parameters', 0):>10,} {row['steps']:>6} {bases:>5}  "
         f"{words:<20} {both:<20} {told:<20} {lost:<22} {cost}"

@@ -65,6 +65,8 @@ def sources(*, medical: bool = True) -> Sources:
 def tokenizer(settings: pretraining.Settings, source: lm_text.Source) -> tokenizers.Tokenizer:
     """The one that a base is trained with, without the base."""
     folder = main.run_folder(PRETRAINING, settings, source)
+    if folder.read(pretraining.TOKENIZER) is not None:  # another process may train that base
+        return pretraining.trained_tokenizer(folder, settings.model().config.vocab_size, source)
     with folder.held():
         return pretraining.trained_tokenizer(folder, settings.model().config.vocab_size, source)
 
