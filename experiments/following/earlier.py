@@ -142,8 +142,11 @@ def extended(settings: Settings, before: Earlier) -> tuple[Settings, Settings]:
         )
     parts = tuple(part for part in PARTS if part in (*settings.parts, *compared))
     every = tuple(part for part in PARTS if part in (*parts, *before.parts))
-    many = max(settings.many_bases if "longer" in parts else 0, before.many_bases) or settings.many_bases
-    both = dataclasses.replace(settings, parts=every, bases=max(settings.bases, before.bases), many_bases=many)
+    many = [of.many_bases for of in (settings, before) if "longer" in of.parts] or [
+        settings.many_bases,
+        before.many_bases,
+    ]
+    both = dataclasses.replace(settings, parts=every, bases=max(settings.bases, before.bases), many_bases=max(many))
     return both, dataclasses.replace(settings, parts=parts)
 
 

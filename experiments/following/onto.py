@@ -65,7 +65,7 @@ def _earlier(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> Earl
         lessons=summary.get("lessons", {}),
         parts=parts,
         bases=summary["settings"]["bases"],
-        many_bases=summary["settings"]["many_bases"] if "longer" in parts else 0,
+        many_bases=summary["settings"]["many_bases"],
         checksum=hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(),
     )
 
