@@ -136,7 +136,11 @@ def _new_digits(folder: epath.Path, data: Data) -> None:
 def _following(folder: epath.Path, data: Data) -> None:
     settings = main.settings_from_flags(OF_FOLLOWING)
     summary = following.execute(following.NAME, settings, data.language)
-    run_path = main.run_folder(following.NAME, settings, data.language).path
+    keep_following(folder, summary, main.run_folder(following.NAME, settings, data.language).path)
+
+
+def keep_following(folder: epath.Path, summary: dict[str, Any], run_path: epath.Path) -> None:
+    """The small files of S4, and what its models say."""
     keep(folder, following.NAME, summary, run_path)
     copy([run_path / following_figures.OUTPUTS], folder / following.NAME)
 

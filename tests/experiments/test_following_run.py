@@ -10,10 +10,12 @@ import jax
 import pytest
 from etils import epath
 
+from experiments.common.errors import UserError
 from experiments.data.instructions import checkable
 from experiments.following import course, figures, read, runs, tables
 from experiments.following.settings import PARTS, PRESETS, Settings
 from experiments.lm import pretraining_settings
+from experiments.suite import keep
 from lora_jax.models import causal_lm
 from lora_jax.models.causal_lm import CausalLMConfig
 from tests.experiments import entries, tiny_lm
@@ -281,3 +283,16 @@ def test_beside_medical_questions_open_ones_are_asked_too(parts, asked):
 def test_the_base_of_the_quick_study_lies_in_the_repository():
     (found,) = runs.bases(PRESETS["quick"], None, None)["1M"]
     assert sum(leaf.size for leaf in jax.tree.leaves(found.params)) == 1_148_032
+
+
+def test_what_is_no_run_of_s4_is_not_kept(tmp_path):
+    with pytest.raises(UserError, match="holds no finished run"):
+        keep.run(epath.Path(tmp_path))
+
+
+def test_a_run_is_kept_with_what_its_models_say(continued, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(keep, "RESULTS", epath.Path(tmp_path))
+    keep.run(epath.Path(continued[1]))
+    there = {path.name for path in (tmp_path / "following").iterdir()}
+    assert {"summary.json", "environment.json", "table.txt", "what_trains.png", figures.OUTPUTS} <= there
+    assert "kept: " in capsys.readouterr().out

@@ -143,3 +143,19 @@ def test_reproduce_makes_the_pages_of_the_repository_s_ledger_alone(is_kept_ther
 @pytest.mark.parametrize("module", [made, report])
 def test_examples(module):
     assert doctest.testmod(module).failed == 0
+
+
+def test_a_page_names_every_run_that_its_results_came_from(tmp_path, monkeypatch):
+    about = {"commit": "a", "packages": {"jax": "1"}, "device": "cpu:0", "cores": 2}
+    (tmp_path / "x").mkdir()
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+
+    def said(**summary) -> str:
+        (tmp_path / "x" / "environment.json").write_text(json.dumps(about | {"commit": "b"}))
+        (tmp_path / "x" / "summary.json").write_text(json.dumps({"right": [], **summary}))
+        return pages._run("x")
+
+    assert "The run that is kept: `experiments/results/x`, commit `b`, jax 1 on cpu:0, 2 cores." in said()
+    both = said(runs=[about, about, about | {"commit": "b"}])
+    assert "each going on from the one before it: `experiments/results/x`, commit `a`" in both
+    assert both.count("commit `a`") == both.count("commit `b`") == 1
