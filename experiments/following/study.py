@@ -192,37 +192,45 @@ class Study:
         count = len(self.material.bases[size]) if bases is None else bases
         for together in grouped(found):
             told = {arm.name: self.before.of(called, size, arm.name, recipe.asked) for arm in together}
-            known = earlier.known(told)
             rates = [self.rate(size, rates_of or lesson, arm) for arm in together]
             for arm, rate in zip(together, rates, strict=True):
                 earlier.require_arm(told[arm.name], rate, recipe.ends, recipe.batch)
-            if known >= count:
-                rows += [row for of_arm in told.values() for row in of_arm]
-                continue
-            members = [
-                arm.member(rate, seed) for arm, rate in zip(together, rates, strict=True) for seed in range(seeds)
-            ]
-            phase, wanted = f"{called} {size} {_name(together)}", range(known, count)
-            trained = self._of_bases(phase, size, wanted, lesson, together[0].kind, recipe, members)
-            outs = dict(zip(wanted, trained, strict=True))
-            for number, arm in enumerate(together):
-                of_arm = range(number * seeds, (number + 1) * seeds)
-                more = {
-                    "name": called,
-                    "size": size,
-                    "arm": arm.name,
-                    "rank": arm.rank or None,
-                    "rate": rates[number],
-                    "runs": self._runs(outs),
-                }
-                made = [more | _row(lesson, end, outs, of_arm, recipe) for end in recipe.asked]
-                voices = self._voices(size, arm, recipe, {base: out.trees[of_arm[0]] for base, out in outs.items()})
-                what = f"{called}: {arm.name}"
-                if speaks or shows:
-                    self._show(what, size, voices)
-                if speaks:
-                    made[-1]["said"] = self._counted(what, size, voices)
-                rows += earlier.continued(told[arm.name] if known else [], made)
+            known = earlier.known(told)
+            made = self._taught(
+                called, size, lesson, together, rates, recipe, range(known, count), seeds, speaks=speaks, shows=shows
+            )
+            for arm in together:
+                rows += earlier.continued(told[arm.name] if known else [], made.get(arm.name, []))
+        return rows
+
+    def _taught(
+        self, called: str, size: str, lesson: Lesson, together: Sequence[Arm], rates: Sequence[float], recipe: Recipe, wanted: Sequence[int],
+        seeds: int, *, speaks: bool, shows: bool,
+    ) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
+        """The rows of each arm of a group that trains together, of the bases that are wanted."""
+        if not wanted:
+            return {}
+        members = [arm.member(rate, seed) for arm, rate in zip(together, rates, strict=True) for seed in range(seeds)]
+        phase, rows = f"{called} {size} {_name(together)}", {}
+        trained = self._of_bases(phase, size, wanted, lesson, together[0].kind, recipe, members)
+        outs = dict(zip(wanted, trained, strict=True))
+        for number, (arm, rate) in enumerate(zip(together, rates, strict=True)):
+            of_arm = range(number * seeds, (number + 1) * seeds)
+            more = {
+                "name": called,
+                "size": size,
+                "arm": arm.name,
+                "rank": arm.rank or None,
+                "rate": rate,
+                "runs": self._runs(outs),
+            }
+            rows[arm.name] = [more | _row(lesson, end, outs, of_arm, recipe) for end in recipe.asked]
+            voices = self._voices(size, arm, recipe, {base: out.trees[of_arm[0]] for base, out in outs.items()})
+            what = f"{called}: {arm.name}"
+            if speaks or shows:
+                self._show(what, size, voices)
+            if speaks:
+                rows[arm.name][-1]["said"] = self._counted(what, size, voices)
         return rows
 
     def _voices(self, size: str, arm: Arm, recipe: Recipe, trees: Mapping[int, dict[str, Any]]) -> dict[int, Voice]:
