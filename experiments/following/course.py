@@ -67,10 +67,7 @@ def run(
         "tuning": list(study.tuned.values()),
         "outputs": study.outputs,
         **about,
-        "weights": {
-            size: {**noted, **before.weights.get(size, {})}
-            for size, noted in (dict(before.weights) | study.weights).items()
-        },
+        "weights": before.weights_beside(study.weights, size),
         "lessons": {**before.lessons, **study.lessons},
         "base_unchanged": True,
     }

@@ -59,6 +59,19 @@ class Earlier:
         there = set(map(arm_of, rows))
         return [row for row in self.rows if arm_of(row) not in there]
 
+    def weights_beside(self, weights: Mapping[str, Mapping[str, str]], size: str) -> dict[str, dict[str, str]]:
+        """The fingerprints of a later run's bases, and of these. A base of this size that was taught here is told by what was noted here, or not at
+        all: another may have been trained in its place since.
+
+        >>> Earlier(bases=2, weights={"1M": {"1": "b"}}).weights_beside({"1M": {"0": "x", "1": "x", "2": "c"}}, "1M")
+        {'1M': {'2': 'c', '1': 'b'}}
+        """
+        found = {of: dict(noted) for of, noted in weights.items()}
+        found[size] = {number: one for number, one in found.get(size, {}).items() if int(number) >= self.bases}
+        for of, noted in self.weights.items():
+            found.setdefault(of, {}).update(noted)
+        return {of: noted for of, noted in found.items() if noted}
+
     def require_same(self, about: Mapping[str, Any]) -> None:
         """UserError where the items that are measured, or the prompts, are others now."""
         for name in self.about:
