@@ -49,6 +49,11 @@ define_integer(
     "bases",
     f"with --job=study how many bases of the preset's to teach, the first ones; {by_preset(following.PRESETS, 'bases')}",
 )
+define_choices(
+    "sizes",
+    f"with --job=study and the part sizes which sizes beside that of the study; by default {','.join(following.PRESETS['full'].other_sizes)}",
+    lm_pretraining.SIZES,
+)
 define_path(
     "onto",
     "with --job=study the folder of an earlier run's summary, say experiments/results/following: what it has is not taught again; by default none",

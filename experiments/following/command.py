@@ -18,7 +18,7 @@ FLAGS = flags.FLAGS
 def run() -> None:
     main.refuse([name for name in OF_PRETRAINING if name != "size"], "with --job=study; its presets say")
     whole = main.settings_from_flags(presets(FLAGS["size"].value))
-    settings, has_medical = _of_bases(_of_parts(whole)), "medical" in whole.parts
+    settings, has_medical = _of_sizes(_of_bases(_of_parts(whole))), "medical" in whole.parts
     if not has_medical:
         main.refuse(("medical",), f"with --preset={FLAGS.preset}, which has no part on medicine")
     found = lm.sources(medical=has_medical)
@@ -55,3 +55,19 @@ def _of_bases(settings: Settings) -> Settings:
     if bases > settings.bases:
         raise UserError(f"--bases={bases}: this preset and size have {settings.bases}.")
     return dataclasses.replace(settings, bases=bases, many_bases=min(bases, settings.many_bases))
+
+
+def _of_sizes(settings: Settings) -> Settings:
+    """Those of --sizes, in the order of the preset.
+
+    Raises:
+      UserError: for one that the preset has not, and where no part is of them.
+    """
+    chosen = main.chosen("sizes")
+    if chosen is None:
+        return settings
+    if "sizes" not in settings.parts:
+        main.refuse(("sizes",), "without --parts=...,sizes")
+    if missing := [size for size in chosen if size not in settings.other_sizes]:
+        raise UserError(f"--sizes: the part sizes has no {missing[0]}; it has {', '.join(settings.other_sizes)}.")
+    return dataclasses.replace(settings, other_sizes=tuple(size for size in settings.other_sizes if size in chosen))

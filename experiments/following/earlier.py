@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.common.errors import UserError
 from experiments.following.read import Row, bases_of
-from experiments.following.settings import PARTS, Settings
+from experiments.following.settings import PARTS, TEXT, Settings
 
 COMPARED = ("arms", "others", "study", "batch")  # parts whose rows are compared with each other: all of as many bases
 SAME_BASES = (*COMPARED, "longer")  # and those whose bases must be the very ones
@@ -38,6 +38,7 @@ class Earlier:
     parts: tuple[str, ...] = ()
     bases: int = 0
     many_bases: int = 0
+    sizes: tuple[str, ...] = ()
     checksum: str = ""
 
     def of(self, name: str, size: str, arm: str, ends: Sequence[int]) -> list[Row]:
@@ -159,8 +160,21 @@ def extended(settings: Settings, before: Earlier) -> tuple[Settings, Settings]:
         settings.many_bases,
         before.many_bases,
     ]
-    both = dataclasses.replace(settings, parts=every, bases=max(settings.bases, before.bases), many_bases=max(many))
+    both = dataclasses.replace(
+        settings,
+        parts=every,
+        bases=max(settings.bases, before.bases),
+        many_bases=max(many),
+        other_sizes=_sizes(settings, before),
+    )
     return both, dataclasses.replace(settings, parts=parts)
+
+
+def _sizes(settings: Settings, before: Earlier) -> tuple[str, ...]:
+    """Of both runs, those of the part of that name, smallest first; what a preset has where neither runs it."""
+    now = settings.other_sizes if "sizes" in settings.parts else ()
+    found = {*now, *before.sizes}
+    return tuple(size for size in TEXT if size in found) or settings.other_sizes
 
 
 def told(settings: Settings, now: Settings, before: Earlier) -> str:

@@ -66,6 +66,7 @@ def _earlier(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> Earl
         parts=parts,
         bases=summary["settings"]["bases"],
         many_bases=summary["settings"]["many_bases"],
+        sizes=tuple(summary["settings"]["other_sizes"]) if "sizes" in parts else (),
         checksum=hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(),
     )
 

@@ -16,7 +16,7 @@ from experiments.following import course, earlier, figures, material, onto, said
 from experiments.following.course import MEDICAL, OPEN, Lessons
 from experiments.following.earlier import NONE, Earlier
 from experiments.following.read import bases_of
-from experiments.following.settings import NO_COPYING, Settings
+from experiments.following.settings import NO_COPYING, OF_A_RUN, Settings
 from experiments.following.study import Material
 from experiments.lm import answers, bpe, prompts, speaker
 from experiments.lm import runs as lm
@@ -129,7 +129,7 @@ class _Continued:
 
     @property
     def checksum(self) -> str:
-        asked = f"{self.now.bases} {self.now.parts}" if self.now else ""
+        asked = " ".join(f"{getattr(self.now, name)}" for name in OF_A_RUN) if self.now else ""
         return " ".join(filter(None, (self.found.checksum, self.before.checksum, asked)))
 
     def record(self) -> dict[str, Any]:

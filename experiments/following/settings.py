@@ -26,7 +26,7 @@ PRETRAINING = pretraining_settings.Settings(
 )  # fmt: skip
 
 
-OF_A_RUN = ("parts", "bases", "many_bases")  # settings in which runs of one study differ
+OF_A_RUN = ("parts", "bases", "many_bases", "other_sizes")  # settings in which runs of one study differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,19 +118,27 @@ PRESETS_OF_LARGE = {
 
 
 def flags_of(settings: Mapping[str, Any]) -> str:
-    """The flags beside --preset of a run with these settings, as a summary has them: its parts and bases where the preset has others.
+    """The flags beside --preset of a run with these settings, as a summary has them: its parts, bases and other sizes where the preset has others.
 
     >>> flags_of(as_kept(dataclasses.replace(PRESETS["full"], parts=("arms", "study"), bases=3)))
     '--parts=arms,study --bases=3'
+    >>> flags_of(as_kept(dataclasses.replace(PRESETS["full"], parts=("arms", "sizes"), other_sizes=("0.3M",))))
+    '--parts=arms,sizes --sizes=0.3M'
     >>> flags_of(as_kept(PRESETS["quick"]))
     ''
     """
     for whole in map(as_kept, PRESETS.values()):
         other = {name for name, value in whole.items() if settings.get(name) != value}
         if other <= set(OF_A_RUN):
-            told = {"parts": ",".join(settings["parts"]), "bases": settings["bases"]}
-            return " ".join(f"--{name}={value}" for name, value in told.items() if name in other)
+            sizes = settings["other_sizes"] if "sizes" in settings["parts"] else whole["other_sizes"]
+            told = {"parts": settings["parts"], "bases": settings["bases"], "sizes": sizes}
+            usual = {"parts": whole["parts"], "bases": whole["bases"], "sizes": whole["other_sizes"]}
+            return " ".join(f"--{name}={_flag(value)}" for name, value in told.items() if value != usual[name])
     return ""
+
+
+def _flag(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def as_kept(settings: Settings) -> dict[str, Any]:

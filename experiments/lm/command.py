@@ -11,7 +11,7 @@ OF_PRETRAINING = ("size", "tokens", "length", "batch_size", "epochs", "learning_
 
 def run() -> None:
     main.refuse(("seeds",), "with --job=pretrain, where one model is trained")
-    main.refuse(("questions", "medical", "parts", "bases", "onto"), "with --job=pretrain, only with study")
+    main.refuse(("questions", "medical", "parts", "bases", "sizes", "onto"), "with --job=pretrain, only with study")
     settings = main.settings_from_flags(pretraining.PRESETS, **{name: FLAGS[name].value for name in OF_PRETRAINING})
     devices.settle()
     model = runs.pretrain(settings, runs.corpus())["model"]

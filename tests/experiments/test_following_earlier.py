@@ -65,6 +65,16 @@ def test_fewer_bases_than_a_part_is_compared_with_are_refused():
     assert now.bases == 3
 
 
+def test_sizes_of_two_runs_are_those_of_both():
+    settings = dataclasses.replace(PRESETS["full"], parts=("arms", "sizes"), other_sizes=("3M",))
+    both, now = earlier.extended(settings, Earlier(parts=("arms", "sizes"), bases=5, sizes=("0.3M",)))
+    assert both.other_sizes == ("0.3M", "3M") and now.other_sizes == ("3M",)
+    both, _ = earlier.extended(
+        dataclasses.replace(PRESETS["full"], parts=("arms",)), Earlier(parts=("arms", "sizes"), sizes=("0.3M",))
+    )
+    assert both.other_sizes == ("0.3M",)
+
+
 def test_what_is_brought_to_as_many_bases_is_said_before():
     settings = dataclasses.replace(PRESETS["full"], parts=("arms", "open"))
     before = Earlier(parts=("arms", "others"), bases=3)

@@ -202,11 +202,19 @@ def test_a_folder_without_a_summary_is_refused(home, capsys, tmp_path):
         ("study", "arms is missing"),
         ("arms,arms", "named 2 times"),
         ("all", "expected some of arms, others, study"),
+        ("arms --sizes=0.3M", "--sizes has no meaning without --parts=...,sizes"),
     ],
 )
 def test_parts_that_make_no_run_are_refused(parts, said, capsys, tmp_path):
-    status = entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", f"--parts={parts}", f"--workdir={tmp_path}")
+    named = f"--parts={parts}".split()
+    status = entries.execute("tiny_lm.py", "--job=study", "--preset=smoke", *named, f"--workdir={tmp_path}")
     assert status in (1, 2) and said in capsys.readouterr().err
+
+
+def test_a_size_that_the_part_has_not_is_refused(capsys, tmp_path):
+    named = "--parts=arms,sizes", "--sizes=10M"
+    assert entries.execute("tiny_lm.py", "--job=study", "--preset=full", *named, f"--workdir={tmp_path}") == 2
+    assert "--sizes: the part sizes has no 10M; it has 0.3M, 3M" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
