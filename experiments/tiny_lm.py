@@ -2,7 +2,7 @@
 
 python experiments/tiny_lm.py --job=pretrain --corpus=books.jsonl.gz,more.txt      # without --corpus: docstrings installed here
 python experiments/tiny_lm.py --job=study --preset=quick                           # LoRA against full fine-tuning
-python experiments/tiny_lm.py --job=study --preset=full --parts=arms,control --onto=experiments/results/following   # adds to a kept summary
+python experiments/tiny_lm.py --job=study --preset=full --parts=arms,open --bases=3 --onto=experiments/results/following   # adds to a kept summary
 
 To fine-tune the model that pretrain writes, and to chat with it, use finetune_lm.py:
 python experiments/finetune_lm.py --model=runs/tiny_lm_pretrain-1234/model --data=alpaca_data.json

@@ -42,7 +42,7 @@ def claims(summary: Summary, command: str) -> list[Claim]:
     """The gate first; behind a closed one every verdict is "not testable". Claims about parts that were not run are left out."""
     command = f"{command} {flags_of(summary['settings'])}".rstrip()
     if (count := len(summary.get("runs", []))) > 1:
-        command += f" (in {count} runs, each with --onto)"
+        command += f" (in {count} runs, the later ones with --onto)"
     gate, rest = _gate(summary, command), []
     for made in (_one_epoch, _epochs, _rank, _batch, _medical, _full, _cause):
         with contextlib.suppress(NotRun):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,10 +57,12 @@ def run(
     }
     before.require_same(about)
     study, size = Study(folder, settings, found, before), settings.size
-    for part in settings.parts if before is not NONE else ():
-        if part in SAME_BASES and part not in before.parts:
-            study.require_same_bases(size, part)
-    parts = {name: _PARTS[name](study, size, taught) for name in settings.parts}
+    study.note("prompts", hashlib.sha256("\n".join(found.prompts).encode()).hexdigest())
+    study.note(taught.items.name, taught.items.digest)
+    parts = {}
+    for name in settings.parts:
+        study.is_compared = name in SAME_BASES
+        parts[name] = _PARTS[name](study, size, taught)
     study.require_unmoved()
     rows = [{"part": NAMES.get(part, part), **row} for part, rows in parts.items() for row in rows]
     return {

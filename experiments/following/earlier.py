@@ -15,6 +15,7 @@ COMPARED = ("arms", "others", "study", "batch")  # parts whose rows are compared
 SAME_BASES = (*COMPARED, "longer")  # and those whose bases must be the very ones
 OF_UNITS = ("units", "right", "share", "nats", "asked", "curves", "train_loss", "general_before", "said", "runs")
 ANEW = "run without --onto"
+ARM = ("part", "name", "size", "arm")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,9 +43,21 @@ class Earlier:
     checksum: str = ""
 
     def of(self, name: str, size: str, arm: str, ends: Sequence[int]) -> list[Row]:
-        """The rows of an arm at these ends; none unless there are all."""
+        """The rows of an arm at these ends, or none.
+
+        Raises:
+          UserError: where it is there at other ends: what is compared with it is of the earlier run's bases and items.
+        """
         found = {row["steps"]: row for row in self.rows if (row["name"], row["size"], row["arm"]) == (name, size, arm)}
-        return [found[end] for end in ends] if found.keys() >= set(ends) else []
+        if found and not found.keys() >= set(ends):
+            raise UserError(
+                f"--onto: {arm} was measured after {sorted(found)} updates, and would be after {list(ends)} now; {ANEW}."
+            )
+        return [found[end] for end in ends] if found else []
+
+    def has(self, lesson: str) -> bool:
+        """Whether a lesson of this name was taught: rows under its name are of no other, and whatever has another name is of all items."""
+        return any(row["name"] == lesson for row in self.rows)
 
     def without(self, part: str) -> "Earlier":
         """Where a part's lesson is another now."""
@@ -94,7 +107,7 @@ NONE = Earlier()
 
 def arm_of(row: Row) -> tuple[Any, ...]:
     """What tells a row from those of other arms."""
-    return row["part"], row["name"], row["size"], row["arm"]
+    return tuple(row[name] for name in ARM)
 
 
 def continued(before: Sequence[Row], after: Sequence[Row]) -> list[Row]:

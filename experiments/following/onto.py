@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -10,7 +11,7 @@ from etils import epath
 from experiments.common import processes
 from experiments.common.errors import UserError
 from experiments.common.recording import SEAL, SUMMARY, understood
-from experiments.following.earlier import Earlier, arm_of
+from experiments.following.earlier import ARM, Earlier
 from experiments.following.read import bases_of
 from experiments.following.settings import OF_A_RUN, Settings, as_kept
 from lora_jax import files
@@ -27,13 +28,18 @@ def read(folder: epath.Path, settings: Settings, data: Mapping[str, Any]) -> Ear
     Raises:
       UserError: for a folder without a summary of S4, and for one of other settings or of other data.
     """
-    summary, environment = (
-        processes.agreed_by_first(lambda name=name: _read(folder / name)) for name in (SUMMARY, ENVIRONMENT)
-    )
+    summary = processes.agreed_by_first(lambda: _read(folder / SUMMARY))
     with understood(folder / SUMMARY, ADVICE):
-        _require_same(folder, summary["settings"], as_kept(settings), "settings")
-        _require_same(folder, summary["data"], json.loads(json.dumps(data)), "data")
-        return _earlier(summary, told_of(environment))
+        require_same(folder, summary["settings"], as_kept(settings), "settings")
+        require_same(folder, summary["data"], json.loads(json.dumps(data)), "data")
+        return _earlier(summary, tuple(map(told_of, summary["runs"])) if "runs" in summary else (_first_run(folder),))
+
+
+def _first_run(folder: epath.Path) -> dict[str, Any]:
+    """Of a summary that does not say what it was made by."""
+    environment = processes.agreed_by_first(lambda: _read(folder / ENVIRONMENT))
+    with understood(folder / ENVIRONMENT, ADVICE):
+        return told_of(environment)
 
 
 def _read(path: epath.Path) -> dict[str, Any]:
@@ -46,23 +52,21 @@ def _read(path: epath.Path) -> dict[str, Any]:
     return found
 
 
-def _earlier(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> Earlier:
+def _earlier(summary: Mapping[str, Any], runs: tuple[Mapping[str, Any], ...]) -> Earlier:
     rows = tuple({"runs": [0] * bases_of(row), **row} for row in summary["rows"])
-    for row in rows:
-        arm_of(row), row["steps"]
+    _require_fields(rows, (*ARM, "steps", "units", "runs"))
+    _require_fields(summary["tuning"], ("size", "lesson", "arm", "best"))
     plain = {name: value for name, value in summary.items() if name != SEAL}
     parts = tuple(summary["settings"]["parts"])
     return Earlier(
         rows=rows,
-        tuning=tuple(
-            dict(line, size=line["size"], lesson=line["lesson"], arm=line["arm"]) for line in summary["tuning"]
-        ),
+        tuning=tuple(summary["tuning"]),
         outputs={name: list(said) for name, said in summary["outputs"].items()},
         about={name: summary[name] for name in OF_ITEMS},
-        runs=tuple(summary.get("runs", [environment])),
-        questions=summary.get("questions", {}),
-        weights=summary.get("weights", {}),
-        lessons=summary.get("lessons", {}),
+        runs=runs,
+        questions=dict(summary.get("questions", {})),
+        weights={size: dict(noted) for size, noted in dict(summary.get("weights", {})).items()},
+        lessons=dict(summary.get("lessons", {})),
         parts=parts,
         bases=summary["settings"]["bases"],
         many_bases=summary["settings"]["many_bases"],
@@ -71,11 +75,18 @@ def _earlier(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> Earl
     )
 
 
-def _require_same(folder: epath.Path, then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+def _require_fields(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """KeyError for what a row has not."""
+    for row in rows:
+        operator.itemgetter(*names)(row)
+
+
+def require_same(folder: epath.Path, then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """UserError for a run's settings, but for those in which runs of a study differ, or data that are not these."""
     for name, one, other in _differences(then, now):
         if name not in OF_A_RUN:
             raise UserError(
-                f"--onto={folder}: of its {what}, {name} is {one!r}, and {other!r} here; take its preset, flags and files."
+                f"{folder}: of its {what}, {name} is {one!r}, and {other!r} here; take its preset, flags and files."
             )
 
 

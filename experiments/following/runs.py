@@ -15,7 +15,7 @@ from experiments.data.questions import Pairs
 from experiments.following import course, earlier, figures, material, onto, said
 from experiments.following.course import MEDICAL, OPEN, Lessons
 from experiments.following.earlier import NONE, Earlier
-from experiments.following.read import bases_of
+from experiments.following.read import Row, bases_of
 from experiments.following.settings import NO_COPYING, OF_A_RUN, Settings
 from experiments.following.study import Material
 from experiments.lm import answers, bpe, prompts, speaker
@@ -112,11 +112,16 @@ def execute(
         told = course.run(folder, now, made, of_all, same)
         return told | {
             "questions": {**before.questions, **about},
-            "runs": [*before.runs, onto.told_of(environment())],
+            "runs": [*before.runs, *_run(told["rows"], len(before.runs))],
             "data": found.record(),
         }
 
     return main.execute(name, both, study, figures, data=_Continued(found, before, now if before is not NONE else None))
+
+
+def _run(rows: Sequence[Row], number: int) -> list[dict[str, Any]]:
+    """The environment of this run, where it taught anything."""
+    return [onto.told_of(environment())] if any(number in row["runs"] for row in rows) else []
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,7 +157,7 @@ def _of_same_questions(before: Earlier, lessons: Mapping[str, str], about: Mappi
             raise UserError(
                 f"--bases={bases}: the part {part} has other questions now, and its rows of {lost} bases would be lost; name as many."
             )
-        print(f"onto: the part {part} had other questions, {before.questions.get(part)}; it is taught anew", flush=True)
+        print(f"onto: the part {part} had other questions; it is taught anew", flush=True)
         before = before.without(part)
     return before
 

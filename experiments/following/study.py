@@ -53,6 +53,7 @@ class Study:
         self.folder, self.settings, self.material, self.before = folder, settings, material, before
         self.tuned = {(line["size"], line["lesson"], line["arm"]): dict(line) for line in before.tuning}
         self.outputs: dict[str, list[str]] = dict(before.outputs)
+        self.is_compared = False  # what is taught now, with rows of an earlier run
         self.weights: dict[str, dict[str, str]] = {}
         self.lessons: dict[str, str] = {}
         self._begun: dict[tuple[str, int], Any] = {}
@@ -73,21 +74,27 @@ class Study:
             self.weights.setdefault(size, {})[str(number)] = checkpoint.fingerprint(found.params)
         return found
 
-    def require_same_bases(self, size: str, part: str) -> None:
-        """UserError where a part is compared with rows of an earlier run, and a base is not the one that was taught there."""
+    def _require_same_bases(self, size: str, wanted: Iterable[int], what: str) -> None:
+        """UserError where arms are compared with rows of an earlier run, and a base is not the one that was taught there."""
         then = self.before.weights.get(size, {})
-        for number in range(min(self.before.bases, len(self.material.bases[size]))):
-            self.base(size, number)
-            if then.get(str(number)) != self.weights[size][str(number)]:
-                why = "has other weights here" if str(number) in then else "has weights that were not noted"
-                raise UserError(
-                    f"--onto: the part {part} is compared with rows of base {number}, which {why}; run it with the others, without --onto."
-                )
+        for number in wanted if self.is_compared else ():
+            if number < self.before.bases:
+                self.base(size, number)
+                if then.get(str(number)) != self.weights[size][str(number)]:
+                    why = "has other weights here" if str(number) in then else "has weights that were not noted"
+                    raise UserError(
+                        f"--onto: {what} is compared with rows of base {number}, which {why}; train these parts in one run, without --onto."
+                    )
 
-    def _note(self, lesson: Lesson) -> None:
-        """Its digest, for who goes on from this run."""
-        self.before.require_lesson(lesson.name, lesson.digest)
-        self.lessons[lesson.name] = lesson.digest
+    def note(self, lesson: str, digest: str) -> None:
+        """A lesson's digest, for who goes on from this run, unless rows of a lesson are there whose own was not noted.
+
+        Raises:
+          UserError: where an earlier run taught another lesson of this name.
+        """
+        self.before.require_lesson(lesson, digest)
+        if lesson in self.before.lessons or not self.before.has(lesson):
+            self.lessons[lesson] = digest
 
     def require_unmoved(self) -> None:
         """AssertionError where a base is not bit for bit what it was."""
@@ -187,7 +194,7 @@ class Study:
           speaks: whether what each base's first model says to the prompts is counted.
           shows: whether what the first model says is kept for people to read; it is of all that speak.
         """
-        self._note(lesson)
+        self.note(lesson.name, lesson.digest)
         rows, called = [], name or lesson.name
         count = len(self.material.bases[size]) if bases is None else bases
         for together in grouped(found):
@@ -212,6 +219,7 @@ class Study:
             return {}
         members = [arm.member(rate, seed) for arm, rate in zip(together, rates, strict=True) for seed in range(seeds)]
         phase, rows = f"{called} {size} {_name(together)}", {}
+        self._require_same_bases(size, wanted, phase)
         trained = self._of_bases(phase, size, wanted, lesson, together[0].kind, recipe, members)
         outs = dict(zip(wanted, trained, strict=True))
         for number, (arm, rate) in enumerate(zip(together, rates, strict=True)):
@@ -241,11 +249,12 @@ class Study:
 
     def untaught(self, size: str, lesson: Lesson, *, speaks: bool = False) -> dict[str, Any]:
         """The row of the bases themselves."""
-        self._note(lesson)
+        self.note(lesson.name, lesson.digest)
         told = self.before.of(lesson.name, size, "base", (0,))
         known, count = earlier.known({"base": told}), len(self.material.bases[size])
         if known >= count:
             return dict(told[0])
+        self._require_same_bases(size, range(known, count), "what a base has right")
         bases = {number: self.base(size, number) for number in range(known, count)}
         program = self.program(bases[known], arms.FULL.kind, Recipe((1,), BATCH))
         found = [

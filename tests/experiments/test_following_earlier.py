@@ -46,15 +46,24 @@ def test_rows_of_other_arms_are_not_joined(after, said):
 def test_an_arm_is_there_where_all_its_ends_are():
     found = Earlier(rows=(row(range(3), steps=4), row(range(3))))
     assert [one["steps"] for one in found.of("medical", "1M", "LoRA r=8", (4, 8))] == [4, 8]
-    assert found.of("medical", "1M", "LoRA r=8", (4, 8, 12)) == found.of("open", "1M", "LoRA r=8", (4,)) == []
+    assert found.of("open", "1M", "LoRA r=8", (4,)) == []
+    with pytest.raises(UserError, match=r"measured after \[4, 8\] updates, and would be after \[4, 8, 12\]"):
+        found.of("medical", "1M", "LoRA r=8", (4, 8, 12))
     assert earlier.known({"a": [row(range(3))], "b": [row(range(2))]}) == 2
     assert earlier.known({"a": [row(range(3))], "b": []}) == 0
 
 
-def test_an_arm_that_is_taught_otherwise_now_leaves_no_row_behind():
-    """Else its old row, at other ends, would be read for the new one."""
-    found = Earlier(rows=(row(range(3), steps=9), row(range(3), arm="full")))
+def test_rows_of_parts_that_are_left_out_stay():
+    found = Earlier(rows=(row(range(3)), row(range(3), arm="full")))
     assert found.beside([row(range(5))]) == [found.rows[1]]
+
+
+def test_a_base_that_is_trained_again_is_told_by_what_was_noted_of_the_first():
+    """Three runs: the second trains base 0 again for a part that stands alone, the third must not take it for the one that was taught."""
+    first = Earlier(bases=1)
+    second = Earlier(bases=2, weights=first.weights_beside({"1M": {"0": "again", "1": "b"}, "0.3M": {"0": "s"}}, "1M"))
+    assert second.weights == {"1M": {"1": "b"}, "0.3M": {"0": "s"}}
+    assert second.weights_beside({"1M": {"1": "other", "2": "c"}}, "1M")["1M"] == {"1": "b", "2": "c"}
 
 
 def test_fewer_bases_than_a_part_is_compared_with_are_refused():

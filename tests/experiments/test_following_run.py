@@ -139,6 +139,7 @@ def test_a_base_that_nothing_asks_for_is_not_trained(ran, home, capsys, monkeypa
     for other in others:
         assert {_name(row): row for row in other["rows"]} == {_name(row): row for row in one["rows"]}
         assert other["settings"] == one["settings"] and other["questions"] == one["questions"]
+        assert other["runs"] == one["runs"], "a run that taught nothing is none that results came from"
 
 
 @pytest.mark.parametrize(
@@ -155,9 +156,12 @@ def test_a_base_that_nothing_asks_for_is_not_trained(ran, home, capsys, monkeypa
         (lambda found: found["lessons"].update(checkable="0"), "other items under the name of 'checkable'"),
         (lambda found: found["rows"][0].pop("steps"), "does not hold what is expected there"),
         (lambda found: _row_of(found, "study").update(rate=1.0), "has (0.0001"),
+        (lambda found: _row_of(found, "study").update(steps=999), "was measured after [999] updates"),
+        (lambda found: found.update(weights=[1]), "does not hold what is expected there"),
+        (lambda found: found["lessons"].update(prompts="0"), "other items under the name of 'prompts'"),
         (
             lambda found: _without(found, "study") or found["weights"]["0.3M"].update({"1": "0"}),
-            "the part study is compared with rows of base 1, which has other weights here",
+            "is compared with rows of base 1, which has other weights here",
         ),
         (
             lambda found: _without(found, "study") or found.pop("weights"),
@@ -300,6 +304,9 @@ def test_what_is_no_run_of_s4_is_not_kept(tmp_path):
 
 def test_a_run_is_kept_with_what_its_models_say(continued, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(keep, "RESULTS", epath.Path(tmp_path))
+    with pytest.raises(UserError, match="of its settings, pretraining.size is '0.3M', and '1M' here"):
+        keep.run(epath.Path(continued[1]))
+    monkeypatch.setitem(PRESETS, "full", WHOLE)
     keep.run(epath.Path(continued[1]))
     there = {path.name for path in (tmp_path / "following").iterdir()}
     assert {"summary.json", "environment.json", "table.txt", "what_trains.png", figures.OUTPUTS} <= there

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.common.errors import UserError
 from experiments.common.items import unpacked
 from experiments.data import questions
 from experiments.data.questions import Pair
 from experiments.following import arms, course, lessons, material, open_questions, parts, program, runs, study
+from experiments.following.earlier import Earlier
 from experiments.following.material import Asked, Checkable
 from experiments.following.settings import PRESETS, Settings
 from experiments.lm import speaker
@@ -129,6 +131,36 @@ def test_a_base_that_was_trained_alone_stays_alone_beside_later_ones(begun, base
     assert sorted(kept) == [f"alone_1M_the_study_s_LoRA_r_2__{told}" for told in ("base_0", "bases_1_and_2")]
     assert row["nats"]["words"][:1] == first["nats"]["words"]
     assert row["nats"]["words"][2] == pytest.approx(row["nats"]["words"][0], abs=2e-4)
+
+
+def test_only_bases_that_an_earlier_run_lacks_are_taught(folder, begun, items, monkeypatch):
+    """And one of these that is compared with its rows must be the very one."""
+    lesson, found, recipe = lessons.of_items(items), [arms.original(2, 1e-2)], program.Recipe((4,), 7)
+    asked = []
+
+    def trained(phase, size, wanted, *_):
+        asked.append(list(wanted))
+        raise StopIteration
+
+    def teach(**of) -> study.Study:
+        after = study.Study(folder, SETTINGS, begun.material, Earlier(bases=1, **of))
+        after.is_compared = True
+        monkeypatch.setattr(after, "_of_bases", trained)
+        with pytest.raises(StopIteration):
+            after.taught("1M", lesson, found, recipe)
+        return after
+
+    told = {"name": "checkable", "size": "1M", "arm": found[0].name, "steps": 4, "ends": [4], "rate": 1e-2, "batch": 7}
+    first = teach(rows=({**told, "units": [[0, 0]]},))
+    assert asked == [[1]] and first.lessons == {}, "of the rows that are there nobody knows the lesson"
+    for noted, said in ({}, "were not noted"), ({"0": "x"}, "has other weights"):
+        with pytest.raises(UserError, match=said):
+            teach(weights={"1M": noted})
+    begun.base("1M", 0)
+    second = teach(weights=begun.weights)
+    assert asked == [[1], [0, 1]] and second.lessons == {"checkable": lesson.digest}
+    with pytest.raises(UserError, match=r"was measured after \[8\] updates, and would be after \[4\] now"):
+        teach(rows=({**told, "units": [[0, 0]], "steps": 8},))
 
 
 def test_open_questions_are_kept_item_by_item(begun, bases):
