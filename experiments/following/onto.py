@@ -30,8 +30,8 @@ def read(folder: epath.Path, settings: Settings, data: Mapping[str, Any]) -> Ear
     """
     summary = processes.agreed_by_first(lambda: _read(folder / SUMMARY))
     with understood(folder / SUMMARY, ADVICE):
-        require_same(folder, summary["settings"], as_kept(settings), "settings")
-        require_same(folder, summary["data"], json.loads(json.dumps(data)), "data")
+        require_same(f"--onto={folder}", summary["settings"], as_kept(settings), "settings")
+        require_same(f"--onto={folder}", summary["data"], json.loads(json.dumps(data)), "data")
         return _earlier(summary, tuple(map(told_of, summary["runs"])) if "runs" in summary else (_first_run(folder),))
 
 
@@ -81,12 +81,12 @@ def _require_fields(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> 
         operator.itemgetter(*names)(row)
 
 
-def require_same(folder: epath.Path, then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+def require_same(where: str, then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
     """UserError for a run's settings, but for those in which runs of a study differ, or data that are not these."""
     for name, one, other in _differences(then, now):
         if name not in OF_A_RUN:
             raise UserError(
-                f"{folder}: of its {what}, {name} is {one!r}, and {other!r} here; take its preset, flags and files."
+                f"{where}: of its {what}, {name} is {one!r}, and {other!r} here; take its preset, flags and files."
             )
 
 

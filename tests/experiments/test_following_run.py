@@ -311,3 +311,7 @@ def test_a_run_is_kept_with_what_its_models_say(continued, tmp_path, monkeypatch
     there = {path.name for path in (tmp_path / "following").iterdir()}
     assert {"summary.json", "environment.json", "table.txt", "what_trains.png", figures.OUTPUTS} <= there
     assert "kept: " in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"lacks 2 arms that are kept, LoRA r=1 \(a: b, c\) among them"):
+        keep._require_all(
+            continued[1], [], [{"part": "a", "name": "b", "size": "c", "arm": f"LoRA r={rank}"} for rank in (4, 1)]
+        )
