@@ -193,3 +193,24 @@ def test_the_command_is_that_of_the_parts_that_were_run():
     assert {claim.command for claim in claims.claims(some, "command")} == {"command --parts=arms --bases=3"}
     of_its_own = found | {"settings": found["settings"] | {"steps": 7}}
     assert {claim.command for claim in claims.claims(of_its_own, "command")} == {"command"}
+
+
+def test_a_size_whose_full_fine_tuning_does_not_follow_is_told_so():
+    found = summary()
+    rows = [one for one in found["rows"] if one["part"] != "sizes"]
+    found["rows"] = [
+        *rows, row("sizes", "full", 0.4, size="0.3M"), row("sizes", "LoRA r=8", 0.3, size="0.3M"),
+        row("sizes", "full", 0.7, size="3M"), row("sizes", "LoRA r=8", 0.6, size="3M"),
+    ]  # fmt: skip
+    small, large = claims._by_size(found)
+    assert small.startswith("0.3M") and small.endswith("below the gate: not testable)") and "gate" not in large
+
+
+def test_times_of_two_machines_are_not_compared():
+    """The smaller batch ran in another run than the study's own."""
+    found, said = summary(), "times as long, on a CPU"
+    told = {claim.id: claim.reason for claim in claims.claims(found, "")}
+    assert said in told["S4.4"]
+    for one in found["rows"]:
+        one["runs"] = [1 if one["name"] == "small batch" else 0] * BASES
+    assert said not in next(claim.reason for claim in claims.claims(found, "") if claim.id == "S4.4")
