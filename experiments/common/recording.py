@@ -17,7 +17,7 @@ from etils import epath
 from experiments.common import locks, processes
 from experiments.common.errors import UserError
 
-SUMMARY, SEAL = "summary.json", "seal"
+SUMMARY, ENVIRONMENT, SEAL = "summary.json", "environment.json", "seal"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -120,7 +120,7 @@ class RunFolder:
 
     def write_environment(self, **more: Any) -> None:
         """environment.json: commit, versions, device, and whatever else the run depends on."""
-        write_json(self.path / "environment.json", {**environment(), **more})
+        write_json(self.path / ENVIRONMENT, {**environment(), **more})
 
 
 def _whole(path: epath.Path) -> Any:

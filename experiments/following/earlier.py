@@ -20,7 +20,7 @@ ARM = ("part", "name", "size", "arm")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Earlier:
-    """`rows`, `tuning`, `outputs`, `shown` and what follows as the summary has them.
+    """`rows`, `tuning` and `outputs` as the summary has them; `about` is what it says of items and prompts, to be compared with today's.
 
     `runs` are the environments that the rows came from, to which each row's "runs" points, base by base; `weights` size -> number of a base -> its
     fingerprint, and `lessons` name -> digest, where they were noted; `checksum` is the summary's.
@@ -29,9 +29,7 @@ class Earlier:
     rows: tuple[Row, ...] = ()
     tuning: tuple[Mapping[str, Any], ...] = ()
     outputs: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
-    about: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # of the items and prompts, compared with today's
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     runs: tuple[Mapping[str, Any], ...] = ()
     questions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)

@@ -10,13 +10,12 @@ from etils import epath
 
 from experiments.common import processes
 from experiments.common.errors import UserError
-from experiments.common.recording import SEAL, SUMMARY, understood
+from experiments.common.recording import ENVIRONMENT, SEAL, SUMMARY, understood
 from experiments.following.earlier import ARM, Earlier
 from experiments.following.read import bases_of
 from experiments.following.settings import OF_A_RUN, Settings, as_kept
 from lora_jax import files
 
-ENVIRONMENT = "environment.json"
 ABOUT = ("commit", "python", "packages", "device", "platform", "cores")  # of an environment
 OF_ITEMS = ("kinds", "constant", "shown", "prompts")
 ADVICE = "name the folder of a finished run of tiny_lm.py --job=study, or experiments/results/following"

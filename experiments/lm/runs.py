@@ -1,5 +1,6 @@
 """What the entries of S4 share: its text and questions by flags, and its bases pretrained."""
 
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -65,9 +66,8 @@ def sources(*, medical: bool = True) -> Sources:
 def tokenizer(settings: pretraining.Settings, source: lm_text.Source) -> tokenizers.Tokenizer:
     """The one that a base is trained with, without the base."""
     folder = main.run_folder(PRETRAINING, settings, source)
-    if folder.read(pretraining.TOKENIZER) is not None:  # another process may train that base
-        return pretraining.trained_tokenizer(folder, settings.model().config.vocab_size, source)
-    with folder.held():
+    is_there = folder.read(pretraining.TOKENIZER) is not None  # then another process may train that base
+    with contextlib.nullcontext() if is_there else folder.held():
         return pretraining.trained_tokenizer(folder, settings.model().config.vocab_size, source)
 
 

@@ -10,11 +10,10 @@ from etils import epath
 
 from experiments.common import cli, locks
 from experiments.common.errors import UserError
-from experiments.common.recording import SUMMARY, read_json, read_run
+from experiments.common.recording import ENVIRONMENT, SUMMARY, read_json, read_run
 from experiments.following import figures as following_figures
 from experiments.following import onto, runs
 from experiments.following.earlier import arm_of
-from experiments.following.onto import ENVIRONMENT
 from experiments.following.read import Row
 from experiments.following.settings import PRESETS, as_kept
 from experiments.suite.command import RESULTS

@@ -11,7 +11,7 @@ from etils import epath
 from experiments.common import processes
 from experiments.common.errors import UserError
 from experiments.common.figures import style
-from experiments.common.recording import copy, make_folder, understood, write_json
+from experiments.common.recording import ENVIRONMENT, copy, make_folder, understood, write_json
 from experiments.ledger.facts import OUTCOMES
 from experiments.ledger.table import Claim
 from lora_jax import files
@@ -73,7 +73,7 @@ def keep(folder: epath.Path, name: str, summary: dict[str, Any], run_path: epath
     for path in _figures(kept) if processes.is_first() else ():
         if path.name not in names:
             path.unlink(missing_ok=True)
-    copy([*drawn, run_path / "table.txt", run_path / "environment.json"], kept)
+    copy([*drawn, run_path / "table.txt", run_path / ENVIRONMENT], kept)
 
 
 def _figures(folder: epath.Path) -> list[epath.Path]:

@@ -45,15 +45,24 @@ def home(tmp_path_factory) -> pathlib.Path:
     return path
 
 
+def small(patch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The whole study as the preset "smoke"."""
+    patch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
+    patch.setitem(PRESETS, "smoke", WHOLE)
+    return patch
+
+
+def command_of(home: pathlib.Path, workdir: pathlib.Path) -> tuple[str, ...]:
+    """The study of what lies at home."""
+    files = f"--corpus={home / 'text.jsonl'}", f"--questions={home / 'questions.json'}"
+    return "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={workdir}", *files
+
+
 @pytest.fixture(scope="module")
 def ran(home, quick_compile) -> tuple[str, pathlib.Path]:
     """What the whole study prints after a run of its first part on one of two bases, and its run's folder."""
-    patch = pytest.MonkeyPatch()
-    patch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
-    patch.setitem(PRESETS, "smoke", WHOLE)
-    asked = home / "questions.json"
-    files = f"--corpus={home / 'text.jsonl'}", f"--questions={asked}"
-    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'runs'}", *files
+    patch = small(pytest.MonkeyPatch())
+    command = command_of(home, home / "runs")
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
         assert entries.execute(*command, "--parts=arms", "--bases=1") == 0
         stdout.truncate(stdout.seek(0))
@@ -68,12 +77,9 @@ def ran(home, quick_compile) -> tuple[str, pathlib.Path]:
 @pytest.fixture(scope="module")
 def continued(ran, home) -> tuple[str, pathlib.Path]:
     """What a run elsewhere prints that goes on from the first part on one base, and its run's folder."""
-    patch = pytest.MonkeyPatch()
-    patch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
-    patch.setitem(PRESETS, "smoke", WHOLE)
+    patch = small(pytest.MonkeyPatch())
     first = next(folder for folder in (home / "runs").glob("following-*") if len(_parts(folder)) == 1)
-    files = f"--corpus={home / 'text.jsonl'}", f"--questions={home / 'questions.json'}"
-    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'elsewhere'}", *files
+    command = command_of(home, home / "elsewhere")
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
         assert entries.execute(*command, "--parts=arms,study", f"--onto={first}") == 0
     patch.undo()
@@ -125,10 +131,8 @@ def _name(row) -> tuple:
 
 def test_a_base_that_nothing_asks_for_is_not_trained(ran, home, capsys, monkeypatch):
     """Goes on from the whole of it: every row is there, of parts that are asked for and of others."""
-    monkeypatch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
-    monkeypatch.setitem(PRESETS, "smoke", WHOLE)
-    files = f"--corpus={home / 'text.jsonl'}", f"--questions={home / 'questions.json'}"
-    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={home / 'third'}", *files, f"--onto={ran[1]}"
+    small(monkeypatch)
+    command = (*command_of(home, home / "third"), f"--onto={ran[1]}")
     assert entries.execute(*command, "--parts=arms,open") == 0
     assert entries.execute(*command, "--parts=arms", "--bases=1") == 0
     capsys.readouterr()
@@ -170,14 +174,12 @@ def test_a_base_that_nothing_asks_for_is_not_trained(ran, home, capsys, monkeypa
     ],
 )
 def test_another_study_is_not_gone_on_from(change, said, ran, home, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(causal_lm.PRESETS, "0.3M", CausalLMConfig(1500, 16, 24, 2, 2, 1, 160))
-    monkeypatch.setitem(PRESETS, "smoke", WHOLE)
+    small(monkeypatch)
     found = json.loads((ran[1] / "summary.json").read_text())
     change(found)
     (tmp_path / "summary.json").write_text(json.dumps(found))
     (tmp_path / "environment.json").write_text((ran[1] / "environment.json").read_text())
-    files = f"--corpus={home / 'text.jsonl'}", f"--questions={home / 'questions.json'}"
-    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={tmp_path / 'runs'}", *files
+    command = command_of(home, tmp_path / "runs")
     assert entries.execute(*command, f"--onto={tmp_path}") == 2
     assert said in capsys.readouterr().err
 
@@ -192,8 +194,7 @@ def _without(found: dict, part: str) -> None:
 
 
 def test_a_folder_without_a_summary_is_refused(home, capsys, tmp_path):
-    files = f"--corpus={home / 'text.jsonl'}", f"--questions={home / 'questions.json'}"
-    command = "tiny_lm.py", "--job=study", "--preset=smoke", f"--workdir={tmp_path}", *files
+    command = command_of(home, tmp_path)
     assert entries.execute(*command, f"--onto={tmp_path}") == 2
     said = capsys.readouterr().err
     assert f"--onto: {tmp_path / 'summary.json'} cannot be read" in said and "name the folder of a finished run" in said
